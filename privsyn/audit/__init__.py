@@ -1,0 +1,1 @@
+"""Attacks that read evidence and return findings; a policy turns findings into a verdict."""

@@ -1,0 +1,60 @@
+"""What outlives a study on this machine: `$PRIVSYN_HOME` (default `~/.privsyn`), readable by its owner alone.
+
+It holds the key of the patient HMACs, so that one patient is recognised across studies without an id
+ever being stored, and the counter of audit attempts, so that repeat-until-pass shows.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+
+from privsyn.errors import PrivsynError
+
+KEY_BYTES = 32
+
+
+def home() -> Path:
+    """The folder, made on first use with mode 0700."""
+    folder = Path(os.environ.get("PRIVSYN_HOME") or Path.home() / ".privsyn")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise PrivsynError(f"cannot create {folder} ({error.strerror}): set PRIVSYN_HOME") from None
+    return folder
+
+
+def patient_key() -> bytes:
+    """The key of the patient HMACs (32 bytes from the operating system), made once with mode 0600."""
+    path = home() / "patient.key"
+    if not path.exists():
+        fresh = path.with_name(f"patient.key.{secrets.token_hex(8)}")
+        fresh.touch(mode=0o600)
+        fresh.write_bytes(secrets.token_bytes(KEY_BYTES))
+        with suppress(FileExistsError):  # another process was first: its key is the one
+            os.link(fresh, path)
+        fresh.unlink()
+    key = path.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise PrivsynError(f"{path} is not a {KEY_BYTES}-byte key: restore it, or remove it to start anew")
+    return key
+
+
+def count_attempt(cohort_fingerprint: str, *, partial: bool) -> int:
+    """Record one audit of a cohort and return its number, 1 for the first; partial audits count too."""
+    path = home() / "attempts.sqlite"
+    with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as database:
+        path.chmod(0o600)
+        database.execute("PRAGMA synchronous=FULL")
+        database.execute("BEGIN IMMEDIATE")
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS attempt (cohort TEXT NOT NULL, partial INTEGER NOT NULL) STRICT"
+        )
+        database.execute("INSERT INTO attempt VALUES (?, ?)", (cohort_fingerprint, int(partial)))
+        row = database.execute("SELECT count(*) FROM attempt WHERE cohort = ?", (cohort_fingerprint,))
+        number = int(row.fetchone()[0])
+        database.execute("COMMIT")
+    return number

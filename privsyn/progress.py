@@ -1,0 +1,37 @@
+"""How long-running work tells how far it is, without knowing who listens.
+
+Library functions take a `Progress` and default to `SILENT`; the command line passes one that draws bars
+with an estimated time of arrival on stderr.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+class Advance(Protocol):
+    """Report `amount` more steps done, with facts to show beside the bar (`loss="0.31"`)."""
+
+    def __call__(self, amount: int = 1, **facts: str) -> None: ...
+
+
+class Progress(Protocol):
+    """A listener for stages of known length."""
+
+    def stage(self, name: str, total: int) -> AbstractContextManager[Advance]:
+        """Open a stage of `total` steps; the value is called as work gets done."""
+        ...
+
+
+class _Silent:
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator[Advance]:  # noqa: ARG002 - nobody listens
+        def advance(amount: int = 1, **facts: str) -> None:
+            """Nobody listens."""
+
+        yield advance
+
+
+SILENT: Progress = _Silent()

@@ -1,0 +1,271 @@
+"""The modeller's file: how to train and sample. TOML in, frozen values out, unknown keys refused by name.
+
+How to judge is the data steward's file and lives in `privsyn.audit.policy`; see
+docs/decisions/0005-policy-apart-from-recipe.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from privsyn.errors import RecipeError
+from privsyn.files import json_digest
+
+Positive = Annotated[int, Field(gt=0)]
+Unit = Literal["patient", "image"]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(Section):
+    """What every image must be. All of it is treated as public knowledge."""
+
+    size: int = Field(ge=8, le=1024, description="height and width in pixels")
+    channels: Literal[1, 3] = Field(1, description="1 grey, 3 RGB")
+    bit_depth: Literal[8] = Field(8, description="bits per channel and pixel")
+    classes: tuple[str, ...] = Field(min_length=1, description="class names, in label order; public")
+    resize: Literal["fit", "crop", "pad"] | None = Field(
+        None, description="what to do with images of another size; without it they are refused"
+    )
+    split: tuple[float, float, float] = Field(
+        (0.6, 0.2, 0.2), description="shares of patients in train, holdout and test; they sum to 1"
+    )
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("data.classes names a class twice")
+        if min(self.split) <= 0 or abs(sum(self.split) - 1) > 1e-6:
+            raise ValueError("data.split must be three positive shares that sum to 1")
+        return self
+
+
+class Model(Section):
+    """The U-Net: width, depth and where it attends."""
+
+    channels: Positive = Field(32, description="width of the first level")
+    multipliers: tuple[Positive, ...] = Field((1, 2, 2), min_length=1, description="width factor per level")
+    blocks: Positive = Field(1, description="residual blocks per level")
+    attention_levels: tuple[int, ...] = Field((2,), description="levels (0 = full size) with self-attention")
+    groups: Positive = Field(8, description="groups of each GroupNorm")
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if any(not 0 <= level < len(self.multipliers) for level in self.attention_levels):
+            raise ValueError("model.attention_levels names a level that model.multipliers does not have")
+        if self.channels % self.groups:
+            raise ValueError("model.channels must be a multiple of model.groups")
+        return self
+
+
+class Diffusion(Section):
+    """The variance-preserving process; training always covers all timesteps."""
+
+    timesteps: Positive = Field(1000, description="length T of the process")
+    schedule: Literal["cosine", "linear"] = "cosine"
+    target: Literal["v", "epsilon", "x0"] = Field("v", description="what the network predicts")
+
+
+class Train(Section):
+    """The training loop; the same numbers serve both modes."""
+
+    steps: Positive = Field(2000, description="optimiser steps")
+    batch_size: Positive = Field(
+        64, description="images per step; with --dp the EXPECTED number of units per step"
+    )
+    learning_rate: float = Field(3e-4, gt=0)
+    warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up")
+    weight_decay: float = Field(0.0, ge=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    label_dropout: float = Field(0.1, ge=0, le=1, description="share of labels hidden, for guidance")
+    checkpoint_every: Positive = Field(500, description="steps between checkpoints")
+    device: str = Field("auto", description="auto (CUDA, else CPU), cpu, cuda, cuda:N")
+
+
+class Privacy(Section):
+    """Differential privacy for the unit; used only with `dp = true` (`privsyn train --dp`)."""
+
+    dp: bool = Field(False, description="train with DP-SGD")
+    unit: Unit = Field("patient", description="whom one added or removed record stands for")
+    epsilon: float = Field(8.0, gt=0, description="privacy budget asked for")
+    delta: float | None = Field(None, gt=0, lt=1, description="default expected_units ** -1.1")
+    expected_units: Positive | None = Field(
+        None,
+        description="PUBLIC estimate of the number of training units; sample rate, divisor and delta "
+        "come from it, never from counting private data",
+    )
+    clip_norm: float = Field(1e-3, gt=0, description="bound C on one unit's gradient; small = normalised")
+    noise_multiplicity: Positive = Field(8, description="noise draws K per image and step (free in privacy)")
+    max_images_per_unit: Positive = Field(4, description="images of one unit used in a step, drawn anew")
+    insecure_seed: int | None = Field(
+        None, description="repeatable noise, for tests only: the claim becomes invalid for release"
+    )
+
+
+class Sample(Section):
+    """How the synthetic set is drawn."""
+
+    count: Positive = Field(1000, description="images")
+    steps: Positive = Field(50, description="denoising steps, at most diffusion.timesteps")
+    eta: float = Field(1.0, ge=0, le=1, description="0 = DDIM (deterministic), 1 = DDPM (ancestral)")
+    guidance_scale: float = Field(1.0, ge=0, description="1 = plain conditional; above 1 sharpens")
+    class_weights: tuple[float, ...] | None = Field(
+        None, description="public class proportions; balanced when absent"
+    )
+    batch_size: Positive = Field(256, description="images in flight; cannot change the result")
+
+
+class Recipe(Section):
+    """How to train and sample, whole and checked."""
+
+    seed: int = Field(0, ge=0, lt=2**63, description="one seed for split, weights and samples")
+    data: Data
+    model: Model = Model()
+    diffusion: Diffusion = Diffusion()
+    train: Train = Train()
+    privacy: Privacy = Privacy()
+    sample: Sample = Sample()
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.sample.steps > self.diffusion.timesteps:
+            raise ValueError("sample.steps exceeds diffusion.timesteps")
+        weights = self.sample.class_weights
+        if weights is not None and (len(weights) != len(self.data.classes) or min(weights) < 0 or not sum(weights)):
+            raise ValueError("sample.class_weights needs one weight >= 0 per class, not all zero")
+        if self.privacy.dp and self.privacy.expected_units is None:
+            raise ValueError(
+                "DP training needs privacy.expected_units: a PUBLIC estimate of the number of training "
+                "patients. Declaring it says that this number may be known to anybody"
+            )
+        expected = self.privacy.expected_units
+        if self.privacy.dp and expected is not None and self.train.batch_size > expected:
+            raise ValueError("train.batch_size exceeds privacy.expected_units: the sample rate would be above 1")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the resolved recipe, defaults included."""
+        return json_digest(self.model_dump(mode="json"))
+
+    def with_settings(self, settings: Sequence[str]) -> Recipe:
+        """This recipe with `section.key=value` assignments applied, checked again as a whole."""
+        return parse(apply_settings(self.model_dump(mode="json", exclude_none=True), settings), Recipe, "--set")
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply `section.key=value` settings.
+
+    Raises:
+        RecipeError: the file is missing or not TOML, a key is unknown, a value does not fit.
+    """
+    return parse(apply_settings(read_toml(path), settings), Recipe, str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse a TOML file, or say where it is broken."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path} does not exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from None
+
+
+def parse(document: dict[str, Any], model: type[M], where: str) -> M:
+    """Check a document against a model; the first fault becomes one clear line."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: {_explain(error, model)}") from None
+
+
+def parse_setting(setting: str) -> tuple[list[str], Any]:
+    """Split `section.key=value` at the first `=`; the value is TOML, or a bare word taken as a string."""
+    name, equals, text = setting.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set {setting!r}: expected section.key=value, for example train.steps=500")
+    try:
+        return keys, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if any(mark in text for mark in "[]{}\"'\n"):
+            raise RecipeError(f"--set {setting!r}: {text!r} is not a TOML value") from None
+        return keys, text.strip()
+
+
+def apply_settings(document: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """A copy of the document with each setting in its place."""
+    result = {key: dict(value) if isinstance(value, dict) else value for key, value in document.items()}
+    for setting in settings:
+        keys, value = parse_setting(setting)
+        table: Any = result
+        for key in keys[:-1]:
+            table = table.setdefault(key, {})
+            if not isinstance(table, dict):
+                raise RecipeError(f"--set {setting!r}: {key!r} is not a section")
+        table[keys[-1]] = value
+    return result
+
+
+def shipped(kind: Literal["recipes", "policies"]) -> dict[str, Path]:
+    """Name to path of the recipes or policies that come with the package, installed or in a checkout."""
+    folder = Path(str(importlib.resources.files("privsyn"))) / kind
+    if not folder.is_dir():
+        checkout = Path(__file__).resolve().parent.parent
+        folder = checkout / {"recipes": "recipes", "policies": "audits/policies"}[kind]
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def find_shipped(kind: Literal["recipes", "policies"], name: str) -> Path:
+    """The shipped file of that name, or a file the user points to."""
+    known = shipped(kind)
+    if name in known:
+        return known[name]
+    if Path(name).is_file():
+        return Path(name)
+    raise RecipeError(f"no {kind[:-3] + 'y' if kind == 'policies' else 'recipe'} {name!r}{nearest(name, known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`: did you mean X?`, or the list of what there is."""
+    choices = list(known)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(choices)}"
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    fault = error.errors()[0]
+    place = [str(part) for part in fault["loc"]]
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {'.'.join(place)!r}{nearest(place[-1], _keys_at(model, place[:-1]))}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "missing":
+        message = "is missing"
+    return f"{'.'.join(place)}: {message}" if place else message
+
+
+def _keys_at(model: type[BaseModel], place: Sequence[str]) -> list[str]:
+    for part in place:
+        field = model.model_fields.get(part)
+        candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        for candidate in candidates:
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+                break
+    return list(model.model_fields)

@@ -1,0 +1,153 @@
+"""The study folder: one cohort, one model, one synthetic set, one audit, one release.
+
+This module is the only place that knows what the artefacts are called.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomlkit
+
+from privsyn.errors import RecipeError, StudyError
+from privsyn.files import whole_folder, write_text
+from privsyn.recipe import Recipe, find_shipped, load_recipe, parse_setting
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study folder that exists; everything below `cohort`, `model` and `audit` is internal."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return str(tomllib.loads((self.root / "study.toml").read_text(encoding="utf-8"))["name"])
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.root / "recipe.toml"
+
+    @property
+    def policy_file(self) -> Path:
+        return self.root / "policy.toml"
+
+    @property
+    def cohort(self) -> Path:
+        return self.root / "cohort"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.model / "checkpoints"
+
+    @property
+    def privacy_file(self) -> Path:
+        return self.model / "privacy.json"
+
+    @property
+    def resolved_recipe_file(self) -> Path:
+        return self.model / "recipe.json"
+
+    @property
+    def training_log(self) -> Path:
+        return self.model / "train.jsonl"
+
+    @property
+    def synthetic(self) -> Path:
+        return self.root / "synthetic"
+
+    @property
+    def audit(self) -> Path:
+        return self.root / "audit"
+
+    @property
+    def findings_file(self) -> Path:
+        return self.audit / "findings.json"
+
+    @property
+    def verdict_file(self) -> Path:
+        return self.audit / "verdict.json"
+
+    @property
+    def internal_report(self) -> Path:
+        return self.audit / "internal-report.html"
+
+    @property
+    def public_report(self) -> Path:
+        return self.audit / "public-report.html"
+
+    @property
+    def release(self) -> Path:
+        return self.root / "release"
+
+    def recipe(self, settings: Sequence[str] = ()) -> Recipe:
+        """The study's recipe with `section.key=value` settings applied on top."""
+        return load_recipe(self.recipe_file, settings)
+
+    def need(self, path: Path, command: str) -> Path:
+        """Return `path` if it is there, else say which command makes it."""
+        if not path.exists():
+            raise StudyError(f"{self.root} has no {path.relative_to(self.root)} yet: run `privsyn {command}` first")
+        return path
+
+
+def init(folder: Path | str, *, recipe: str, policy: str, settings: Sequence[str] = ()) -> Study:
+    """Make a new study folder with copies of a recipe and a policy, yours to edit.
+
+    Args:
+        folder: must not exist, or be empty.
+        recipe: shipped name, or a TOML file.
+        policy: shipped name, or a TOML file.
+        settings: `section.key=value` changes, written into the copied recipe.
+    """
+    root = Path(folder)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise StudyError(f"{root} already exists and is not an empty folder: choose another place")
+    recipe_file, policy_file = find_shipped("recipes", recipe), find_shipped("policies", policy)
+    text = set_in_toml(recipe_file.read_text(encoding="utf-8"), settings)
+    card = tomlkit.document()
+    card.update({"name": root.resolve().name, "recipe": recipe, "policy": policy, "cohort": "cohort"})
+    with whole_folder(root, replace=True) as partial:
+        write_text(partial / "recipe.toml", text)
+        load_recipe(partial / "recipe.toml")
+        write_text(partial / "policy.toml", policy_file.read_text(encoding="utf-8"))
+        write_text(partial / "study.toml", tomlkit.dumps(card))
+    return Study(root)
+
+
+def open_study(folder: Path | str) -> Study:
+    """The study in a folder, or a hint how to make one."""
+    root = Path(folder)
+    if not (root / "study.toml").is_file():
+        raise StudyError(
+            f"{root} is not a study (no study.toml): go to one, pass --study DIR, or make one with `privsyn init`"
+        )
+    return Study(root)
+
+
+def as_study(study: Study | Path | str) -> Study:
+    """Accept a study or its folder."""
+    return study if isinstance(study, Study) else open_study(study)
+
+
+def set_in_toml(text: str, settings: Sequence[str]) -> str:
+    """Apply settings to a TOML text and keep its comments."""
+    document = tomlkit.parse(text)
+    for setting in settings:
+        keys, value = parse_setting(setting)
+        table = document
+        for key in keys[:-1]:
+            if key not in table:
+                table[key] = tomlkit.table()
+            table = table[key]  # type: ignore[assignment]
+            if not isinstance(table, dict):
+                raise RecipeError(f"--set {setting!r}: {key!r} is not a section")
+        table[keys[-1]] = value
+    return tomlkit.dumps(document)
