@@ -40,17 +40,27 @@ _HOMES = {
 
 
 
-class _Verbs(ModuleType):
-    """`privsyn.train` is the verb, also after `privsyn/train.py` was imported under the same name."""
+class _CallableModule(ModuleType):
+    """`privsyn.train(...)` is the verb and `privsyn.train` its module: both names are wanted, so the module calls."""
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return _verb(self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
+class _Package(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name in _HOMES:  # on first use, so that `import privsyn` stays light
-            return getattr(importlib.import_module(_HOMES[name]), name)
+            return _verb(name)
         raise AttributeError(f"module 'privsyn' has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
+        if name in _HOMES and isinstance(value, ModuleType):
+            value.__class__ = _CallableModule
+        super().__setattr__(name, value)
 
 
-sys.modules[__name__].__class__ = _Verbs
+def _verb(name: str) -> Any:
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+sys.modules[__name__].__class__ = _Package

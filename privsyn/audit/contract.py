@@ -9,10 +9,22 @@ See audits/README.md for one in 30 lines.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from privsyn.cohort.cohort import Cohort, Part
+from privsyn.cohort.split import linked_groups, patient_strata
+from privsyn.diffusion.model import DiffusionModel
+from privsyn.features.embed import Floats, Images, embed
+from privsyn.progress import SILENT, Progress
+from privsyn.synthetic import SyntheticSet
 
 Threat = Literal["synthetic-only", "model", "shadow", "canary", "quality", "claim"]
 
@@ -104,4 +116,114 @@ class Finding(_Frozen):
         return self.audit, self.statistic, tuple(sorted(self.scope.items()))
 
 
-Audit = Callable[[Any, Settings], list[Finding]]
+class FineTune(Protocol):
+    """Train a copy of a model on a few images, without DP: the leak that a model audit must find."""
+
+    def __call__(
+        self,
+        model: DiffusionModel,
+        images: Images,
+        labels: NDArray[np.int64],
+        *,
+        steps: int,
+        learning_rate: float = ...,
+        seed: int,
+    ) -> DiffusionModel: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """The patients among whom members were drawn: train and holdout together.
+
+    Attributes:
+        images: (n, H, W, C) uint8; first all of train, then all of holdout.
+        rows: (n,) row of each image in the cohort.
+        unit: (n,) unit of each image, 0 to units - 1. A unit is a patient, or several who share an image.
+        is_member: (units,) True in train.
+        strata: (units,) label within which members were drawn at random.
+    """
+
+    images: Images
+    rows: NDArray[np.int64]
+    unit: NDArray[np.int64]
+    is_member: NDArray[np.bool_]
+    strata: NDArray[np.int64]
+
+
+class Evidence:
+    """What an audit may look at, computed on first use and shared by all audits of a run.
+
+    The three parts of the cohort have one use each: `train` are the members, `holdout` the non-members of
+    every test, `test` serves calibration and negative controls and never stands in for non-members.
+
+    Args:
+        cohort: the prepared real images.
+        synthetic: the set under audit.
+        model: the generator, if there is one.
+        claim: the document `model/privacy.json`, if there is one.
+        fine_tune: makes the over-fitted model of a positive control.
+    """
+
+    def __init__(
+        self,
+        cohort: Cohort,
+        synthetic: SyntheticSet,
+        *,
+        model: DiffusionModel | None = None,
+        claim: Mapping[str, Any] | None = None,
+        fine_tune: FineTune | None = None,
+        progress: Progress = SILENT,
+    ) -> None:
+        self.cohort, self.synthetic = cohort, synthetic
+        self.model, self.claim, self.fine_tune = model, claim, fine_tune
+        self.progress = progress
+        self._embedded: dict[tuple[str, str], Floats] = {}
+
+    @cached_property
+    def train(self) -> Part:
+        return self.cohort.part("train")
+
+    @cached_property
+    def holdout(self) -> Part:
+        return self.cohort.part("holdout")
+
+    @cached_property
+    def test(self) -> Part:
+        return self.cohort.part("test")
+
+    @cached_property
+    def population(self) -> Population:
+        """Train and holdout as one population with its permutation units."""
+        train, holdout = self.train, self.holdout
+        images = np.concatenate([train.images, holdout.images])
+        labels = np.concatenate([train.labels, holdout.labels])
+        patients = np.concatenate([train.patients, holdout.patients])
+        unit = linked_groups(
+            patients, np.array([hashlib.sha256(image.tobytes()).hexdigest() for image in images])
+        )
+        is_member = np.zeros(unit.max() + 1, dtype=np.bool_)
+        is_member[unit[: len(train.images)]] = True
+        strata = np.array(list(patient_strata(labels, unit).values()), dtype=np.int64)
+        return Population(images, np.concatenate([train.rows, holdout.rows]), unit, is_member, strata)
+
+    def embedding(self, name: str, images: Images) -> Floats:
+        """Rows (n, d) of a named embedding, cached by content for this run."""
+        key = name, hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
+        if key not in self._embedded:
+            self._embedded[key] = embed(name, images, self.progress)
+        return self._embedded[key]
+
+    def generator(self, audit: str, settings: Settings) -> np.random.Generator:
+        """A random generator of an audit's own: one seed gives one result, whatever else runs."""
+        return np.random.default_rng([settings.seed, *audit.encode()])
+
+    def sizes(self) -> dict[str, int]:
+        """Images and patients on every side, for `Finding.n`."""
+        sizes = {"synthetic_images": len(self.synthetic.images)}
+        for name, part in (("train", self.train), ("holdout", self.holdout), ("test", self.test)):
+            sizes[f"{name}_images"] = len(part.images)
+            sizes[f"{name}_patients"] = len(np.unique(part.patients))
+        return sizes
+
+
+Audit = Callable[[Evidence, Settings], list[Finding]]

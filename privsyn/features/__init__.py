@@ -1,1 +1,1 @@
-""""""
+"""Image embeddings by name, and exact nearest neighbours in them."""

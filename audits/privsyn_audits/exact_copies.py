@@ -1,0 +1,65 @@
+"""Is any synthetic image a training image, pixel for pixel, also when flipped or turned?
+
+Threat: synthetic set only. No statistics: one copy is one too many. A byte-identical image can be an honest
+coincidence only where images carry almost no information (blank ones); then the holdout shows it too,
+which is the baseline.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
+from privsyn.features.embed import Images
+
+NAME, VERSION = "exact-copies", "1"
+
+
+def run(evidence: Evidence, settings: Settings) -> list[Finding]:
+    """Count synthetic images equal to a training image under one of the eight symmetries of the square."""
+    synthetic = [symmetric_digest(image) for image in evidence.synthetic.images]
+    train = {symmetric_digest(image) for image in evidence.train.images}
+    holdout = {symmetric_digest(image) for image in evidence.holdout.images}
+    copies = [index for index, digest in enumerate(synthetic) if digest in train]
+    controls = Controls(positive=_planted(evidence, settings, train), negative=_fresh(evidence, train))
+    failed = [control for control in (controls.positive, controls.negative) if control and not control.passed]
+    return [
+        Finding(
+            audit=NAME,
+            version=VERSION,
+            threat="synthetic-only",
+            statistic="copies",
+            value=float(len(copies)),
+            n=evidence.sizes(),
+            baseline=float(sum(digest in holdout for digest in synthetic)),
+            controls=controls,
+            power=Power(smallest_leak=1.0, description="one exact copy, flipped or turned or not, is found"),
+            conclusive=not failed,
+            reason=f"control failed: {failed[0].description}" if failed else "",
+            details={"copies": list(copies[:100])},
+        )
+    ]
+
+
+def symmetric_digest(image: Images) -> str:
+    """A digest that the eight flips and turns of an image (H, W, C) share."""
+    turns = [np.rot90(side, turn) for side in (image, image[:, ::-1]) for turn in range(4)]
+    return min(hashlib.sha256(np.ascontiguousarray(turn)).hexdigest() for turn in turns)
+
+
+def _planted(evidence: Evidence, settings: Settings, train: set[str]) -> Control:
+    source = evidence.generator(NAME, settings).integers(len(evidence.train.images))
+    planted = np.rot90(evidence.train.images[source][:, ::-1])
+    return Control(
+        passed=symmetric_digest(planted) in train,
+        description="one training image, mirrored and turned, is found",
+    )
+
+
+def _fresh(evidence: Evidence, train: set[str]) -> Control:
+    found = sum(symmetric_digest(image) in train for image in evidence.test.images)
+    return Control(
+        passed=found == 0, description=f"{len(evidence.test.images)} images of test patients: {found} found"
+    )

@@ -1,0 +1,198 @@
+"""Run the audits that a policy asks for, and hold their findings against it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import privsyn
+from privsyn.audit.contract import Audit, Evidence, Finding, Settings
+from privsyn.audit.policy import Policy, judge, load_policy
+from privsyn.checkpoint import load_model
+from privsyn.cohort.cohort import load_cohort
+from privsyn.errors import PrivsynError, StudyError
+from privsyn.files import json_digest, read_json, whole_folder, write_json
+from privsyn.home import count_attempt
+from privsyn.progress import SILENT, Progress
+from privsyn.recipe import find_shipped, nearest
+from privsyn.study import Study, as_study
+from privsyn.synthetic import read_synthetic
+from privsyn.train import finetune
+
+GROUP = "privsyn.audits"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An installed audit and the distribution that answers for it."""
+
+    name: str
+    distribution: str
+    version: str
+    entry_point: importlib.metadata.EntryPoint
+
+    def load(self) -> Audit:
+        loaded: Audit = self.entry_point.load()
+        return loaded
+
+    def to_dict(self) -> dict[str, str]:
+        return {"name": self.name, "distribution": self.distribution, "version": self.version}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is audited against what: every input of one audit run, as files."""
+
+    synthetic: Path
+    cohort: Path
+    policy: Path
+    out: Path
+    model: Path | None = None
+
+
+def audit(
+    study: Study | Path | str | None = None,
+    *,
+    synthetic: Path | None = None,
+    cohort: Path | None = None,
+    policy: str | Path | None = None,
+    out: Path | None = None,
+    only: Sequence[str] = (),
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Audit a synthetic set and write `findings.json` and `verdict.json`; returns the verdict document.
+
+    Args:
+        study: the study to audit; leave it out to audit a set that another generator made.
+        synthetic, cohort, policy, out: replace the study's own; without a study all four are needed.
+        only: run these audits alone; the verdict is then marked `partial`.
+        force: replace an audit that is there already.
+
+    Raises:
+        PrivsynError: an input is missing or broken, an audit is unknown, or `out` exists.
+    """
+    question = _question(study, synthetic, cohort, policy, out)
+    if question.out.exists() and not force:
+        raise StudyError(
+            f"{question.out} already exists: pass --force to audit again (the attempt is counted)"
+        )
+    rules = _chosen(load_policy(question.policy), only)
+    evidence, recipe_digest = _evidence(question, progress)
+    plugins = [plugin for name, plugin in installed().items() if name in rules.audits]
+    findings = [finding for plugin in plugins for finding in _run(plugin, evidence, rules)]
+    _check_unique(findings)
+    outcome, rows = judge(rules, findings)
+    document = {"schema_version": 1, "findings": [finding.model_dump(mode="json") for finding in findings]}
+    verdict = {
+        "schema_version": 1,
+        "verdict": outcome,
+        "partial": bool(only),
+        "attempt": count_attempt(evidence.cohort.fingerprint, partial=bool(only)),
+        "policy": {"title": rules.title, "purpose": rules.purpose, "error_rate": rules.error_rate},
+        "cohort_fingerprint": evidence.cohort.fingerprint,
+        "inputs": {
+            "policy": load_policy(question.policy).digest,
+            "recipe": recipe_digest,
+            "synthetic": evidence.synthetic.digest,
+            "findings": json_digest(document),
+        },
+        "plugins": [plugin.to_dict() for plugin in plugins],
+        "privsyn_version": privsyn.__version__,
+        "rules": rows,
+    }
+    with whole_folder(question.out, replace=force) as folder:
+        write_json(folder / "findings.json", document)
+        write_json(folder / "verdict.json", verdict)
+    return verdict
+
+
+def installed() -> dict[str, Plugin]:
+    """Every audit that is installed, ours and others', by name.
+
+    Raises:
+        PrivsynError: two distributions offer an audit of the same name.
+    """
+    found: dict[str, Plugin] = {}
+    for point in importlib.metadata.entry_points(group=GROUP):
+        distribution = point.dist.name if point.dist else "unknown"
+        version = point.dist.version if point.dist else "unknown"
+        if point.name in found and found[point.name].distribution != distribution:
+            raise PrivsynError(
+                f"{distribution} and {found[point.name].distribution} both offer an audit {point.name!r}: "
+                "uninstall one of them"
+            )
+        found[point.name] = Plugin(point.name, distribution, version, point)
+    return found
+
+
+def _question(
+    study: Study | Path | str | None,
+    synthetic: Path | None,
+    cohort: Path | None,
+    policy: str | Path | None,
+    out: Path | None,
+) -> Question:
+    policy_file = None if policy is None else find_shipped("policies", str(policy))
+    if study is not None:
+        of = as_study(study)
+        own = synthetic is None and cohort is None
+        return Question(
+            synthetic=synthetic or of.need(of.synthetic, "sample"),
+            cohort=cohort or of.need(of.cohort, "prepare"),
+            policy=policy_file or of.policy_file,
+            out=out or of.audit,
+            model=of.model if own and of.privacy_file.exists() else None,
+        )
+    if synthetic is None or cohort is None or policy_file is None or out is None:
+        raise StudyError("auditing without a study needs --synthetic, --cohort, --policy and --out together")
+    return Question(Path(synthetic), Path(cohort), policy_file, Path(out))
+
+
+def _chosen(policy: Policy, only: Sequence[str]) -> Policy:
+    for name in only:
+        if name not in policy.audits:
+            raise PrivsynError(f"the policy has no rule for an audit {name!r}{nearest(name, policy.audits)}")
+    return policy.only(only) if only else policy
+
+
+def _evidence(question: Question, progress: Progress) -> tuple[Evidence, str | None]:
+    cohort = load_cohort(question.cohort)
+    synthetic = read_synthetic(
+        question.synthetic, size=cohort.size, channels=cohort.channels, classes=cohort.classes
+    )
+    if question.model is None:
+        return Evidence(cohort, synthetic, progress=progress), None
+    model, recipe, weights = load_model(question.model)
+    _check_lineage(synthetic.provenance, weights)
+    claim = read_json(question.model / "privacy.json")
+    evidence = Evidence(cohort, synthetic, model=model, claim=claim, fine_tune=finetune, progress=progress)
+    return evidence, recipe.digest
+
+
+def _check_lineage(provenance: dict[str, Any] | None, weights: str) -> None:
+    if provenance is not None and provenance.get("model_sha256") != weights:
+        raise StudyError(
+            "the synthetic set was drawn from another model than the study has now: run `privsyn sample`"
+        )
+
+
+def _run(plugin: Plugin, evidence: Evidence, policy: Policy) -> list[Finding]:
+    settings = Settings(alpha=policy.alpha(plugin.name))
+    with evidence.progress.stage(f"audit {plugin.name}", 1) as advance:
+        findings = plugin.load()(evidence, settings)
+        advance()
+    stray = {finding.audit for finding in findings} - {plugin.name}
+    if stray:
+        raise PrivsynError(f"the audit {plugin.name!r} returned findings in the name of {sorted(stray)[0]!r}")
+    return findings
+
+
+def _check_unique(findings: Sequence[Finding]) -> None:
+    keys = [finding.key for finding in findings]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise PrivsynError(f"two findings are called {key}: an audit must give each its own scope")

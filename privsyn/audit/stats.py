@@ -1,0 +1,211 @@
+"""The statistics that audits share: numbers in, numbers out.
+
+Every function states what is exact and under which assumption. Scores are one per patient, because two
+images of one patient are not two independent observations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Labels = NDArray[np.int8]
+
+
+def clopper_pearson(successes: int, trials: int, confidence: float) -> tuple[float, float]:
+    """Exact two-sided interval of a proportion (Clopper & Pearson, Biometrika 26, 1934)."""
+    if trials == 0:
+        return 0.0, 1.0
+    tail = (1 - confidence) / 2
+    lower = stats.beta.ppf(tail, successes, trials - successes + 1) if successes else 0.0
+    upper = stats.beta.ppf(1 - tail, successes + 1, trials - successes) if successes < trials else 1.0
+    return float(lower), float(upper)
+
+
+def auc(members: Floats, nonmembers: Floats) -> float:
+    """Probability that a member scores above a non-member, ties count half (Mann & Whitney, 1947)."""
+    ranks = stats.rankdata(np.concatenate([members, nonmembers]))
+    l, n = len(members), len(nonmembers)
+    return float((ranks[:l].sum() - l * (l + 1) / 2) / (l * n))
+
+
+def auc_interval(members: Floats, nonmembers: Floats, confidence: float) -> tuple[float, float]:
+    """Interval of the AUC: DeLong's variance (Biometrics 44, 1988) on the logit scale.
+
+    The logit keeps the interval inside [0, 1] and its coverage at extreme AUCs; at 0 or 1 exactly, where
+    the variance estimate vanishes, half a pair is taken off.
+    """
+    l, n = len(members), len(nonmembers)
+    placement = stats.rankdata(np.concatenate([members, nonmembers]))
+    above = (placement[:l] - stats.rankdata(members)) / n  # per member: share of non-members below it
+    below = (placement[l:] - stats.rankdata(nonmembers)) / l  # per non-member: share of members below it
+    value = float(np.clip(above.mean(), 0.5 / (l * n), 1 - 0.5 / (l * n)))
+    variance = above.var(ddof=1) / l + below.var(ddof=1) / n
+    floor = value * (1 - value) / min(l, n)  # never more certain than a proportion of the smaller side
+    error = np.sqrt(max(variance, floor if variance == 0 else 0.0)) / (value * (1 - value))
+    half = stats.norm.ppf((1 + confidence) / 2) * error
+    centre = np.log(value / (1 - value))
+    lower, upper = 1 / (1 + np.exp(-(centre - half))), 1 / (1 + np.exp(-(centre + half)))
+    return float(lower), float(upper)
+
+
+def smallest_auc(members: int, nonmembers: int, level: float, power: float = 0.8) -> float:
+    """Smallest AUC whose lower bound (one-sided `level`) exceeds 1/2 with the given power.
+
+    Variance after Hanley & McNeil (Radiology 143, 1982), equations 1 and 2.
+    """
+    z = stats.norm.isf(level) + stats.norm.ppf(power)
+    for value in np.linspace(0.5, 0.999, 500):
+        q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
+        variance = value * (1 - value) + (members - 1) * (q1 - value**2) + (nonmembers - 1) * (q2 - value**2)
+        if value - 0.5 >= z * np.sqrt(variance / (members * nonmembers)):
+            return float(value)
+    return 1.0
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """A point of a ROC curve with exact intervals on both axes."""
+
+    tpr: float
+    tpr_interval: tuple[float, float]
+    fpr: float
+    fpr_interval: tuple[float, float]
+
+
+def tpr_at_fpr(members: Floats, nonmembers: Floats, fpr: float, confidence: float) -> RatePoint | None:
+    """TPR at the largest achievable FPR not above `fpr`; None where n cannot support it (n < 10 / fpr).
+
+    The threshold is a score of a non-member, never interpolated, so the achieved FPR is never above.
+    """
+    n = len(nonmembers)
+    if n * fpr < 10 * (1 - 1e-9):
+        return None
+    threshold = np.sort(nonmembers)[::-1][int(np.floor(n * fpr + 1e-9))]
+    caught, false = int((members > threshold).sum()), int((nonmembers > threshold).sum())
+    return RatePoint(
+        caught / len(members),
+        clopper_pearson(caught, len(members), confidence),
+        false / n,
+        clopper_pearson(false, n, confidence),
+    )
+
+
+def roc(members: Floats, nonmembers: Floats) -> tuple[Floats, Floats]:
+    """False and true positive rates at every distinct threshold, from (0, 0) to (1, 1)."""
+    scores = np.concatenate([members, nonmembers])
+    order = np.argsort(-scores, kind="stable")
+    is_member = (np.arange(len(scores)) < len(members))[order]
+    last_of_tie = np.append(np.diff(scores[order]) != 0, True)
+    tpr = np.cumsum(is_member)[last_of_tie] / len(members)
+    fpr = np.cumsum(~is_member)[last_of_tie] / len(nonmembers)
+    return np.insert(fpr, 0, 0.0), np.insert(tpr, 0, 0.0)
+
+
+@dataclass(frozen=True)
+class Enrichment:
+    """Are members over-represented among the high scores? An exact permutation test.
+
+    Under the null hypothesis (patients were put into train and holdout at random, and the scores do not
+    know which) every permutation of the member labels within a stratum is equally likely. The test counts
+    members above each of several thresholds, takes the smallest p-value, and calibrates it on the same
+    permutations (min-p of Westfall & Young, 1993): several thresholds and several kinds of score cost nothing
+    in validity and little in power. Its limit: k members and nobody else above a threshold cannot give a
+    p-value below (members / units) ** k.
+
+    Attributes:
+        labels: (P + 1, units) int8, 1 = member; row 0 is the truth, the others are permutations.
+        thresholds: (kinds, t) one row per kind of score, fixed without looking at member labels.
+    """
+
+    labels: Labels
+    thresholds: Floats
+
+    @classmethod
+    def of(
+        cls,
+        is_member: NDArray[np.bool_],
+        strata: Ints,
+        thresholds: Floats,
+        permutations: int,
+        generator: np.random.Generator,
+    ) -> Enrichment:
+        """Draw permutations of (units,) member labels within strata."""
+        labels = np.tile(is_member.astype(np.int8), (permutations + 1, 1))
+        for stratum in np.unique(strata):
+            columns = np.flatnonzero(strata == stratum)
+            labels[1:, columns] = generator.permuted(labels[1:, columns], axis=1)
+        return cls(labels, thresholds)
+
+    def quick(self, permutations: int) -> Enrichment:
+        """The same test with fewer permutations, for simulations of power."""
+        return Enrichment(self.labels[: permutations + 1], self.thresholds)
+
+    def p_value(self, scores: Floats) -> float:
+        """One-sided p-value of (kinds, units) scores, high = suspicious; -inf takes no part."""
+        smallest = np.ones(len(self.labels))
+        for kind, thresholds in zip(scores, self.thresholds, strict=True):
+            order = np.argsort(-kind, kind="stable")
+            sizes = np.unique([(kind > threshold).sum() for threshold in thresholds])
+            counts, done = np.zeros(len(self.labels), np.int64), 0
+            for size in sizes[sizes > 0]:
+                counts += self.labels[:, order[done:size]].sum(axis=1, dtype=np.int64)
+                done = size
+                smallest = np.minimum(smallest, _share_at_least(counts))
+        return float((smallest <= smallest[0]).mean())
+
+    def lower_bound(self, scores: Floats, level: float) -> int:
+        """Smallest number of members that must be set aside until the rest looks like chance at `level`.
+
+        A one-sided lower confidence bound, by test inversion, on how many members score high because they
+        are members: with the c most suspicious members set aside (by their best rank in any kind of score),
+        at least as much evidence is gone as if the c guilty ones were.
+        """
+        members = self._most_suspicious(scores)
+        low, high = -1, len(members)  # rejected with `low` set aside (or never asked), accepted with `high`
+        while high - low > 1:
+            middle = (low + high) // 2
+            rest = scores.copy()
+            rest[:, members[:middle]] = -np.inf
+            low, high = (low, middle) if self.p_value(rest) > level else (middle, high)
+        return high
+
+    def upper_bound(self, scores: Floats, level: float) -> int:
+        """Largest number of guilty members that the count of members among all scored units still allows.
+
+        One-sided upper confidence bound from the hypergeometric law; strata are ignored, which makes it wide.
+        """
+        scored = np.isfinite(scores).any(axis=0)
+        seen, units = int(self.labels[0, scored].sum()), self.labels.shape[1]
+        members = int(self.labels[0].sum())
+        guilty = np.arange(seen + 1)
+        chance = stats.hypergeom.cdf(seen - guilty, units - guilty, members - guilty, scored.sum() - guilty)
+        return int(guilty[np.flatnonzero(chance > level)].max(initial=0))
+
+    def excess(self, scores: Floats) -> float:
+        """Point estimate of the guilty members: those above a threshold beyond expectation, at the most."""
+        share = self.labels[0].mean()
+        found = [0.0]
+        for kind, thresholds in zip(scores, self.thresholds, strict=True):
+            for threshold in thresholds[:-1]:  # the last takes everybody: too noisy for an estimate
+                above = self.labels[0, kind > threshold]
+                found.append(float((above.sum() - len(above) * share) / max(1 - share, 1e-9)))
+        return max(found)
+
+    def _most_suspicious(self, scores: Floats) -> Ints:
+        ranks = np.stack([stats.rankdata(-kind, method="min") for kind in scores]).min(axis=0)
+        order = np.argsort(ranks, kind="stable")
+        keep = np.isfinite(scores).any(axis=0)[order] & (self.labels[0, order] == 1)
+        return order[keep]
+
+
+def _share_at_least(counts: Ints) -> Floats:
+    """For each count, the share of all counts that are as high or higher."""
+    at_least = np.cumsum(np.bincount(counts)[::-1])[::-1]
+    shares: Floats = at_least[counts] / len(counts)
+    return shares

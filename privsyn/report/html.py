@@ -1,0 +1,271 @@
+"""The two reports of an audit, each one file that opens anywhere and fetches nothing.
+
+The internal report shows all there is, images of patients included. The public one is made from a view
+that holds nothing measured on real data (`PublicView`), so that no template can let it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import jinja2
+from markupsafe import Markup
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+import privsyn
+from privsyn.audit.contract import Finding
+from privsyn.cohort.records import pixel_digest
+from privsyn.errors import StudyError
+from privsyn.files import write_text
+from privsyn.progress import SILENT, Progress
+from privsyn.report import charts, words
+from privsyn.report.material import Material, gather
+from privsyn.report.pictures import Picture, Row, sheet, whole
+from privsyn.study import Study, as_study
+
+PUBLIC_RULE_KEYS = (
+    "id", "severity", "outcome", "audit", "statistic", "scope", "side", "op", "threshold", "rationale"
+)  # fmt: skip
+PUBLIC_CLAIM_KEYS = (
+    "kind", "unit", "neighbouring", "epsilon", "delta", "epsilon_rdp", "mechanism", "accountant", "public",
+    "not_covered", "valid_for_release",
+)  # fmt: skip
+PUBLIC_MECHANISM_KEYS = (
+    "name", "noise_multiplier", "sample_rate", "steps", "clip_norm", "sampling", "noise_multiplicity",
+    "max_images_per_unit", "expected_units", "composed",
+)  # fmt: skip
+PUBLIC_PROVENANCE_KEYS = ("generator", "version", "steps", "eta", "guidance_scale", "seed", "model_sha256")
+PUBLIC_INPUT_KEYS = (
+    "policy",
+    "recipe",
+    "synthetic",
+)  # not the findings: few numbers can be guessed from a digest
+
+
+@dataclass(frozen=True)
+class PublicView:
+    """Everything that the public page can show; nothing in it was measured on real data."""
+
+    name: str
+    verdict: str
+    partial: bool
+    attempt: int
+    policy: dict[str, Any]
+    rules: tuple[dict[str, Any], ...]
+    inputs: dict[str, str | None]
+    provenance: dict[str, Any]
+    plugins: tuple[dict[str, Any], ...]
+    privsyn_version: str
+    claim: dict[str, Any] | None
+    images: int
+    classes: tuple[str, ...]
+    sheet: tuple[Row, ...]
+
+
+class _Neighbours(BaseModel):
+    """One entry of `details["pairs"]`: a synthetic image and the real ones nearest to it."""
+
+    model_config = ConfigDict(frozen=True)
+    synthetic: NonNegativeInt
+    train: NonNegativeInt
+    train_distance: float
+    holdout: NonNegativeInt
+    holdout_distance: float
+    mirrored: bool = False
+
+
+class _Curve(BaseModel):
+    """`details["roc"]`: rates in [0, 1], point by point."""
+
+    model_config = ConfigDict(frozen=True)
+    fpr: list[float] = Field(min_length=1)
+    tpr: list[float]
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        if len(self.fpr) != len(self.tpr):
+            raise ValueError("fpr and tpr differ in length")
+        return self
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A synthetic image beside its nearest training image and, as the control, its nearest held-out one."""
+
+    synthetic: Picture
+    train: Picture
+    holdout: Picture
+    neighbours: _Neighbours
+
+
+def report(study: Study | Path | str, *, progress: Progress = SILENT) -> tuple[Path, Path]:
+    """Write `audit/internal-report.html` and `audit/public-report.html` and return their paths.
+
+    Reports are derived, so earlier ones are replaced. Equal inputs give equal bytes.
+
+    Raises:
+        StudyError: something is missing, or the audit judged another synthetic set, cohort or model.
+    """
+    study = as_study(study)
+    with progress.stage("report", 3) as advance:
+        material = gather(study)
+        advance()
+        internal = internal_page(material)
+        advance()
+        public = public_page(public_view(material))
+        write_text(study.internal_report, internal)
+        write_text(study.public_report, public)
+        advance()
+    return study.internal_report, study.public_report
+
+
+def internal_page(material: Material) -> str:
+    """The page for reviewers, with real images on it."""
+    synthetic = material.synthetic
+    return _render(
+        "internal.html",
+        material=material,
+        sheet=sheet(synthetic.images, synthetic.labels, synthetic.classes),
+        pairs=[(finding, pairs) for finding in material.findings if (pairs := _pairs(finding, material))],
+        curves=[
+            (finding, chart)
+            for i, finding in enumerate(material.findings)
+            if (chart := _roc(finding, f"roc{i}", material.claim))
+        ],
+        strips={
+            finding.key: _strip(finding, f"strip{i}", material.verdict["rules"])
+            for i, finding in enumerate(material.findings)
+        },
+        training=_training_chart(material.training),
+    )
+
+
+def public_view(material: Material) -> PublicView:
+    """The part of the material that may leave: chosen key by key, so that a new key stays inside."""
+    verdict, synthetic, claim = material.verdict, material.synthetic, material.claim
+    return PublicView(
+        name=material.name,
+        verdict=verdict["verdict"],
+        partial=verdict["partial"],
+        attempt=verdict["attempt"],
+        policy=_only(("title", "purpose"), verdict["policy"]),
+        rules=tuple(_only(PUBLIC_RULE_KEYS, rule) for rule in verdict["rules"]),
+        inputs=_only(PUBLIC_INPUT_KEYS, verdict["inputs"]),
+        provenance=_only(PUBLIC_PROVENANCE_KEYS, synthetic.provenance or {}),
+        plugins=tuple(_only(("name", "version"), plugin) for plugin in verdict["plugins"]),
+        privsyn_version=verdict["privsyn_version"],
+        claim=None if claim is None else _public_claim(claim),
+        images=len(synthetic.labels),
+        classes=tuple(synthetic.classes),
+        sheet=_public_sheet(material),
+    )
+
+
+def _public_claim(claim: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {"mechanism": PUBLIC_MECHANISM_KEYS, "accountant": ("name", "library", "version")}
+    inner = {part: _only(keys, claim[part]) for part, keys in nested.items() if part in claim}
+    return _only(PUBLIC_CLAIM_KEYS, claim) | inner
+
+
+def _only(keys: Sequence[str], document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: document[key] for key in keys if key in document}
+
+
+def _public_sheet(material: Material) -> tuple[Row, ...]:
+    """The sample sheet, unless it may show patients: the set failed, or an image equals a real one."""
+    synthetic, real = material.synthetic, set(material.cohort.records["sha256"])
+    copied = any(pixel_digest(image) in real for image in synthetic.images)
+    if copied or material.verdict["verdict"] == "fail":
+        return ()
+    return tuple(sheet(synthetic.images, synthetic.labels, synthetic.classes))
+
+
+def public_page(view: PublicView) -> str:
+    """The page for everybody."""
+    return _render("public.html", view=view)
+
+
+def _training_chart(points: Sequence[tuple[float, float]]) -> Markup | None:
+    if len(points) < 2:
+        return None
+    return Markup(
+        charts.training_curve([step for step, _ in points], [loss for _, loss in points], name="training")
+    )
+
+
+def _pairs(finding: Finding, material: Material) -> list[Pair]:
+    found = _details(finding, "pairs", list[_Neighbours]) or []
+    real, fake = material.cohort.images, material.synthetic.images
+    try:
+        return [
+            Pair(
+                whole(fake[each.synthetic]),
+                whole(real[each.train]),
+                whole(real[each.holdout]),
+                each,
+            )
+            for each in found
+        ]
+    except IndexError:
+        raise StudyError(
+            f"a pair that {finding.audit} found names an image that is not there: audit again"
+        ) from None
+
+
+def _roc(finding: Finding, name: str, claim: Mapping[str, Any] | None) -> Markup | None:
+    curve = _details(finding, "roc", _Curve)
+    if curve is None:
+        return None
+    valid = claim is not None and claim["kind"] == "dp" and words.is_valid(claim)
+    bound = (claim["epsilon"], claim["delta"]) if claim is not None and valid else None
+    return Markup(charts.roc_log_log(curve.fpr, curve.tpr, name=name, bound=bound))
+
+
+def _details(finding: Finding, key: str, kind: Any) -> Any:
+    if key not in finding.details:
+        return None
+    try:
+        return TypeAdapter(kind).validate_python(finding.details[key])
+    except ValidationError as error:
+        raise StudyError(
+            f"details[{key!r}] of {finding.audit} cannot be shown: {error.errors()[0]['msg']}"
+        ) from None
+
+
+def _strip(finding: Finding, name: str, rules: Sequence[Mapping[str, Any]]) -> Markup | None:
+    if finding.value is None and finding.interval is None:
+        return None
+    judged = (finding.audit, finding.statistic, finding.scope)
+    requirements = [
+        (rule["op"], rule["threshold"])
+        for rule in rules
+        if (rule["audit"], rule["statistic"], rule["scope"]) == judged
+    ]
+    return Markup(
+        charts.interval_strip(
+            finding.value, finding.interval, name=name, baseline=finding.baseline, requirements=requirements
+        )
+    )
+
+
+def _render(template: str, **context: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("privsyn", "report/templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(words=words, version=privsyn.__version__)
+    return environment.get_template(template).render(**context)

@@ -1,0 +1,117 @@
+"""What both reports are made of, read from the study and found to belong together."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from privsyn.audit.contract import Finding
+from privsyn.cohort.cohort import Cohort, load_cohort
+from privsyn.errors import StudyError
+from privsyn.files import file_digest, read_json
+from privsyn.study import Study
+from privsyn.synthetic import SyntheticSet, read_synthetic
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the reports are made of, read and found to belong together."""
+
+    name: str
+    verdict: dict[str, Any]
+    findings: tuple[Finding, ...]
+    claim: dict[str, Any] | None
+    synthetic: SyntheticSet
+    cohort: Cohort
+    training: tuple[tuple[float, float], ...]
+
+
+def gather(study: Study) -> Material:
+    """Read a study's audit, set, cohort and claim.
+
+    Raises:
+        StudyError: something is missing, or the audit judged another synthetic set, cohort or model.
+    """
+    study.need(study.synthetic, "sample")
+    study.need(study.cohort, "prepare")
+    study.need(study.findings_file, "audit")
+    verdict = _document(study.need(study.verdict_file, "audit"))
+    cohort = load_cohort(study.cohort)
+    synthetic = read_synthetic(
+        study.synthetic, size=cohort.size, channels=cohort.channels, classes=cohort.classes
+    )
+    _check_current(study, verdict, synthetic, cohort)
+    return Material(
+        name=study.name,
+        verdict=verdict,
+        findings=_findings(study.findings_file),
+        claim=_claim(study, synthetic),
+        synthetic=synthetic,
+        cohort=cohort,
+        training=_training(study.training_log),
+    )
+
+
+def _check_current(study: Study, verdict: Mapping[str, Any], synthetic: SyntheticSet, cohort: Cohort) -> None:
+    judged = {
+        "synthetic set": (verdict["inputs"]["synthetic"], synthetic.digest),
+        "cohort": (verdict["cohort_fingerprint"], cohort.fingerprint),
+        "findings": (verdict["inputs"]["findings"], file_digest(study.findings_file)),
+    }
+    for what, (then, now) in judged.items():
+        if then != now:
+            raise StudyError(
+                f"{study.verdict_file} judged another {what} than the study has: run `privsyn audit --force`"
+            )
+
+
+def _claim(study: Study, synthetic: SyntheticSet) -> dict[str, Any] | None:
+    """The claim of the model that drew the set; a model's claim says nothing about other sets."""
+    drawn_by = (synthetic.provenance or {}).get("model_sha256")
+    if drawn_by is None or not study.privacy_file.exists():
+        return None
+    claim = _document(study.privacy_file)
+    if claim["provenance"]["weights_sha256"] != drawn_by:
+        raise StudyError(
+            f"{study.synthetic} was drawn from an earlier model: run `privsyn sample --force` and audit again"
+        )
+    return claim
+
+
+def _document(path: Path) -> dict[str, Any]:
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
+        raise StudyError(f"{path} is not a document of schema version {SCHEMA_VERSION}: make it again")
+    return document
+
+
+def _findings(path: Path) -> tuple[Finding, ...]:
+    try:
+        return TypeAdapter(tuple[Finding, ...]).validate_python(_document(path).get("findings"))
+    except ValidationError as error:
+        raise StudyError(f"{path} does not hold findings ({error.errors()[0]['msg']}): audit again") from None
+
+
+def _training(path: Path) -> tuple[tuple[float, float], ...]:
+    """(step, loss) of every line of the training log that has both; a line cut short is passed over."""
+    if not path.exists():
+        return ()
+    points = map(_point, path.read_text(encoding="utf-8").splitlines())
+    return tuple(point for point in points if point is not None)
+
+
+def _point(line: str) -> tuple[float, float] | None:
+    try:
+        entry = json.loads(line)
+        point = float(entry["step"]), float(entry["loss"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    return point if all(map(math.isfinite, point)) else None

@@ -1,0 +1,84 @@
+"""Images as `data:` URIs, so that a page is one file, and the choice of which ones to show."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+SHEET_CLASSES, SHEET_IMAGES = 10, 10
+SHEET_EDGE, PAIR_EDGE = 96, 140  # pixels on the page that small images are enlarged to, at most
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image for the page.
+
+    Attributes:
+        uri: the image itself, a PNG as a `data:` URI.
+        edge: width and height on the page, in CSS pixels.
+        reduced: the page shows it smaller than it is, so it must be smoothed.
+    """
+
+    uri: str
+    edge: int
+    reduced: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """The synthetic images of one class that the sheet shows, out of `count` in the set."""
+
+    name: str
+    count: int
+    pictures: tuple[Picture, ...]
+
+
+def sheet(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str], seed: int = 0
+) -> list[Row]:
+    """Up to 10 images of each of the first 10 classes, chosen blindly by a seeded generator.
+
+    Args:
+        images: (n, H, W, C) uint8; labels: (n,) indices into `classes`.
+    """
+    generator = np.random.default_rng(seed)
+    rows = []
+    for label, name in list(enumerate(classes))[:SHEET_CLASSES]:
+        members = np.flatnonzero(labels == label)
+        shown = np.sort(generator.permutation(members)[:SHEET_IMAGES])
+        rows.append(Row(name, len(members), tuple(thumbnail(images[i]) for i in shown)))
+    return rows
+
+
+def thumbnail(image: NDArray[np.uint8]) -> Picture:
+    """An image for the sheet; a large one is reduced to twice its place, so that the page stays small."""
+    drawn = _drawn(image)
+    drawn.thumbnail((2 * SHEET_EDGE, 2 * SHEET_EDGE), Image.Resampling.LANCZOS)
+    return Picture(_uri(drawn), _enlarged(drawn.width, SHEET_EDGE) or SHEET_EDGE, drawn.width > SHEET_EDGE)
+
+
+def whole(image: NDArray[np.uint8]) -> Picture:
+    """An image to be judged by eye: every pixel of it, never reduced where the page has room."""
+    drawn = _drawn(image)
+    return Picture(_uri(drawn), _enlarged(drawn.width, PAIR_EDGE) or drawn.width, drawn.width > PAIR_EDGE)
+
+
+def _enlarged(width: int, edge: int) -> int:
+    """The largest whole multiple of `width` within `edge`, so that pixels stay square; 0 if there is none."""
+    return edge // width * width
+
+
+def _drawn(image: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def _uri(drawn: Image.Image) -> str:
+    out = io.BytesIO()
+    drawn.save(out, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")

@@ -1,0 +1,331 @@
+"""The draft: what leaves, what stays, and what is refused as stale."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from privsyn.cohort.cohort import prepare
+from privsyn.errors import PrivsynError, Refused, StudyError
+from privsyn.files import file_digest, json_digest, read_json, tree_digests, write_json
+from privsyn.release.draft import draft
+from privsyn.release.manifest import STATEMENT
+from privsyn.release.verify import verify
+from privsyn.report.html import report
+from privsyn.study import Study, init
+from privsyn.synthetic import read_synthetic, write_synthetic
+
+WEIGHTS = "ab" * 32
+AUC_ON_REAL_DATA = 0.5378913
+CLAIM = {
+    "schema_version": 1,
+    "kind": "dp",
+    "unit": "patient",
+    "neighbouring": "add-or-remove-one",
+    "epsilon": 8.0,
+    "delta": 1e-5,
+    "epsilon_rdp": 9.0,
+    "mechanism": {
+        "name": "dp-sgd",
+        "noise_multiplier": 1.1,
+        "sample_rate": 0.1,
+        "steps": 10,
+        "clip_norm": 0.001,
+        "sampling": "poisson",
+        "noise_multiplicity": 2,
+        "max_images_per_unit": 4,
+        "expected_units": 40,
+        "composed": [],
+    },
+    "accountant": {"name": "pld", "library": "dp-accounting", "version": "0.6.0"},
+    "public": {"size": 8},
+    "not_covered": ["the class list"],
+    "ledger": None,
+    "cumulative": None,
+    "provenance": {"weights_sha256": WEIGHTS, "cohort_fingerprint": "private", "recipe_sha256": "cd" * 32},
+}
+
+
+def write_set(study: Study, *, seed: int = 0, force: bool = False) -> None:
+    """Draw the study's synthetic set anew."""
+    images = np.random.default_rng(seed).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
+    provenance = {
+        "generator": "privsyn",
+        "version": "0.1.0",
+        "model_sha256": WEIGHTS,
+        "seed": seed,
+        "count": 20,
+    }
+    write_synthetic(
+        study.synthetic,
+        images,
+        np.arange(20) % 2,
+        ["a", "b"],
+        name="s",
+        claim=CLAIM,
+        provenance=provenance,
+        force=force,
+    )
+
+
+def write_audit(study: Study, *, verdict: str = "pass", partial: bool = False, attempt: int = 1) -> None:
+    """Write what an audit of the study's set would leave, with one rule."""
+    finding = {
+        "audit": "membership-model",
+        "version": "1",
+        "threat": "model",
+        "statistic": "auc",
+        "value": AUC_ON_REAL_DATA,
+    }
+    write_json(study.findings_file, {"schema_version": 1, "findings": [finding]})
+    rule = {
+        "id": "members-not-told-apart",
+        "severity": "block",
+        "outcome": verdict,
+        "audit": "membership-model",
+        "statistic": "auc",
+        "scope": {},
+        "side": "lower",
+        "op": "<=",
+        "threshold": 0.55,
+        "value": AUC_ON_REAL_DATA,
+        "interval": [0.51, AUC_ON_REAL_DATA],
+        "rationale": "an attacker must do no better than chance",
+        "reason": f"measured {AUC_ON_REAL_DATA}",
+    }
+    cohort = read_json(study.cohort / "cohort.json")
+    found = read_synthetic(study.synthetic, size=8, channels=1, classes=["a", "b"])
+    document = {
+        "schema_version": 1,
+        "verdict": verdict,
+        "partial": partial,
+        "attempt": attempt,
+        "policy": {"title": "for tests", "purpose": "to test", "error_rate": 0.05},
+        "cohort_fingerprint": cohort["fingerprint"],
+        "inputs": {
+            "policy": file_digest(study.policy_file),
+            "recipe": json_digest("recipe"),
+            "synthetic": found.digest,
+            "findings": file_digest(study.findings_file),
+        },
+        "plugins": [{"name": "membership-model", "version": "1", "distribution": "privsyn"}],
+        "privsyn_version": "0.1.0",
+        "rules": [rule],
+    }
+    write_json(study.verdict_file, document)
+
+
+@pytest.fixture(scope="session")
+def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("release")
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(root / "source.npz", images=images, labels=np.arange(40) % 2)
+    (root / "policy.toml").write_text("title = 'for tests'\n", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRIVSYN_HOME", str(root / "home"))
+        settings = ['data.classes=["a", "b"]']
+        study = init(root / "study", recipe="toy", policy=str(root / "policy.toml"), settings=settings)
+        prepare(study, root / "source.npz")
+    write_json(study.privacy_file, CLAIM)
+    write_set(study)
+    write_audit(study)
+    report(study)
+    return study.root
+
+
+@pytest.fixture
+def study(_finished: Path, tmp_path: Path) -> Study:
+    """A copy of a study that has everything a release needs."""
+    return Study(Path(shutil.copytree(_finished, tmp_path / "study")))
+
+
+def predicate(study: Study) -> dict[str, Any]:
+    return dict(read_json(study.release / STATEMENT)["predicate"])
+
+
+def test_a_draft_is_intact_and_holds_what_may_leave(study: Study) -> None:
+    """The set, its descriptions, the public report, the statement and its digest; verify answers 3."""
+    (study.synthetic / "notes.txt").write_text("stays here", encoding="utf-8")
+    (study.synthetic / "data/.DS_Store").touch()
+    write_audit(study)
+    report(study)
+    assert draft(study.root) == study.release
+    assert sorted(tree_digests(study.release)) == [
+        "README.md",
+        "croissant.json",
+        "data/train-00000-of-00001.parquet",
+        "public-report.html",
+        "statement.json",
+        "statement.json.sha256",
+    ]
+    assert verify(study.release).exit_code == 3
+    assert [path.name for path in study.root.iterdir() if path.name.startswith(".partial")] == []
+    shipped = read_synthetic(study.release, size=8, channels=1, classes=["a", "b"])
+    assert len(shipped.images) == 20
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fail", "inconclusive"])
+def test_it_is_written_whatever_the_verdict(study: Study, verdict: str) -> None:
+    """The statement carries the verdict, its rules and the number of the attempt."""
+    write_audit(study, verdict=verdict, attempt=3)
+    report(study)
+    draft(study)
+    found = predicate(study)["verdict"]
+    assert (found["outcome"], found["attempt"], found["partial"]) == (verdict, 3, False)
+    assert [(rule["id"], rule["outcome"], rule["threshold"]) for rule in found["rules"]] == [
+        ("members-not-told-apart", verdict, 0.55)
+    ]
+
+
+def test_the_statement_says_what_is_claimed(study: Study) -> None:
+    """Claim with unit, epsilon and mechanism, policy and generator by digest, and what was not done."""
+    draft(study)
+    found = predicate(study)
+    assert (found["privacyClaim"]["kind"], found["privacyClaim"]["unit"]) == ("dp", "patient")
+    assert found["privacyClaim"]["mechanism"] == CLAIM["mechanism"]
+    assert found["policy"]["sha256"] == file_digest(study.policy_file)
+    assert found["generator"]["model_sha256"] == "ab" * 32
+    assert found["set"] == {"synthetic": True, "images": 20, "classes": ["a", "b"]}
+    assert (found["status"], found["approvals"]) == ("draft", [])
+    assert found["identifierScan"] == found["scorecard"] == "not performed"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["release"]["created"])
+
+
+def test_nothing_measured_on_real_data_leaves(study: Study) -> None:
+    """No value, interval or reason of a rule, no fingerprint of the cohort, no findings, no path."""
+    draft(study)
+    private = [
+        str(AUC_ON_REAL_DATA)[:6],
+        read_json(study.cohort / "cohort.json")["fingerprint"],
+        file_digest(study.findings_file),
+        file_digest(study.verdict_file),
+        "interval",
+        "cohort_fingerprint",
+        str(study.root),
+    ]
+    for name in tree_digests(study.release):
+        text = (study.release / name).read_bytes()
+        assert [word for word in private if word.encode() in text] == [], name
+
+
+def test_a_missing_station_is_named(study: Study) -> None:
+    """Without set, verdict or report: which command makes it, and no release."""
+    for path, command in [
+        (study.public_report, "report"),
+        (study.verdict_file, "audit"),
+        (study.synthetic / "croissant.json", "sample"),
+        (study.synthetic, "sample"),
+    ]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with pytest.raises(StudyError, match=f"privsyn {command}"):
+            draft(study)
+        assert not study.release.exists()
+
+
+def test_a_set_changed_after_its_audit_is_refused(study: Study) -> None:
+    """Another draw, one changed byte, or one more file: it is not the set that was judged."""
+    (study.synthetic / "more.txt").touch()
+    with pytest.raises(StudyError, match="audit"):
+        draft(study)
+    (study.synthetic / "more.txt").unlink()
+    draft(study)
+    write_set(study, seed=1, force=True)
+    with pytest.raises(StudyError, match="audit"):
+        draft(study, force=True)
+    assert verify(study.release).exit_code == 3
+
+
+def test_a_report_of_an_earlier_audit_is_refused(study: Study) -> None:
+    """A new verdict needs a new report, and nobody edits a report on its way out."""
+    write_audit(study, verdict="fail", attempt=2)
+    with pytest.raises(StudyError, match="privsyn report"):
+        draft(study)
+    report(study)
+    study.public_report.write_text(study.public_report.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    with pytest.raises(StudyError, match="privsyn report"):
+        draft(study)
+    assert not study.release.exists()
+
+
+def test_a_set_of_an_earlier_model_is_refused(study: Study) -> None:
+    """A claim speaks for the model that it was computed for and for no other."""
+    write_json(
+        study.privacy_file, {**CLAIM, "provenance": {**CLAIM["provenance"], "weights_sha256": "00" * 32}}
+    )
+    with pytest.raises(StudyError, match="earlier model"):
+        draft(study)
+
+
+def test_a_partial_verdict_is_refused(study: Study) -> None:
+    """An audit of some rules alone opens no door: exit code 1."""
+    write_audit(study, partial=True)
+    report(study)
+    with pytest.raises(Refused, match="--only"):
+        draft(study)
+    assert not study.release.exists()
+
+
+def test_a_release_is_replaced_only_with_force(study: Study) -> None:
+    """What is there stays untouched without --force."""
+    draft(study)
+    (study.release / "mine.txt").touch()
+    with pytest.raises(PrivsynError, match="--force"):
+        draft(study)
+    assert (study.release / "mine.txt").exists()
+    draft(study, force=True)
+    assert verify(study.release).exit_code == 3
+
+
+def test_a_set_without_a_model_claims_nothing(study: Study) -> None:
+    """Where no model of the study drew the set, the claim is none, in words."""
+    shutil.rmtree(study.model)
+    report(study)
+    draft(study)
+    claim = predicate(study)["privacyClaim"]
+    assert claim["kind"] == "none"
+    assert "No claim" in claim["in_words"]
+
+
+KILL = """
+import os, signal, sys
+from privsyn.release.draft import draft
+wanted, left = sys.argv[2], int(sys.argv[3])
+def kill(event, arguments):
+    global left
+    if event == wanted and ".partial-" in str(arguments[0]):
+        left -= 1
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(kill)
+draft(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(("event", "count"), [("open", 3), ("os.rename", 1)])
+def test_a_draft_killed_halfway_leaves_no_release(study: Study, event: str, count: int) -> None:
+    """SIGKILL while files are copied, or just before the folder takes its name; the next draft is whole."""
+    run = [sys.executable, "-c", KILL, str(study.root), event, str(count)]
+    assert subprocess.run(run, capture_output=True, check=False).returncode == -9
+    assert not study.release.exists()
+    draft(study)
+    assert verify(study.release).exit_code == 3
+
+
+def test_odd_class_names_reach_the_statement_unharmed(study: Study) -> None:
+    """The statement is JSON, whatever the study is called."""
+    card = study.root / "study.toml"
+    card.write_text('name = "<b>\\n=1+1 \\u202e"\n', encoding="utf-8")
+    report(study)
+    draft(study)
+    assert predicate(study)["release"]["name"] == "<b>\n=1+1 \u202e"
+    assert json.dumps(verify(study.release).to_dict())
+    assert np.isfinite(predicate(study)["privacyClaim"]["epsilon"])

@@ -1,0 +1,267 @@
+"""A whole audited study of handwritten digits, with names that try to break a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from privsyn.cohort.cohort import Cohort, prepare
+from privsyn.files import file_digest, read_json, write_json
+from privsyn.study import Study, init
+from privsyn.synthetic import read_synthetic, write_synthetic
+
+HOSTILE = '<script>alert("x")</script>'
+CLASSES = [*"0123456", HOSTILE, '=HYPERLINK("a")&amp;', r"$\alpha$ {{ 7 * 7 }}"]
+MODEL, RECIPE = "ab" * 32, "cd" * 32
+CONTROLS = {
+    "positive": {"passed": True, "description": "12 perturbed training images planted", "p_value": 3e-9},
+    "negative": {"passed": True, "description": "test patients in place of the set", "p_value": 0.42},
+}
+
+PRIVACY = {
+    "schema_version": 1,
+    "kind": "dp",
+    "unit": "patient",
+    "neighbouring": "add-or-remove-one",
+    "epsilon": 7.99431,
+    "delta": 5.0119e-4,
+    "epsilon_rdp": 9.1,
+    "mechanism": {
+        "name": "dp-sgd",
+        "noise_multiplier": 1.2345,
+        "sample_rate": 0.128,
+        "steps": 500,
+        "clip_norm": 0.001,
+        "sampling": "poisson",
+        "noise_multiplicity": 8,
+        "max_images_per_unit": 4,
+        "expected_units": 1000,
+        "composed": [],
+    },
+    "accountant": {"name": "pld", "library": "dp-accounting", "version": "0.6.0"},
+    "public": ["the list of classes", "image size and value range", "expected number of units: 1,000"],
+    "not_covered": ["what is true of patients in general", "the choice of hyper-parameters"],
+    "ledger": None,
+    "cumulative": None,
+    "provenance": {
+        "recipe_sha256": RECIPE,
+        "cohort_fingerprint": "0e" * 32,
+        "weights_sha256": MODEL,
+        "steps_done": 500,
+    },
+}
+
+
+def alter(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a JSON document of the study in place."""
+    document = read_json(path)
+    change(document)
+    write_json(path, document)
+
+
+def alter_findings(study: Study, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the findings, with a verdict that judged them."""
+    alter(study.findings_file, change)
+    digest = file_digest(study.findings_file)
+    alter(study.verdict_file, lambda verdict: verdict["inputs"].update(findings=digest))
+
+
+def build(folder: Path) -> Study:
+    """A study in `folder` with every artefact that the reports read."""
+    policy = folder / "policy.toml"
+    policy.write_text("# how to judge is no matter of the report\n", encoding="utf-8")
+    classes = json.dumps(CLASSES)
+    study = init(
+        folder / "digits <b>&", recipe="toy", policy=str(policy), settings=[f"data.classes={classes}"]
+    )
+    digits = load_digits()
+    images = (digits.images * (255 / 16)).astype(np.uint8)
+    np.savez(folder / "digits.npz", images=images, labels=digits.target)
+    cohort = prepare(study, folder / "digits.npz")
+    _write_synthetic(study, cohort)
+    write_json(study.privacy_file, PRIVACY)
+    _write_log(study.training_log)
+    _write_audit(study, cohort)
+    return study
+
+
+def _write_synthetic(study: Study, cohort: Cohort) -> None:
+    """Blends of two test images of a class: like patients, yet copies of none."""
+    test, generator = cohort.part("test"), np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(CLASSES)), 20)
+    pairs = [generator.choice(np.flatnonzero(test.labels == label), 2, replace=False) for label in labels]
+    blends = [(test.images[a].astype(int) + test.images[b]) // 2 for a, b in pairs]
+    write_synthetic(
+        study.synthetic,
+        np.stack(blends).astype(np.uint8),
+        labels,
+        CLASSES,
+        name=study.name,
+        claim=PRIVACY,
+        provenance={
+            "generator": "privsyn",
+            "version": "0.1.0",
+            "model_sha256": MODEL,
+            "recipe_sha256": RECIPE,
+            "seed": 0,
+            "steps": 50,
+            "eta": 1.0,
+            "guidance_scale": 1.0,
+            "count": len(labels),
+        },
+    )
+
+
+def _write_log(path: Path) -> None:
+    generator = np.random.default_rng(1)
+    losses = 1 / (1 + np.arange(300) / 40) + 0.12 + generator.normal(0, 0.03, 300)
+    lines = [json.dumps({"step": step, "loss": float(loss)}) for step, loss in enumerate(losses)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _write_audit(study: Study, cohort: Cohort) -> None:
+    synthetic = read_synthetic(study.synthetic, size=8, channels=1, classes=CLASSES)
+    write_json(study.findings_file, {"schema_version": 1, "findings": _findings(cohort, synthetic.images)})
+    write_json(
+        study.verdict_file,
+        {
+            "schema_version": 1,
+            "verdict": "fail",
+            "partial": False,
+            "attempt": 3,
+            "policy": {
+                "title": "Internal review",
+                "purpose": f"For colleagues. {HOSTILE}",
+                "error_rate": 0.05,
+            },
+            "cohort_fingerprint": cohort.fingerprint,
+            "inputs": {
+                "policy": "1b" * 32,
+                "recipe": RECIPE,
+                "synthetic": synthetic.digest,
+                "findings": file_digest(study.findings_file),
+            },
+            "plugins": [{"name": "nearest-neighbour", "version": "0.1.7", "distribution": "privsyn"}],
+            "privsyn_version": "0.1.0",
+            "rules": _rules(),
+        },
+    )
+
+
+def _findings(cohort: Cohort, images: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
+    n = {"synthetic_images": 200, "train_images": 1079, "train_patients": 1077}
+    power = {"smallest_leak": 0.03, "description": f"copies of 3 % would have been found {HOSTILE}"}
+    common = {"version": "0.1.7", "n": n, "controls": CONTROLS, "power": power, "confidence": 0.99}
+    nearest = {"audit": "nearest-neighbour", "threat": "synthetic-only", "statistic": "tail-share"}
+    failed = {**CONTROLS, "negative": {"passed": False, "description": "called a copier"}}
+    return [
+        {
+            **common,
+            **nearest,
+            "scope": {"space": "pixels", "class": HOSTILE},
+            "value": 0.5123,
+            "interval": [0.4712, 0.5614],
+            "baseline": 0.5,
+            "details": {"pairs": _pairs(cohort, images)},
+        },
+        {
+            **common,
+            **nearest,
+            "scope": {"space": "lite0"},
+            "value": 0.5876,
+            "interval": [0.5431, 0.6328],
+            "controls": failed,
+            "power": None,
+            "conclusive": False,
+            "reason": "the negative control was called a copier",
+        },
+        {
+            **common,
+            "audit": "membership-model",
+            "threat": "model",
+            "statistic": "auc",
+            "value": 0.6381,
+            "interval": [0.6121, 0.6643],
+            "baseline": 0.5,
+            "details": {"roc": _roc()},
+        },
+        {
+            "audit": "canary",
+            "version": "0.1.7",
+            "threat": "canary",
+            "statistic": "epsilon",
+            "applicable": False,
+            "reason": "no canaries were planted",
+        },
+    ]
+
+
+def _pairs(cohort: Cohort, images: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
+    def nearest(image: np.ndarray[Any, Any], split: str) -> tuple[int, float]:
+        part = cohort.part(split)
+        distances = np.sqrt(((part.images.astype(float) - image) ** 2).sum(axis=(1, 2, 3)))
+        return int(part.rows[distances.argmin()]), float(distances.min())
+
+    rows = [(i, *nearest(images[i], "train"), *nearest(images[i], "holdout")) for i in range(0, 120, 10)]
+    keys = ("synthetic", "train", "train_distance", "holdout", "holdout_distance")
+    pairs = [{**dict(zip(keys, row, strict=True)), "mirrored": row[0] % 30 == 0} for row in rows]
+    return sorted(pairs, key=lambda pair: pair["train_distance"] / pair["holdout_distance"])
+
+
+def _roc() -> dict[str, list[float]]:
+    generator = np.random.default_rng(2)
+    members, outsiders = generator.normal(0.5, 1, 1079), np.sort(generator.normal(0, 1, 1000))[::-1]
+    tpr = [float((members >= threshold).mean()) for threshold in outsiders]
+    return {"fpr": [0.0, *(np.arange(1, 1001) / 1000).tolist()], "tpr": [0.0, *tpr]}
+
+
+def _rules() -> list[dict[str, Any]]:
+    def rule(identifier: str, outcome: str, audit: str, statistic: str, **rest: Any) -> dict[str, Any]:
+        base = {
+            "id": identifier,
+            "severity": "block",
+            "outcome": outcome,
+            "audit": audit,
+            "statistic": statistic,
+        }
+        blank = {"scope": {}, "side": "lower", "op": "<=", "value": None, "interval": None, "reason": ""}
+        return base | blank | {"rationale": "Why this limit."} | rest
+
+    return [
+        rule(
+            "near-copies",
+            "pass",
+            "nearest-neighbour",
+            "tail-share",
+            scope={"space": "pixels", "class": HOSTILE},
+            threshold=0.5,
+            value=0.4712,
+            interval=[0.4712, 0.5614],
+        ),
+        rule(
+            "near-copies-lite0",
+            "inconclusive",
+            "nearest-neighbour",
+            "tail-share",
+            scope={"space": "lite0"},
+            threshold=0.5,
+            reason="its negative control failed with 1,077 patients",
+        ),
+        rule(
+            "membership",
+            "fail",
+            "membership-model",
+            "auc",
+            threshold=0.55,
+            value=0.6121,
+            interval=[0.6121, 0.6643],
+            rationale=f"Nobody may tell who was trained on. {HOSTILE}",
+            reason="0.6121 is above 0.55",
+        ),
+        rule("canaries", "accepted", "canary", "epsilon", severity="warn", side="upper", threshold=10.0),
+    ]

@@ -1,0 +1,25 @@
+"""A study to report on, built once and copied for each test."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from audited_study import build
+
+from privsyn.study import Study
+
+
+@pytest.fixture(scope="session")
+def _audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("studies")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRIVSYN_HOME", str(folder / "home"))
+        return build(folder).root
+
+
+@pytest.fixture
+def study(_audited: Path, tmp_path: Path) -> Study:
+    """A copy of the study for one test."""
+    return Study(Path(shutil.copytree(_audited, tmp_path / _audited.name)))
