@@ -9,6 +9,7 @@ See audits/README.md for one in 30 lines.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -178,6 +179,12 @@ class Evidence:
         self.model, self.claim, self.fine_tune = model, claim, fine_tune
         self.progress = progress
         self._embedded: dict[tuple[str, str], Floats] = {}
+
+    def about(self, synthetic: SyntheticSet) -> Evidence:
+        """The same evidence about another synthetic set; what was computed of the cohort is kept."""
+        other = copy.copy(self)
+        other.synthetic = synthetic
+        return other
 
     @cached_property
     def train(self) -> Part:

@@ -37,18 +37,19 @@ def auc(members: Floats, nonmembers: Floats) -> float:
 def auc_interval(members: Floats, nonmembers: Floats, confidence: float) -> tuple[float, float]:
     """Interval of the AUC: DeLong's variance (Biometrics 44, 1988) on the logit scale.
 
-    The logit keeps the interval inside [0, 1] and its coverage at extreme AUCs; at 0 or 1 exactly, where
-    the variance estimate vanishes, half a pair is taken off.
+    The logit keeps the interval inside [0, 1] and its coverage at extreme AUCs. Where the sides are perfectly
+    separated the variance estimate vanishes: then the interval is that of a proportion of 1 (or 0) among as
+    many as the smaller side has, which is wide.
     """
     l, n = len(members), len(nonmembers)
     placement = stats.rankdata(np.concatenate([members, nonmembers]))
     above = (placement[:l] - stats.rankdata(members)) / n  # per member: share of non-members below it
     below = (placement[l:] - stats.rankdata(nonmembers)) / l  # per non-member: share of members below it
-    value = float(np.clip(above.mean(), 0.5 / (l * n), 1 - 0.5 / (l * n)))
+    value = float(above.mean())
+    if value in (0.0, 1.0):
+        return clopper_pearson(round(value) * min(l, n), min(l, n), confidence)
     variance = above.var(ddof=1) / l + below.var(ddof=1) / n
-    floor = value * (1 - value) / min(l, n)  # never more certain than a proportion of the smaller side
-    error = np.sqrt(max(variance, floor if variance == 0 else 0.0)) / (value * (1 - value))
-    half = stats.norm.ppf((1 + confidence) / 2) * error
+    half = stats.norm.ppf((1 + confidence) / 2) * np.sqrt(variance) / (value * (1 - value))
     centre = np.log(value / (1 - value))
     lower, upper = 1 / (1 + np.exp(-(centre - half))), 1 / (1 + np.exp(-(centre + half)))
     return float(lower), float(upper)

@@ -1,0 +1,160 @@
+"""Findings held against a policy: fail over inconclusive over pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from privsyn.audit.contract import Finding
+from privsyn.audit.policy import Policy, judge, load_policy
+from privsyn.errors import RecipeError
+from privsyn.recipe import shipped
+
+
+def rule(**changes: Any) -> dict[str, Any]:
+    known = {"id": "r", "audit": "a", "statistic": "s", "side": "lower", "op": "<=", "threshold": 0.5}
+    return {**known, "rationale": "choice of this test", **changes}
+
+
+def policy(*rules: dict[str, Any], **changes: Any) -> Policy:
+    return Policy.model_validate({"title": "t", "purpose": "p", "rules": rules, **changes})
+
+
+def finding(**changes: Any) -> Finding:
+    known = {"audit": "a", "version": "1", "threat": "model", "statistic": "s", "value": 0.5}
+    return Finding.model_validate({**known, "interval": (0.4, 0.6), "confidence": 0.95, **changes})
+
+
+def outcome(rules: Policy, *findings: Finding) -> tuple[str, list[str]]:
+    verdict, rows = judge(rules, findings)
+    return verdict, [row["outcome"] for row in rows]
+
+
+def test_a_met_rule_passes() -> None:
+    """A conclusive finding on the right side of the threshold passes."""
+    assert outcome(policy(rule()), finding()) == ("pass", ["pass"])
+
+
+def test_the_side_of_the_rule_is_what_is_judged() -> None:
+    """value, lower and upper bound can lie on different sides of one threshold."""
+    assert outcome(policy(rule(side="upper")), finding()) == ("fail", ["fail"])
+    assert outcome(policy(rule(side="value")), finding()) == ("pass", ["pass"])
+
+
+def test_a_leak_fails_though_the_audit_is_not_conclusive() -> None:
+    """What was found counts, even if a control failed."""
+    assert outcome(policy(rule()), finding(interval=(0.7, 0.9), conclusive=False)) == ("fail", ["fail"])
+
+
+def test_an_inconclusive_audit_never_passes() -> None:
+    """Not having found anything is no evidence where nothing could have been found."""
+    verdict, rows = judge(policy(rule()), [finding(conclusive=False, reason="too few patients")])
+    assert verdict == "inconclusive"
+    assert rows[0]["reason"] == "too few patients"
+
+
+def test_a_finding_without_the_judged_number_is_inconclusive() -> None:
+    """A rule on an interval cannot be met by a finding that has none."""
+    assert outcome(policy(rule()), finding(interval=None)) == ("inconclusive", ["inconclusive"])
+
+
+def test_missing_evidence_fails() -> None:
+    """A rule whose audit returned nothing is not met."""
+    verdict, rows = judge(policy(rule()), [])
+    assert verdict == "fail"
+    assert "missing" in rows[0]["reason"]
+
+
+@pytest.mark.parametrize(("choice", "expected"), [("fail", "fail"), ("accept", "pass")])
+def test_the_policy_decides_about_evidence_that_cannot_exist(choice: str, expected: str) -> None:
+    """Not applicable fails unless the policy accepts it."""
+    rules = policy(rule(not_applicable=choice))
+    assert judge(rules, [finding(applicable=False, value=None, interval=None)])[0] == expected
+
+
+def test_warnings_do_not_block() -> None:
+    """A broken rule of severity warn is shown and leaves the verdict alone."""
+    rules = policy(rule(), rule(id="w", severity="warn", side="upper"))
+    assert outcome(rules, finding()) == ("pass", ["pass", "fail"])
+
+
+def test_fail_comes_before_inconclusive() -> None:
+    """One found leak decides, whatever else is open."""
+    rules = policy(rule(id="open", statistic="open"), rule())
+    found = [finding(statistic="open", conclusive=False), finding(interval=(0.7, 0.9))]
+    assert outcome(rules, *found)[0] == "fail"
+
+
+def test_every_scope_must_meet_the_rule() -> None:
+    """A rule is held against each finding of its statistic."""
+    found = [finding(scope={"class": "0"}), finding(scope={"class": "1"}, interval=(0.9, 0.95))]
+    assert outcome(policy(rule()), *found) == ("fail", ["pass", "fail"])
+
+
+def test_the_error_rate_is_shared_by_the_bounds_that_block() -> None:
+    """Rules on plain values, and warnings, take no part of it; the shares add up to the whole."""
+    rules = policy(
+        rule(id="1"),
+        rule(id="2", statistic="z"),
+        rule(id="3", audit="b"),
+        rule(id="4", audit="c", side="value"),
+        rule(id="5", audit="b", severity="warn"),
+        error_rate=0.03,
+    )
+    assert rules.alpha("a") == pytest.approx(0.02)
+    assert rules.alpha("b") == pytest.approx(0.01)
+
+
+def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
+    """A comment does not change a policy; a threshold does."""
+    text = shipped("policies")["internal-review"].read_text()
+    for name, change in (
+        ("same", "# note\n" + text),
+        ("other", text.replace("threshold = 0.6", "threshold = 0.61")),
+    ):
+        (tmp_path / f"{name}.toml").write_text(change)
+    original = load_policy(shipped("policies")["internal-review"]).digest
+    assert load_policy(tmp_path / "same.toml").digest == original
+    assert load_policy(tmp_path / "other.toml").digest != original
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"treshold": 1}, "did you mean 'threshold'"),
+        ({"op": "=="}, "op"),
+        ({"rationale": ""}, "rationale"),
+    ],
+)
+def test_a_broken_rule_is_refused_by_name(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    """Unknown keys come with the nearest match, bad values with their place."""
+    lines = ["title = 't'", "purpose = 'p'", "[[rules]]"]
+    lines += [f"{key} = {value!r}" for key, value in rule(**change).items()]
+    (tmp_path / "policy.toml").write_text("\n".join(lines))
+    with pytest.raises(RecipeError, match=message):
+        load_policy(tmp_path / "policy.toml")
+
+
+@pytest.mark.parametrize("name", sorted(shipped("policies")))
+def test_shipped_policies_load_and_reach_all_three_outcomes(name: str) -> None:
+    """Each shipped policy passes, fails and stays open on the findings that should make it."""
+    rules = load_policy(shipped("policies")[name])
+    assert {rule.op for rule in rules.rules} == {"<="}
+
+    def findings(offset: float, **changes: Any) -> list[Finding]:
+        return [
+            finding(
+                audit=r.audit,
+                statistic=r.statistic,
+                value=r.threshold + offset,
+                interval=(r.threshold + offset, r.threshold + offset + 1),
+                **changes,
+            )
+            for r in rules.rules
+        ]
+
+    assert judge(rules, findings(-0.1))[0] == "pass"
+    assert judge(rules, findings(0.1))[0] == "fail"
+    assert judge(rules, findings(-0.1, conclusive=False))[0] == "inconclusive"

