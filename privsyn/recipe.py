@@ -143,7 +143,9 @@ class Recipe(Section):
         if self.sample.steps > self.diffusion.timesteps:
             raise ValueError("sample.steps exceeds diffusion.timesteps")
         weights = self.sample.class_weights
-        if weights is not None and (len(weights) != len(self.data.classes) or min(weights) < 0 or not sum(weights)):
+        if weights is not None and (
+            len(weights) != len(self.data.classes) or min(weights) < 0 or not sum(weights)
+        ):
             raise ValueError("sample.class_weights needs one weight >= 0 per class, not all zero")
         if self.privacy.dp and self.privacy.expected_units is None:
             raise ValueError(
@@ -152,7 +154,9 @@ class Recipe(Section):
             )
         expected = self.privacy.expected_units
         if self.privacy.dp and expected is not None and self.train.batch_size > expected:
-            raise ValueError("train.batch_size exceeds privacy.expected_units: the sample rate would be above 1")
+            raise ValueError(
+                "train.batch_size exceeds privacy.expected_units: the sample rate would be above 1"
+            )
         return self
 
     @property
@@ -162,7 +166,9 @@ class Recipe(Section):
 
     def with_settings(self, settings: Sequence[str]) -> Recipe:
         """This recipe with `section.key=value` assignments applied, checked again as a whole."""
-        return parse(apply_settings(self.model_dump(mode="json", exclude_none=True), settings), Recipe, "--set")
+        return parse(
+            apply_settings(self.model_dump(mode="json", exclude_none=True), settings), Recipe, "--set"
+        )
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -239,7 +245,9 @@ def find_shipped(kind: Literal["recipes", "policies"], name: str) -> Path:
         return known[name]
     if Path(name).is_file():
         return Path(name)
-    raise RecipeError(f"no {kind[:-3] + 'y' if kind == 'policies' else 'recipe'} {name!r}{nearest(name, known)}")
+    raise RecipeError(
+        f"no {kind[:-3] + 'y' if kind == 'policies' else 'recipe'} {name!r}{nearest(name, known)}"
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ import tomlkit
 
 from privsyn.errors import RecipeError, StudyError
 from privsyn.files import whole_folder, write_text
-from privsyn.recipe import Recipe, find_shipped, load_recipe, parse_setting
+from privsyn.recipe import Recipe, find_shipped, load_recipe, parse, parse_setting
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ class Study:
     def need(self, path: Path, command: str) -> Path:
         """Return `path` if it is there, else say which command makes it."""
         if not path.exists():
-            raise StudyError(f"{self.root} has no {path.relative_to(self.root)} yet: run `privsyn {command}` first")
+            raise StudyError(
+                f"{self.root} has no {path.relative_to(self.root)} yet: run `privsyn {command}` first"
+            )
         return path
 
 
@@ -114,9 +116,9 @@ def init(folder: Path | str, *, recipe: str, policy: str, settings: Sequence[str
     text = set_in_toml(recipe_file.read_text(encoding="utf-8"), settings)
     card = tomlkit.document()
     card.update({"name": root.resolve().name, "recipe": recipe, "policy": policy, "cohort": "cohort"})
+    parse(tomllib.loads(text), Recipe, f"{recipe_file.name} with --set" if settings else str(recipe_file))
     with whole_folder(root, replace=True) as partial:
         write_text(partial / "recipe.toml", text)
-        load_recipe(partial / "recipe.toml")
         write_text(partial / "policy.toml", policy_file.read_text(encoding="utf-8"))
         write_text(partial / "study.toml", tomlkit.dumps(card))
     return Study(root)
@@ -127,7 +129,8 @@ def open_study(folder: Path | str) -> Study:
     root = Path(folder)
     if not (root / "study.toml").is_file():
         raise StudyError(
-            f"{root} is not a study (no study.toml): go to one, pass --study DIR, or make one with `privsyn init`"
+            f"{root} is not a study (no study.toml): "
+            "go to one, pass --study DIR, or make one with `privsyn init`"
         )
     return Study(root)
 
@@ -146,7 +149,7 @@ def set_in_toml(text: str, settings: Sequence[str]) -> str:
         for key in keys[:-1]:
             if key not in table:
                 table[key] = tomlkit.table()
-            table = table[key]  # type: ignore[assignment]
+            table = table[key]
             if not isinstance(table, dict):
                 raise RecipeError(f"--set {setting!r}: {key!r} is not a section")
         table[keys[-1]] = value

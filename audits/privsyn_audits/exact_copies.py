@@ -46,7 +46,7 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
 def symmetric_digest(image: Images) -> str:
     """A digest that the eight flips and turns of an image (H, W, C) share."""
     turns = [np.rot90(side, turn) for side in (image, image[:, ::-1]) for turn in range(4)]
-    return min(hashlib.sha256(np.ascontiguousarray(turn)).hexdigest() for turn in turns)
+    return min(hashlib.sha256(turn.tobytes()).hexdigest() for turn in turns)
 
 
 def _planted(evidence: Evidence, settings: Settings, train: set[str]) -> Control:

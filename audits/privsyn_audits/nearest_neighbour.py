@@ -235,7 +235,8 @@ class _Audit:
         train = self.evidence.train
         one_each = np.unique(train.patients, return_index=True)[1]
         size = min(POOL, len(one_each), len(self.evidence.synthetic.images))
-        return train.images[self.generator.choice(one_each, size, replace=False)]
+        images: Images = train.images[self.generator.choice(one_each, size, replace=False)]
+        return images
 
 
 def _why_inconclusive(controls: Controls) -> str:

@@ -215,7 +215,7 @@ class Evidence:
 
     def embedding(self, name: str, images: Images) -> Floats:
         """Rows (n, d) of a named embedding, cached by content for this run."""
-        key = name, hashlib.sha256(np.ascontiguousarray(images)).hexdigest()
+        key = name, hashlib.sha256(images.tobytes()).hexdigest()
         if key not in self._embedded:
             self._embedded[key] = embed(name, images, self.progress)
         return self._embedded[key]

@@ -87,7 +87,8 @@ class Whitening:
         """Project rows (n, d) to unit vectors (n, components)."""
         projected = (rows - self.mean) @ self.projection
         norms = np.linalg.norm(projected, axis=1, keepdims=True)
-        return (projected / np.maximum(norms, 1e-12)).astype(np.float32)
+        unit: Floats = (projected / np.maximum(norms, 1e-12)).astype(np.float32)
+        return unit
 
 
 EMBEDDINGS: dict[str, Embedding] = {"pixels": pixels, "lite0-mid": lite0_mid}

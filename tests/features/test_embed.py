@@ -77,7 +77,7 @@ def test_whitening_equals_scikit_learns_up_to_sign() -> None:
 
 
 def test_disturbed_copies_find_their_originals(digits: np.ndarray) -> None:
-    """Among 400 real images the better representation finds at least 80 % of the copies, however disturbed."""
+    """Among 400 real images the better representation finds at least 80 % of disturbed copies."""
     database, reference = digits[:400], digits[400:]
     whitening = Whitening.fit(embed("lite0-mid", reference))
 

@@ -1,0 +1,27 @@
+# Every target works after `make venv`, or with PYTHON=... naming an interpreter that has the dev extra.
+PYTHON ?= .venv/bin/python
+BIN = $(dir $(PYTHON))
+
+.PHONY: venv demo test test-slow check bench
+
+venv:
+	python3 -m venv .venv
+	.venv/bin/pip install -c constraints.txt -e '.[all,dev]'
+
+demo:
+	$(BIN)privsyn demo --out privsyn-demo --force
+
+test:
+	$(PYTHON) -m pytest
+
+test-slow:
+	$(PYTHON) -m pytest -m slow
+
+check:
+	$(BIN)ruff check .
+	$(BIN)ruff format --check .
+	$(PYTHON) -m mypy
+	$(BIN)lint-imports
+
+bench:
+	set -e; for program in benchmarks/*.py; do $(PYTHON) $$program; done

@@ -1,0 +1,201 @@
+"""Checkpoints: safetensors and JSON, whole or absent; every tensor file is checked by its sha256 when read.
+
+    model/checkpoints/step-000500/{model,ema,optimizer}.safetensors, state.json
+
+No pickle: a checkpoint is data from elsewhere, and must not run as a program (docs/decisions).
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from privsyn.diffusion.model import DiffusionModel, build_model
+from privsyn.dp.accounting import Mechanism
+from privsyn.errors import CheckpointError, PrivsynError
+from privsyn.files import file_digest, read_json, whole_folder, write_json
+from privsyn.recipe import Recipe, parse
+
+SCHEMA_VERSION = 1
+KEEP = 2  # the newest, and one to fall back on by hand
+WEIGHTS, EMA, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint says beside its tensors.
+
+    Attributes:
+        step: optimiser steps done.
+        history: every mechanism that touched the private data so far; empty without DP.
+    """
+
+    step: int
+    recipe: Recipe
+    cohort_fingerprint: str
+    history: tuple[Mechanism, ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The three things that learn.
+
+    Attributes:
+        ema: the exponential moving average of `model`; what samples are drawn from.
+    """
+
+    model: DiffusionModel
+    ema: DiffusionModel
+    optimizer: torch.optim.Optimizer
+
+
+def fresh_training(recipe: Recipe, device: torch.device) -> Training:
+    """Weights from the recipe's seed, EMA equal to them, AdamW without memory."""
+    model = build_model(recipe).to(device)
+    ema = copy.deepcopy(model).eval().requires_grad_(False)
+    settings = recipe.train
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    return Training(model, ema, optimizer)
+
+
+def save_checkpoint(checkpoints: Path, training: Training, state: State) -> None:
+    """Write `step-NNNNNN` in one piece, then drop all but the newest."""
+    tensors = {
+        WEIGHTS: training.model.state_dict(),
+        EMA: training.ema.state_dict(),
+        OPTIMIZER: _flat(training.optimizer),
+    }
+    with whole_folder(checkpoints / f"step-{state.step:06d}", replace=True) as folder:
+        for name, values in tensors.items():
+            save_file({key: value.contiguous() for key, value in values.items()}, folder / name)
+        digests = {name: file_digest(folder / name) for name in tensors}
+        write_json(folder / STATE, _document(state, digests))
+    for old in _found(checkpoints)[:-KEEP]:
+        _discard(old)
+
+
+def newest(checkpoints: Path) -> Path:
+    """The folder of the checkpoint with the most steps.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = _found(checkpoints)
+    if not found:
+        raise CheckpointError(f"{checkpoints} holds no checkpoint: run `privsyn train`")
+    return found[-1]
+
+
+def load_state(folder: Path) -> State:
+    """Read a checkpoint's state and check every file it names.
+
+    Raises:
+        CheckpointError: a file is missing, cut short or altered. Nothing falls back to an older checkpoint by
+            itself, for that would quietly undo steps.
+    """
+    try:
+        document = read_json(folder / STATE)
+        if document["schema_version"] != SCHEMA_VERSION:
+            raise _broken(folder, f"{STATE} is not of version {SCHEMA_VERSION}")
+        for name in (WEIGHTS, EMA, OPTIMIZER):
+            _check(folder, name, document["files"][name])
+        return State(
+            step=int(document["step"]),
+            recipe=parse(document["recipe"], Recipe, str(folder / STATE)),
+            cohort_fingerprint=str(document["cohort_fingerprint"]),
+            history=tuple(Mechanism(**part) for part in document["history"]),
+        )
+    except CheckpointError:
+        raise
+    except (PrivsynError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _broken(folder, f"{STATE} cannot be used ({error})") from None
+
+
+def load_training(folder: Path, state: State, device: torch.device) -> Training:
+    """The training as it was when the checkpoint was written."""
+    training = fresh_training(state.recipe, device)
+    for module, name in ((training.model, WEIGHTS), (training.ema, EMA)):
+        module.load_state_dict(load_file(folder / name, device=str(device)))
+    memory = _nested(load_file(folder / OPTIMIZER, device=str(device)))
+    training.optimizer.load_state_dict({**training.optimizer.state_dict(), "state": memory})
+    return training
+
+
+def load_model(model_folder: Path) -> tuple[DiffusionModel, Recipe, str]:
+    """The EMA weights of the newest checkpoint below `study.model`, ready to sample from, on the CPU.
+
+    Returns:
+        The model in eval mode, the recipe it was trained by, and the sha256 (hex) of its weights file.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or the newest is broken.
+    """
+    folder = newest(model_folder / "checkpoints")
+    state = load_state(folder)
+    model = build_model(state.recipe)
+    model.load_state_dict(load_file(folder / EMA))
+    return model.eval().requires_grad_(False), state.recipe, file_digest(folder / EMA)
+
+
+def _document(state: State, digests: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "step": state.step,
+        "recipe": state.recipe.model_dump(mode="json"),
+        "cohort_fingerprint": state.cohort_fingerprint,
+        "history": [part.to_dict() for part in state.history],
+        "files": dict(digests),
+    }
+
+
+def _found(checkpoints: Path) -> list[Path]:
+    return sorted(path for path in checkpoints.glob("step-*") if path.is_dir())
+
+
+def _discard(folder: Path) -> None:
+    """Remove a checkpoint so that none is ever found in part."""
+    doomed = folder.with_name(f".partial-{folder.name}")
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def _check(folder: Path, name: str, digest: str) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise _broken(folder, f"{name} is missing")
+    if file_digest(path) != digest:
+        raise _broken(folder, f"{name} is cut short or was altered")
+
+
+def _broken(folder: Path, fault: str) -> CheckpointError:
+    older = [path for path in _found(folder.parent) if path.name < folder.name]
+    cure = (
+        f"remove that folder and continue from {older[-1].name} with `privsyn train --resume`"
+        if older
+        else "train again with `privsyn train --force`"
+    )
+    return CheckpointError(f"{folder}: {fault}; {cure}")
+
+
+def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    memory = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": value for index, values in memory.items() for key, value in values.items()}
+
+
+def _nested(flat: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    memory: dict[int, dict[str, Tensor]] = {}
+    for name, value in flat.items():
+        index, key = name.split(".")
+        memory.setdefault(int(index), {})[key] = value
+    return memory

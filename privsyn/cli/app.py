@@ -1,0 +1,59 @@
+"""The verbs in the order of use."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+import privsyn
+from privsyn.cli import policies, recipes, release
+from privsyn.cli.audit import audit
+from privsyn.cli.demo import demo
+from privsyn.cli.init import init
+from privsyn.cli.options import group
+from privsyn.cli.prepare import prepare
+from privsyn.cli.report import report
+from privsyn.cli.sample import sample
+from privsyn.cli.status import status
+from privsyn.cli.train import train
+from privsyn.cli.verify import verify
+
+VERBS = (demo, init, status, prepare, train, sample, audit, report, verify)
+GROUPS = (recipes.app, policies.app, release.app)
+ORDER = (
+    "demo", "init", "status", "recipes", "policies",
+    "prepare", "train", "sample", "audit", "report", "release", "verify",
+)  # fmt: skip
+
+
+def command() -> Any:
+    """The whole command line as one click command, its verbs in the order of use."""
+    app = group("privsyn")
+    app.callback()(_root)
+    for verb in VERBS:
+        app.command()(verb)
+    for sub in GROUPS:
+        app.add_typer(sub)
+    made: Any = typer.main.get_command(app)
+    made.commands = {name: made.commands[name] for name in ORDER}
+    return made
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"privsyn {privsyn.__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Share medical images without sharing patients.
+
+    Every command works on the study in the current folder, or on --study DIR (or $PRIVSYN_STUDY).
+    Exit codes: 0 done or passed, 1 refused or failed, 2 wrong usage or bad input, 3 inconclusive.
+    """

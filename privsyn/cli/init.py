@@ -1,0 +1,54 @@
+"""`privsyn init`: a new study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from privsyn.cli.options import Json, Settings
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The folder of the new study; must not exist, or be empty.")
+]
+Recipe = Annotated[
+    str,
+    typer.Option("--recipe", metavar="NAME", help="How to train and sample: a shipped name, or a TOML file."),
+]
+Policy = Annotated[
+    str, typer.Option("--policy", metavar="NAME", help="How to judge: a shipped name, or a TOML file.")
+]
+
+
+def init(
+    folder: Folder,
+    recipe: Recipe,
+    policy: Policy = "internal-review",
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Make a new study.
+
+    It holds copies of a recipe and a policy, yours to edit; `privsyn recipes` and `privsyn policies` list
+    what ships. Settings are written into the copied recipe.
+    """
+    from privsyn.audit.policy import load_policy
+    from privsyn.cli.console import show
+    from privsyn.recipe import find_shipped
+    from privsyn.study import init
+
+    load_policy(find_shipped("policies", policy))
+    study = init(folder, recipe=recipe, policy=policy, settings=settings or ())
+    document = {
+        "study": str(study.root),
+        "recipe": recipe,
+        "policy": policy,
+        "recipe_sha256": study.recipe().digest,
+    }
+    show(
+        document,
+        f"made the study {study.root}",
+        f"next: cd {study.root} && privsyn prepare SOURCE",
+        as_json=as_json,
+    )

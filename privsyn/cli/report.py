@@ -1,0 +1,23 @@
+"""`privsyn report`: findings to the two HTML reports."""
+
+from __future__ import annotations
+
+from privsyn.cli.options import HERE, Json, StudyFolder
+
+
+def report(study: StudyFolder = HERE, as_json: Json = False) -> None:
+    """Write the two HTML reports of the audit.
+
+    One is internal and shows real images; one is for the public. They are made anew each time.
+    """
+    from privsyn.cli.console import TerminalProgress, show
+    from privsyn.report.html import report
+
+    internal, public = report(study, progress=TerminalProgress())
+    show(
+        {"internal": str(internal), "public": str(public)},
+        f"internal, must stay inside: {internal.resolve().as_uri()}",
+        f"public, aggregates only:    {public.resolve().as_uri()}",
+        "next: privsyn release draft",
+        as_json=as_json,
+    )

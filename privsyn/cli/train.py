@@ -1,0 +1,66 @@
+"""`privsyn train`: cohort and recipe to model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from privsyn.cli.options import HERE, Force, Json, Settings, StudyFolder
+
+Dp = Annotated[
+    bool | None,
+    typer.Option(
+        "--dp/--no-dp",
+        help="With or without differential privacy (DP-SGD); default: privacy.dp of the recipe.",
+    ),
+]
+Epsilon = Annotated[
+    float | None,
+    typer.Option(
+        "--epsilon",
+        metavar="E",
+        help="Privacy budget of the whole training; smaller protects more. Default: privacy.epsilon.",
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")]
+
+
+def train(
+    dp: Dp = None,
+    epsilon: Epsilon = None,
+    resume: Resume = False,
+    settings: Settings = None,
+    force: Force = False,
+    study: StudyFolder = HERE,
+    as_json: Json = False,
+) -> None:
+    """Train the model on the cohort, and write its privacy claim."""
+    from privsyn.cli.console import TerminalProgress, show
+    from privsyn.train import train
+
+    claim = train(
+        study,
+        dp=dp,
+        epsilon=epsilon,
+        settings=settings or (),
+        resume=resume,
+        force=force,
+        progress=TerminalProgress(),
+    )
+    show(claim, f"privacy claim: {in_words(claim)}", "next: privsyn sample", as_json=as_json)
+
+
+def in_words(claim: dict[str, Any] | None) -> str:
+    """A privacy claim as one line; epsilon is rounded up."""
+    if claim is None or claim["kind"] == "none":
+        return "none (trained without differential privacy)"
+    bound = f"epsilon {rounded_up(claim['epsilon'])}, delta {claim['delta']:.2g}"
+    return f"differential privacy per {claim['unit']}, {bound}"
+
+
+def rounded_up(epsilon: float) -> str:
+    """Epsilon to two decimals, never below its value."""
+    from decimal import ROUND_CEILING, Decimal
+
+    return str(Decimal(str(epsilon)).quantize(Decimal("0.01"), rounding=ROUND_CEILING))

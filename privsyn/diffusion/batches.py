@@ -1,0 +1,68 @@
+"""What a step shows the network: images with labels, timesteps and noise, drawn from one generator."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from privsyn.diffusion.model import DiffusionModel, to_float
+
+Draws = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def draw(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    model: DiffusionModel,
+    generator: torch.Generator,
+    *,
+    multiplicity: int = 1,
+    label_dropout: float = 0.0,
+) -> Draws:
+    """Images of some units, each `multiplicity` times with its own timestep, noise and label dropout.
+
+    Args:
+        images, labels: (N, H, W, C) uint8 and (N,), of which `rows` are taken.
+        rows: (units, m).
+        generator: its device is where the result lies.
+
+    Returns:
+        The arguments of `DiffusionModel.loss`, with R = m * multiplicity: images (units, R, C, H, W), labels
+        (units, R), timesteps (units, R), noise like images.
+    """
+    device = generator.device
+    units, per_unit = rows.shape
+    clean = to_float(images[rows.ravel()]).to(device)
+    clean = clean.reshape(units, per_unit, *clean.shape[1:])
+    clean = clean.repeat(1, multiplicity, 1, 1, 1)
+    told = torch.from_numpy(labels[rows]).to(device).repeat(1, multiplicity)
+    hidden = torch.rand(told.shape, generator=generator, device=device) < label_dropout
+    timesteps = stratified(units, per_unit * multiplicity, model.process.timesteps, generator)
+    noise = torch.randn(clean.shape, generator=generator, device=device)
+    return clean, told.masked_fill(hidden, model.null_label), timesteps, noise
+
+
+def stratified(units: int, draws: int, timesteps: int, generator: torch.Generator) -> Tensor:
+    """Timesteps (units, draws): each uniform over [0, T), those of one unit spread over `draws` equal strata.
+
+    Less variance for nothing: Kingma et al. 2021, "Variational Diffusion Models", appendix I.1,
+    https://arxiv.org/abs/2107.00630
+    """
+    device = generator.device
+    offsets = torch.rand(units, draws, generator=generator, device=device, dtype=torch.float64)
+    strata = torch.arange(draws, device=device)
+    return ((strata + offsets) / draws * timesteps).long().clamp(max=timesteps - 1)
+
+
+def rows_of_step(number: int, batch_size: int, step: int, seed: int) -> NDArray[np.int64]:
+    """Rows (batch_size,) of a step that walks through a new permutation of `number` rows in every epoch.
+
+    It follows from step and seed alone, so a run can resume anywhere.
+    """
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs, places = np.divmod(positions, number)
+    orders = {int(epoch): np.random.default_rng([seed, epoch]).permutation(number) for epoch in set(epochs)}
+    return np.array([orders[epoch][place] for epoch, place in zip(epochs, places, strict=True)])

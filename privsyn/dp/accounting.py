@@ -1,0 +1,155 @@
+"""What a training costs: epsilon for a mechanism, and the noise that a budget asks for. Pure functions.
+
+The figure we claim comes from privacy loss distributions (PLD; Koskela et al. 2020,
+https://arxiv.org/abs/1906.03049; Doroshenko et al. 2022, https://arxiv.org/abs/2207.04380), discretised
+pessimistically, so it is an upper bound. Renyi-DP (Mironov 2017, https://arxiv.org/abs/1702.07476) is a
+second, looser upper bound by other means; should it ever come out lower, one of the two is wrong.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+from dp_accounting import DpEvent, GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.rdp import RdpAccountant
+from scipy.optimize import brentq
+
+from privsyn.errors import PrivsynError, RecipeError
+
+GRID = 1e-4  # discretisation of the privacy loss; finer below epsilon 1, where 1e-3 costs 10 % noise
+ROUNDING = 1e6  # epsilon is rounded up to a multiple of 1e-6
+AGREEMENT = 1e-3  # relative; by how much discretisation may lift PLD above RDP
+RELATIVE_TOLERANCE = 1e-3  # of the noise multiplier that is searched for
+NOISE_RANGE = (1e-2, 1e6)
+# Whole orders: the fractional ones may fail to converge, and a missing order only loosens the bound.
+RDP_ORDERS = (*range(2, 33), *range(36, 64, 4), *range(64, 257, 16), 384, 512, 768, 1024, 1536, 2048, 4096)
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """`steps` Gaussian mechanisms on Poisson samples of the units (DP-SGD, Abadi et al. 2016).
+
+    Attributes:
+        noise_multiplier: standard deviation of the noise divided by the clip norm.
+        sample_rate: chance q of every unit to be in a step; PUBLIC, not derived from private counts.
+        steps: T.
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def accountant_name() -> dict[str, str]:
+    """Which accountant, from which library, in which version."""
+    return {"name": "pld", "library": "dp-accounting", "version": importlib.metadata.version("dp-accounting")}
+
+
+def default_delta(expected_units: int) -> float:
+    """delta = n ** -1.1, below 1 / n as a meaningful delta must be."""
+    return float(expected_units**-1.1)
+
+
+def epsilon(history: Sequence[Mechanism], delta: float) -> float:
+    """epsilon of all mechanisms together, adding or removing one unit; PLD, rounded up.
+
+    Raises:
+        PrivsynError: PLD and RDP contradict each other.
+    """
+    return _epsilon(tuple(part for part in history if part.steps > 0), delta)
+
+
+def epsilon_rdp(history: Sequence[Mechanism], delta: float) -> float:
+    """The same by Renyi-DP: an upper bound that is easier to check and a little looser."""
+    return _rdp(tuple(part for part in history if part.steps > 0), delta)
+
+
+def noise_multiplier(target_epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
+    """The smallest noise multiplier that keeps to a budget, to a relative 1e-3; never too small.
+
+    Raises:
+        RecipeError: no amount of noise in reach keeps to it.
+    """
+
+    def excess(log_noise: float, coarser: int = 1) -> float:
+        mechanism = Mechanism(math.exp(log_noise), sample_rate, steps)
+        return _epsilon((mechanism,), delta, coarser) - target_epsilon
+
+    upper = math.log(_rdp_noise_multiplier(target_epsilon, delta, sample_rate, steps)) + RELATIVE_TOLERANCE
+    near = _root(lambda log_noise: excess(log_noise, coarser=10), upper, stride=0.1)  # quick, and a bound too
+    found = _rounded_up(math.exp(_root(excess, near + RELATIVE_TOLERANCE / 2, stride=RELATIVE_TOLERANCE)))
+    while excess(math.log(found)) > 0:  # the root may lie a hair on the wrong side
+        found = _rounded_up(found * (1 + RELATIVE_TOLERANCE / 4))
+    return found
+
+
+def _root(excess: Callable[[float], float], high: float, stride: float) -> float:
+    """Walk down from `high`, where there is noise enough, until there is not; then close in from both."""
+    low = high - stride
+    while excess(low) <= 0:
+        stride *= 2
+        low, high = low - stride, low
+    if high - low <= RELATIVE_TOLERANCE * (1 + 1e-9):
+        return high
+    return float(brentq(excess, low, high, xtol=RELATIVE_TOLERANCE / 4))
+
+
+def _rdp_noise_multiplier(target_epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
+    def excess(log_noise: float) -> float:
+        return _rdp((Mechanism(math.exp(log_noise), sample_rate, steps),), delta) - target_epsilon
+
+    low, high = (math.log(edge) for edge in NOISE_RANGE)
+    if excess(high) > 0:
+        raise RecipeError(
+            f"no noise reaches epsilon {target_epsilon:g} with delta {delta:g} in {steps} steps at sample "
+            f"rate {sample_rate:g}: ask for a larger privacy.epsilon, or train fewer steps"
+        )
+    return math.exp(brentq(excess, low, high, xtol=RELATIVE_TOLERANCE))
+
+
+def _epsilon(history: tuple[Mechanism, ...], delta: float, coarser: int = 1) -> float:
+    if not history:
+        return 0.0
+    bound = _rdp(history, delta)
+    tight = _pld(history, delta, coarser * GRID * min(1.0, bound))
+    if tight > bound * (1 + coarser * AGREEMENT) + 1 / ROUNDING:
+        raise PrivsynError(
+            f"the accountants disagree (PLD {tight:.6g} above its upper bound RDP {bound:.6g}): "
+            "do not use this claim, and report the privacy settings that led here"
+        )
+    return tight
+
+
+@lru_cache(maxsize=256)
+def _pld(history: tuple[Mechanism, ...], delta: float, grid: float) -> float:
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=grid)
+    for part in history:
+        accountant.compose(_event(part), part.steps)
+    return math.ceil(float(accountant.get_epsilon(delta)) * ROUNDING) / ROUNDING
+
+
+@lru_cache(maxsize=256)
+def _rdp(history: tuple[Mechanism, ...], delta: float) -> float:
+    accountant = RdpAccountant(RDP_ORDERS, NeighboringRelation.ADD_OR_REMOVE_ONE)
+    for part in history:
+        accountant.compose(_event(part), part.steps)
+    return float(accountant.get_epsilon(delta))
+
+
+def _event(mechanism: Mechanism) -> DpEvent:
+    return PoissonSampledDpEvent(mechanism.sample_rate, GaussianDpEvent(mechanism.noise_multiplier))
+
+
+def _rounded_up(value: float) -> float:
+    """To five significant digits, so that the number in the claim is the number that was used."""
+    scale = 10.0 ** (4 - math.floor(math.log10(value)))
+    return math.ceil(value * scale) / scale

@@ -1,0 +1,135 @@
+"""The privacy claim of a model, `model/privacy.json`: what is promised, from which numbers, and what is not.
+
+Everything in it is public by declaration or follows from public numbers, except `provenance`, which stays
+inside. epsilon can be recomputed from `mechanism` and `delta` alone, by anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from privsyn.cohort.cohort import Cohort
+from privsyn.dp.accounting import Mechanism, accountant_name, default_delta, epsilon, epsilon_rdp
+from privsyn.recipe import Recipe
+
+SCHEMA_VERSION = 1
+NEIGHBOURING = "add-or-remove-one"
+
+NO_BOUND = (
+    "Trained without differential privacy: nothing bounds in advance what this model, or an image drawn from "
+    "it, can reveal about one {unit}. Only audits speak for it, and they can only find leaks."
+)
+BOUND = (
+    "Adding or removing one {unit} changes the chance of any outcome by a factor of at most e^epsilon, but "
+    "for a chance of delta."
+)
+INSECURE = (
+    "privacy.insecure_seed is set: whoever knows it can repeat the noise, so the bound does not hold. "
+    "For tests only."
+)
+NOT_COVERED = (
+    "Settings chosen by looking at private data, such as earlier trainings or audits of the same patients; "
+    "that they were tried is not accounted for.",
+    "Other models trained on the same patients: their epsilons add up with this one.",
+    "What was declared public: class names, image size, channels, value range, expected_units, the recipe.",
+    "How the cohort was made: which patients were asked, labelled and kept, the removal of duplicates, and "
+    "which part of the split a patient is in.",
+    "The internal files of the study: cohort, train.jsonl (un-noised losses), findings and internal report; "
+    "the bound is for the weights and what is drawn from them.",
+    "The audits' own figures: they are measured on real data and are not differentially private.",
+    "Time and memory that training took, and side channels of the machine.",
+    "Randomness from a Mersenne Twister filled by the operating system: no known attack reaches it through "
+    "trained weights, but it is not a cryptographic generator. Noise is a sum of four float32 draws against "
+    "attacks on floating-point arithmetic (arXiv 2107.10138), which are not otherwise ruled out.",
+)
+NOT_COVERED_PATIENT = (
+    "What relatives, or one patient entered under two ids, reveal together: the unit is one patient id.",
+)
+NOT_COVERED_IMAGE = (
+    "A patient with several images: the bound is for one image, and for k images of one patient it is about "
+    "k times epsilon, or more at the same delta.",
+)
+NO_PATIENT_IDS = (
+    "Patients with several images, where the source gave no patient ids: every such image was taken for a "
+    "patient of its own.",
+)
+
+
+def delta_of(recipe: Recipe) -> float:
+    """The recipe's delta, or the default for its public number of units."""
+    expected = recipe.privacy.expected_units
+    assert expected is not None  # the recipe demands it for DP
+    return recipe.privacy.delta if recipe.privacy.delta is not None else default_delta(expected)
+
+
+def claim(
+    recipe: Recipe, cohort: Cohort, history: Sequence[Mechanism], *, steps: int, weights_sha256: str
+) -> dict[str, Any]:
+    """The document; `kind` is `dp` with all its parameters, or `none`.
+
+    Args:
+        history: every mechanism that touched the private data, in order; empty without DP.
+        steps: optimiser steps in the weights.
+    """
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "unit": recipe.privacy.unit,
+        "public": _public(recipe),
+        "ledger": None,
+        "cumulative": None,
+        "provenance": {
+            "recipe_sha256": recipe.digest,
+            "cohort_fingerprint": cohort.fingerprint,
+            "weights_sha256": weights_sha256,
+            "steps_done": steps,
+        },
+    }
+    if not recipe.privacy.dp:
+        return document | {"kind": "none", "statement": NO_BOUND.format(unit=recipe.privacy.unit)}
+    return document | _bound(recipe, cohort.document, history)
+
+
+def _bound(recipe: Recipe, cohort: Mapping[str, Any], history: Sequence[Mechanism]) -> dict[str, Any]:
+    privacy, delta = recipe.privacy, delta_of(recipe)
+    repeatable = privacy.insecure_seed is not None
+    return {
+        "kind": "dp",
+        "neighbouring": NEIGHBOURING,
+        "epsilon": epsilon(history, delta),
+        "delta": delta,
+        "epsilon_rdp": epsilon_rdp(history, delta),
+        "mechanism": {
+            "name": "dp-sgd",
+            **history[-1].to_dict(),
+            "clip_norm": privacy.clip_norm,
+            "sampling": "poisson",
+            "noise_multiplicity": privacy.noise_multiplicity,
+            "max_images_per_unit": privacy.max_images_per_unit,
+            "expected_units": privacy.expected_units,
+            "composed": [part.to_dict() for part in history[:-1]],
+        },
+        "accountant": accountant_name(),
+        "not_covered": _not_covered(recipe, str(cohort.get("patient_ids", ""))),
+        "statement": BOUND.format(unit=privacy.unit),
+        "valid_for_release": not repeatable,
+        "reason": INSECURE if repeatable else "",
+    }
+
+
+def _public(recipe: Recipe) -> dict[str, Any]:
+    data = recipe.data
+    declared = {
+        "classes": list(data.classes),
+        "size": data.size,
+        "channels": data.channels,
+        "value_range": [0, 2**data.bit_depth - 1],
+        "hyper_parameters": f"the whole recipe, sha256 {recipe.digest}",
+    }
+    return declared | ({"expected_units": recipe.privacy.expected_units} if recipe.privacy.dp else {})
+
+
+def _not_covered(recipe: Recipe, patient_ids: str) -> list[str]:
+    if recipe.privacy.unit == "image":
+        return [*NOT_COVERED_IMAGE, *NOT_COVERED]
+    return [*NOT_COVERED_PATIENT, *(() if patient_ids == "given" else NO_PATIENT_IDS), *NOT_COVERED]

@@ -1,0 +1,46 @@
+"""Which units a step sees: every unit by its own coin, and of each unit a few images drawn anew.
+
+The accounting holds for Poisson sampling and for nothing else; shuffled batches of fixed size would claim
+too little (Chua et al. 2024, https://arxiv.org/abs/2403.17673). Sample rate, divisor, steps and delta come
+from the recipe's PUBLIC `expected_units`; nothing here counts private data for them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus.utils.uniform_sampler import UniformWithReplacementSampler
+
+from privsyn.recipe import Unit
+
+Rows = NDArray[np.int64]
+
+
+def units_of(patients: NDArray[np.str_], unit: Unit) -> list[Rows]:
+    """The image rows of each unit: of each patient, or each image by itself.
+
+    Args:
+        patients: (n,) one id per image.
+    """
+    if unit == "image":
+        return [np.array([row]) for row in range(len(patients))]
+    order = np.argsort(patients, kind="stable")
+    _, starts = np.unique(patients[order], return_index=True)
+    return np.split(order, starts[1:])
+
+
+def poisson_sample(number: int, sample_rate: float, generator: torch.Generator) -> list[int]:
+    """Indices of the units in one step: each of `number` is in with chance `sample_rate`; may be none."""
+    sampler = UniformWithReplacementSampler(
+        num_samples=number, sample_rate=sample_rate, generator=generator, steps=1
+    )
+    return list(next(iter(sampler)))
+
+
+def capped(rows: Rows, most: int, generator: torch.Generator) -> Rows:
+    """At most `most` of one unit's rows, uniformly without replacement."""
+    if len(rows) <= most:
+        return rows
+    chosen: Rows = rows[torch.randperm(len(rows), generator=generator)[:most].numpy()]
+    return chosen

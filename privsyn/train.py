@@ -1,0 +1,403 @@
+"""Cohort and recipe to model: ONE loop, with differential privacy or without.
+
+A step's randomness follows from the recipe's seed and the step's number alone, so a killed run resumes to
+bit-identical weights without any generator's state being stored. With differential privacy it comes from
+the operating system instead, afresh for every step, and is stored nowhere.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from privsyn.checkpoint import (
+    EMA,
+    State,
+    Training,
+    fresh_training,
+    load_state,
+    load_training,
+    newest,
+    save_checkpoint,
+)
+from privsyn.cohort.cohort import Cohort, Part, load_cohort
+from privsyn.diffusion.batches import Draws, draw, rows_of_step
+from privsyn.diffusion.model import DiffusionModel, device_of
+from privsyn.dp import accounting
+from privsyn.dp.claim import claim, delta_of
+from privsyn.dp.clipping import StepFacts, check_supported, private_optimizer, private_step, units_at_once
+from privsyn.dp.generators import keyed_generator, secret_generator
+from privsyn.dp.sampling import Rows, capped, poisson_sample, units_of
+from privsyn.errors import CheckpointError, PrivsynError, RecipeError, StudyError
+from privsyn.files import file_digest, whole_folder, write_json, write_text
+from privsyn.progress import SILENT, Progress
+from privsyn.recipe import Recipe
+from privsyn.study import Study, as_study
+
+LOG_EVERY = 10  # steps
+NOTICE = "INTERNAL: losses of private data without noise; this file must not leave the study"
+CPU = torch.device("cpu")
+
+
+def train(
+    study: Study | Path | str,
+    *,
+    dp: bool | None = None,
+    epsilon: float | None = None,
+    settings: Sequence[str] = (),
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Train the study's model on its cohort's training patients, and write its privacy claim.
+
+    Holdout and test are never read. A killed run leaves whole checkpoints, and `resume` continues from the
+    newest; the claim is written last, so a model that has one is finished.
+
+    Args:
+        dp: train with differential privacy; default `privacy.dp` of the recipe.
+        epsilon: budget of the whole training; default `privacy.epsilon`.
+        settings: `section.key=value` changes of the recipe.
+        resume: continue; dp, epsilon and settings must be those of the run, dp and epsilon may be left out.
+        force: replace the model that the study has, once the new run has started validly.
+
+    Returns:
+        The document `model/privacy.json`.
+
+    Raises:
+        StudyError: there is no cohort, or there is a model already.
+        RecipeError: the recipe does not fit the cohort, or no noise reaches the budget.
+        CheckpointError: nothing to resume, a broken checkpoint, or one of another recipe or cohort.
+    """
+    study = as_study(study)
+    cohort = load_cohort(study.need(study.cohort, "prepare"))
+    if resume:
+        training, state = _resumed(study, cohort, dp, epsilon, settings)
+    else:
+        training, state = _begun(study, cohort, dp, epsilon, settings, force, progress)
+    state = _run(study, training, state, cohort.part("train"), progress)
+    return _finish(study, cohort, state)
+
+
+def _run(study: Study, training: Training, state: State, part: Part, progress: Progress) -> State:
+    """The loop. Returns the state after the last step, which is also the newest checkpoint."""
+    recipe, settings, first = state.recipe, state.recipe.train, state.step
+    steps_of = _private_steps if recipe.privacy.dp else _plain_steps
+    take_step = steps_of(training, state, part)
+    training.model.train()
+    recent: list[StepFacts] = []
+    began, shown = time.monotonic(), dict[str, str]()
+    with progress.stage("train", settings.steps) as advance, study.training_log.open("a") as log:
+        advance(first)
+        for step in range(first, settings.steps):
+            rate = settings.learning_rate * warmed(step, settings.warmup_steps)
+            set_learning_rate(training.optimizer, rate)
+            recent.append(take_step(step))
+            update_ema(training, ema_decay(step, settings.ema_decay))
+
+            done = step + 1
+            to_save = done % settings.checkpoint_every == 0 or done == settings.steps
+            shown["images/s"] = f"{(done - first) * settings.batch_size / (time.monotonic() - began):.0f}"
+            if done % LOG_EVERY == 0 or to_save:
+                log.write(_log_line(done, recent) + "\n")
+                log.flush()
+                if not recipe.privacy.dp:  # with it, the loss is private and stays in the log
+                    shown["loss"] = f"{_mean_loss(recent):.4f}"
+                recent.clear()
+            if to_save:
+                state = _advanced(state, done)
+                save_checkpoint(study.checkpoints, training, state)
+                if recipe.privacy.dp:
+                    shown["epsilon"] = f"{accounting.epsilon(state.history, delta_of(recipe)):.2f}"
+            advance(1, **shown)
+    return state
+
+
+def _plain_steps(training: Training, state: State, part: Part) -> Callable[[int], StepFacts]:
+    """Without privacy: batches that walk through the images, epoch after epoch."""
+    recipe, device = state.recipe, device_of(state.recipe)
+
+    def take(step: int) -> StepFacts:
+        rows = rows_of_step(len(part.labels), recipe.train.batch_size, step, recipe.seed)
+        batch = draw(
+            part.images,
+            part.labels,
+            rows[None],  # as if one unit, so that the timesteps of a batch are spread evenly
+            training.model,
+            _randomness(recipe, step, "draws", device),
+            label_dropout=recipe.train.label_dropout,
+        )
+        with _global_randomness(_randomness(recipe, step, "dropout", CPU)):
+            loss = plain_step(training.model, training.optimizer, batch)
+        if not math.isfinite(loss):
+            raise PrivsynError(f"the loss is no longer finite at step {step + 1}: lower train.learning_rate")
+        return StepFacts(loss, len(rows), 0)
+
+    return take
+
+
+def _private_steps(training: Training, state: State, part: Part) -> Callable[[int], StepFacts]:
+    """With privacy: Poisson samples of units, one clipped gradient each, noise for their sum."""
+    recipe, device = state.recipe, device_of(state.recipe)
+    units = units_of(part.patients, recipe.privacy.unit)
+    optimizer = private_optimizer(
+        training.model,
+        training.optimizer,
+        noise_multiplier=state.history[-1].noise_multiplier,
+        clip_norm=recipe.privacy.clip_norm,
+        divisor=recipe.train.batch_size,
+    )
+
+    def take(step: int) -> StepFacts:
+        sample = _sampled(units, recipe, state.history[-1], _randomness(recipe, step, "units", CPU))
+        batches = _micro_batches(sample, part, training, recipe, _randomness(recipe, step, "draws", device))
+        with _global_randomness(_randomness(recipe, step, "dropout", CPU)):
+            noise = _randomness(recipe, step, "noise", device)
+            return private_step(training.model, optimizer, batches, noise)
+
+    return take
+
+
+def _sampled(
+    units: Sequence[Rows], recipe: Recipe, mechanism: accounting.Mechanism, generator: torch.Generator
+) -> list[Rows]:
+    """Image rows of the units in this step, at most the cap of each."""
+    chosen = poisson_sample(len(units), mechanism.sample_rate, generator)
+    return [capped(units[unit], recipe.privacy.max_images_per_unit, generator) for unit in chosen]
+
+
+def _micro_batches(
+    sample: Sequence[Rows], part: Part, training: Training, recipe: Recipe, generator: torch.Generator
+) -> Iterator[Draws]:
+    """Units with equally many images together, as many at a time as memory should hold."""
+    for images, group in groupby(sorted(sample, key=len), key=len):
+        rows, pixels = np.stack(list(group)), images * recipe.privacy.noise_multiplicity * recipe.data.size**2
+        size = units_at_once(training.model, pixels)
+        for start in range(0, len(rows), size):
+            yield draw(
+                part.images,
+                part.labels,
+                rows[start : start + size],
+                training.model,
+                generator,
+                multiplicity=recipe.privacy.noise_multiplicity,
+                label_dropout=recipe.train.label_dropout,
+            )
+
+
+def plain_step(model: DiffusionModel, optimizer: torch.optim.Optimizer, batch: Draws) -> float:
+    """One step of plain gradient descent on a batch of one "unit"; returns its mean loss."""
+    images, labels, timesteps, noise = (part[0] for part in batch)
+    optimizer.zero_grad(set_to_none=True)
+    loss = model.loss(images, labels, timesteps, noise).mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    return loss.item()
+
+
+def finetune(
+    model: DiffusionModel,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    *,
+    steps: int,
+    learning_rate: float = 1e-3,
+    seed: int,
+    batch_size: int = 64,
+) -> DiffusionModel:
+    """A copy of the model, trained further on these images with plain Adam and WITHOUT privacy.
+
+    For audits: a model that is known to have memorised is their positive control.
+
+    Args:
+        images: (n, H, W, C) uint8.
+        labels: (n,).
+        seed: of batches, timesteps and noise; the same seed gives the same copy.
+
+    Returns:
+        The copy, in eval mode; `model` is left as it was.
+    """
+    trained = copy.deepcopy(model).train().requires_grad_(True)
+    device = next(trained.parameters()).device
+    optimizer = torch.optim.Adam(trained.parameters(), lr=learning_rate)
+    for step in range(steps):
+        rows = rows_of_step(len(labels), min(batch_size, len(labels)), step, seed)
+        batch = draw(images, labels, rows[None], trained, keyed_generator(device, "finetune", seed, step))
+        with _global_randomness(keyed_generator(CPU, "finetune", seed, step, "dropout")):
+            plain_step(trained, optimizer, batch)
+    return trained.eval().requires_grad_(False)
+
+
+def warmed(step: int, warmup_steps: int) -> float:
+    """Factor of the learning rate in a step (from 0): linear to 1 over the warm-up, then constant."""
+    return min(1.0, (step + 1) / (warmup_steps + 1))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def ema_decay(step: int, longest: float) -> float:
+    """Short at first, so that the average forgets the fresh weights; at most `longest`."""
+    return min(longest, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def update_ema(training: Training, decay: float) -> None:
+    """ema = decay * ema + (1 - decay) * model, after a real step."""
+    for average, weight in zip(training.ema.parameters(), training.model.parameters(), strict=True):
+        average.lerp_(weight, 1 - decay)
+
+
+def _randomness(recipe: Recipe, step: int, purpose: str, device: torch.device) -> torch.Generator:
+    """The generator of one purpose in one step; only without privacy does the recipe's seed decide it."""
+    if not recipe.privacy.dp:
+        return keyed_generator(device, recipe.seed, step, purpose)
+    if recipe.privacy.insecure_seed is not None:
+        return keyed_generator(device, "insecure", recipe.privacy.insecure_seed, step, purpose)
+    return secret_generator(device)
+
+
+@contextmanager
+def _global_randomness(generator: torch.Generator) -> Iterator[None]:
+    """Dropout layers draw from torch's global generators only: lend them a seed, then put them back."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        yield
+
+
+def _begun(
+    study: Study,
+    cohort: Cohort,
+    dp: bool | None,
+    epsilon: float | None,
+    settings: Sequence[str],
+    force: bool,
+    progress: Progress,
+) -> tuple[Training, State]:
+    """A new model folder with the checkpoint of step 0, so that there is always one to resume from."""
+    recipe = study.recipe([*settings, *_privacy_settings(dp, epsilon)])
+    if epsilon is not None and not recipe.privacy.dp:
+        raise RecipeError("an epsilon was given for a training without differential privacy: add --dp")
+    if study.model.exists() and not force:
+        raise StudyError(f"{study.model} already exists: --resume continues it, --force replaces it")
+    _check_data(recipe, cohort)
+    training = fresh_training(recipe, device_of(recipe))
+    state = State(0, recipe, cohort.fingerprint, ())
+    if recipe.privacy.dp:
+        check_supported(training.model)
+        with progress.stage("find the noise for the budget", 1) as advance:
+            state = replace(state, history=(_planned(recipe),))
+            advance()
+    with whole_folder(study.model, replace=force) as folder:
+        save_checkpoint(folder / study.checkpoints.name, training, state)
+        write_text(folder / study.training_log.name, json.dumps({"notice": NOTICE}) + "\n")
+    return training, state
+
+
+def _planned(recipe: Recipe) -> accounting.Mechanism:
+    """The mechanism that keeps to the budget, with no step taken yet."""
+    privacy, steps = recipe.privacy, recipe.train.steps
+    assert privacy.expected_units is not None  # the recipe demands it for DP
+    sample_rate = recipe.train.batch_size / privacy.expected_units
+    noise = accounting.noise_multiplier(privacy.epsilon, delta_of(recipe), sample_rate, steps)
+    return accounting.Mechanism(noise, sample_rate, steps=0)
+
+
+def _resumed(
+    study: Study, cohort: Cohort, dp: bool | None, epsilon: float | None, settings: Sequence[str]
+) -> tuple[Training, State]:
+    folder = newest(study.need(study.checkpoints, "train"))
+    state = load_state(folder)
+    dp = state.recipe.privacy.dp if dp is None else dp
+    epsilon = state.recipe.privacy.epsilon if epsilon is None else epsilon
+    different = _differences(state.recipe, study.recipe([*settings, *_privacy_settings(dp, epsilon)]))
+    if different:
+        raise CheckpointError(
+            f"{folder} was trained with another {', '.join(different)}: pass the same options again, "
+            "or replace it with --force"
+        )
+    if state.cohort_fingerprint != cohort.fingerprint:
+        raise CheckpointError(f"{folder} was trained on another cohort: replace it with --force")
+    _shorten_log(study.training_log, state.step)
+    return load_training(folder, state, device_of(state.recipe)), state
+
+
+def _differences(trained: Recipe, asked: Recipe) -> list[str]:
+    """Settings that shape a model and differ; how to sample is not among them."""
+    ours, theirs = (recipe.model_dump(exclude={"sample"}) for recipe in (trained, asked))
+    ours, theirs = ({"": {"seed": each.pop("seed")}, **each} for each in (ours, theirs))
+    pairs = [(part, key) for part in ours for key in ours[part]]
+    return [f"{part}.{key}".lstrip(".") for part, key in pairs if ours[part][key] != theirs[part][key]]
+
+
+def _privacy_settings(dp: bool | None, epsilon: float | None) -> list[str]:
+    asked = [] if dp is None else [f"privacy.dp={str(dp).lower()}"]
+    return asked + ([] if epsilon is None else [f"privacy.epsilon={epsilon!r}"])
+
+
+def _check_data(recipe: Recipe, cohort: Cohort) -> None:
+    wanted = (recipe.data.size, recipe.data.channels, recipe.data.classes)
+    if wanted != (cohort.size, cohort.channels, cohort.classes):
+        raise RecipeError(
+            "the cohort has another size, channels or classes than [data] in the recipe: prepare it again "
+            "with `privsyn prepare SOURCE --force`"
+        )
+
+
+def _advanced(state: State, done: int) -> State:
+    """The state at a later step; every step taken counts against the budget."""
+    if not state.history:
+        return replace(state, step=done)
+    last = state.history[-1]
+    counted = replace(last, steps=last.steps + done - state.step)
+    return replace(state, step=done, history=(*state.history[:-1], counted))
+
+
+def _finish(study: Study, cohort: Cohort, state: State) -> dict[str, Any]:
+    recipe = state.recipe
+    weights = file_digest(newest(study.checkpoints) / EMA)
+    document = claim(recipe, cohort, state.history, steps=state.step, weights_sha256=weights)
+    resolved = {"schema_version": 1, "sha256": recipe.digest, "recipe": recipe.model_dump(mode="json")}
+    write_json(study.resolved_recipe_file, resolved)
+    write_json(study.privacy_file, document)
+    return document
+
+
+def _mean_loss(recent: Sequence[StepFacts]) -> float:
+    known = [facts.loss for facts in recent if math.isfinite(facts.loss)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _log_line(done: int, recent: Sequence[StepFacts]) -> str:
+    loss = _mean_loss(recent)
+    facts = {"step": done, "loss": loss if math.isfinite(loss) else None, "over_steps": len(recent)}
+    units, dropped = (sum(getattr(step, name) for step in recent) for name in ("units", "dropped"))
+    return json.dumps(facts | {"units": units, "dropped_units": dropped})
+
+
+def _shorten_log(log: Path, step: int) -> None:
+    """Drop what a killed run logged after its last checkpoint; those steps are taken anew."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else [json.dumps({"notice": NOTICE})]
+    write_text(log, "".join(f"{line}\n" for line in lines if _logged_step(line) <= step))
+
+
+def _logged_step(line: str) -> float:
+    try:
+        return float(json.loads(line).get("step", 0))
+    except ValueError:
+        return math.inf

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from privsyn.cohort.cohort import Cohort
+from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.dp.claim import claim
+from privsyn.recipe import find_shipped, load_recipe
+
+HISTORY = (Mechanism(2.0, 0.032, 60),)
+
+
+def claimed(
+    *settings: str, patient_ids: str = "given", history: tuple[Mechanism, ...] = HISTORY
+) -> dict[str, Any]:
+    recipe = load_recipe(find_shipped("recipes", "toy"), settings)
+    document = {"patient_ids": patient_ids, "fingerprint": "f" * 64, "counts": {"train": {"images": 12345}}}
+    cohort = Cohort(Path(), document, np.empty((0, 8, 8, 1), np.uint8), pd.DataFrame())
+    return claim(recipe, cohort, history, steps=60, weights_sha256="0" * 64)
+
+
+def test_epsilon_follows_from_the_document_alone() -> None:
+    """Anybody can recompute it from the mechanism and delta."""
+    document = json.loads(json.dumps(claimed("privacy.dp=true")))
+    parts = {key: document["mechanism"][key] for key in ("noise_multiplier", "sample_rate", "steps")}
+    assert document["epsilon"] == epsilon([Mechanism(**parts)], document["delta"])
+    assert document["delta"] == pytest.approx(1000**-1.1)
+    assert document["epsilon"] <= document["epsilon_rdp"]
+    assert (document["kind"], document["neighbouring"]) == ("dp", "add-or-remove-one")
+
+
+def test_nothing_counted_from_private_data_is_in_it() -> None:
+    """The number of images that the cohort really has does not appear."""
+    assert "12345" not in json.dumps(claimed("privacy.dp=true"))
+
+
+def test_a_repeatable_noise_voids_the_claim() -> None:
+    """`insecure_seed` is for tests, and the document says why it is not for release."""
+    document = claimed("privacy.dp=true", "privacy.insecure_seed=1")
+    assert document["valid_for_release"] is False
+    assert "insecure_seed" in document["reason"]
+    assert claimed("privacy.dp=true")["valid_for_release"] is True
+
+
+def test_without_privacy_it_says_so_in_words() -> None:
+    """No epsilon, but a sentence, and the unit that is not protected."""
+    document = claimed(history=())
+    assert document["kind"] == "none"
+    assert "nothing bounds" in document["statement"]
+    assert "epsilon" not in document
+
+
+def test_what_is_not_covered_depends_on_the_unit_and_on_the_source() -> None:
+    """A bound for images says what it is for patients; one without patient ids says what it is worth."""
+    per_image = claimed("privacy.dp=true", "privacy.unit=image")["not_covered"]
+    nameless = claimed("privacy.dp=true", patient_ids="none: each image is one patient")["not_covered"]
+    assert any("k images of one patient" in line for line in per_image)
+    assert any("gave no patient ids" in line for line in nameless)
+    assert not any("gave no patient ids" in line for line in claimed("privacy.dp=true")["not_covered"])

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from digits_study import KillAt, Killed, copied, prepared
+
+from privsyn.checkpoint import load_model
+from privsyn.diffusion.model import DiffusionModel
+from privsyn.errors import PrivsynError, RecipeError, StudyError
+from privsyn.files import read_json
+from privsyn.sample import COMPUTE_BATCH, balanced_labels, draw, sample
+from privsyn.study import Study
+from privsyn.train import train
+
+ETA_1 = {"seed": 3, "steps": 4, "eta": 1.0, "guidance_scale": 1.5}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    study = prepared(tmp_path_factory.mktemp("trained"), "train.steps=20")
+    train(study)
+    return study
+
+
+@pytest.fixture(scope="module")
+def model(trained: Study) -> DiffusionModel:
+    return load_model(trained.model)[0]
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_batch_size_cannot_change_a_byte(model: DiffusionModel, eta: float) -> None:
+    """1, 7, 64 images in flight, or all: the same bytes."""
+    labels = balanced_labels(COMPUTE_BATCH * 2 + 5, [1.0] * 10)
+    settings = ETA_1 | {"eta": eta}
+    drawn = [draw(model, labels, batch_size=size, **settings) for size in (1, 7, 64, 1000)]  # type: ignore[arg-type]
+    assert drawn[0].shape == (len(labels), 8, 8, 1)
+    for other in drawn[1:]:
+        np.testing.assert_array_equal(drawn[0], other)
+
+
+def test_an_image_depends_on_its_place_seed_and_label_alone(model: DiffusionModel) -> None:
+    """A longer set begins with the shorter one; another seed shares no image; nor do two places."""
+    labels = np.zeros(COMPUTE_BATCH, np.int64)
+    long, short = (draw(model, labels[:n], batch_size=8, **ETA_1) for n in (COMPUTE_BATCH, 5))  # type: ignore[arg-type]
+    other = draw(model, labels, batch_size=8, **(ETA_1 | {"seed": 4}))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(long[:5], short)
+    everything = np.concatenate([long, other]).reshape(2 * COMPUTE_BATCH, -1)
+    assert len(np.unique(everything, axis=0)) == 2 * COMPUTE_BATCH
+
+
+def test_labels_are_balanced_and_interleaved() -> None:
+    """Equal weights go round and round; others are met to the largest remainder; a class may be left out."""
+    assert balanced_labels(7, [1, 1, 1]).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert np.bincount(balanced_labels(10, [0.5, 0.3, 0.25])).tolist() == [5, 3, 2]
+    assert np.bincount(balanced_labels(1000, [0.9, 0.1])[:100]).tolist() == [90, 10]
+    assert set(balanced_labels(9, [1, 0, 2]).tolist()) == {0, 2}
+
+
+def test_a_set_is_written_with_its_provenance(trained: Study, tmp_path: Path) -> None:
+    """The set reads back as drawn and says which model, recipe, seed and settings made it."""
+    study = copied(trained, tmp_path)
+    drawn = sample(study, count=23, settings=["sample.steps=3", "sample.eta=0.0", "seed=9"])
+    assert drawn.images.shape == (23, 8, 8, 1)
+    assert np.bincount(drawn.labels).tolist() == [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
+    _, recipe, digest = load_model(study.model)
+    assert drawn.provenance is not None
+    expected = {"model_sha256": digest, "recipe_sha256": recipe.digest, "seed": 9, "steps": 3, "eta": 0.0}
+    assert expected.items() <= drawn.provenance.items()
+    assert drawn.provenance["generator"] == "privsyn"
+    assert drawn.provenance["count"] == 23
+
+
+def test_only_a_finished_model_is_drawn_from(trained: Study, tmp_path: Path) -> None:
+    """A training that was killed has no claim yet; a set that is there is not overwritten by accident."""
+    unfinished = copied(trained, tmp_path / "unfinished")
+    with pytest.raises(Killed):
+        train(unfinished, force=True, progress=KillAt(5))
+    with pytest.raises(StudyError, match="privsyn train"):
+        sample(unfinished, count=2)
+    study = copied(trained, tmp_path)
+    sample(study, count=2)
+    before = read_json(study.synthetic / "croissant.json")
+    with pytest.raises(PrivsynError, match="--force"):
+        sample(study, count=3)
+    assert read_json(study.synthetic / "croissant.json") == before
+    assert len(sample(study, count=3, force=True).labels) == 3
+
+
+def test_other_classes_than_the_models_are_refused(trained: Study, tmp_path: Path) -> None:
+    """A class list that was edited after training would put wrong names on images."""
+    study = copied(trained, tmp_path)
+    with pytest.raises(RecipeError, match=r"data\.classes"):
+        sample(study, settings=['data.classes=["a", "b"]'])

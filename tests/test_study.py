@@ -1,0 +1,71 @@
+"""The study folder: made whole or not at all, with copies that keep their comments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from privsyn.errors import PrivsynError, RecipeError, StudyError
+from privsyn.study import init, open_study, set_in_toml
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> str:
+    path = tmp_path / "policy.toml"
+    path.write_text("# the steward's\n", encoding="utf-8")
+    return str(path)
+
+
+def test_a_new_study_holds_copies_with_settings_and_comments(tmp_path: Path, policy: str) -> None:
+    """Settings land in the copied recipe, whose comments stay; the policy is copied as it stands."""
+    study = init(
+        tmp_path / "study", recipe="toy", policy=policy, settings=["train.steps=7", "data.resize=fit"]
+    )
+    text = study.recipe_file.read_text(encoding="utf-8")
+    assert "# PUBLIC" in text
+    assert (study.recipe().train.steps, study.recipe().data.resize) == (7, "fit")
+    assert study.policy_file.read_text(encoding="utf-8") == "# the steward's\n"
+    assert open_study(study.root).name == "study"
+    assert sorted(path.name for path in study.root.iterdir()) == ["policy.toml", "recipe.toml", "study.toml"]
+
+
+def test_an_empty_folder_may_become_a_study_and_a_full_one_may_not(tmp_path: Path, policy: str) -> None:
+    """What is there already stays untouched."""
+    (tmp_path / "empty").mkdir()
+    init(tmp_path / "empty", recipe="toy", policy=policy)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(StudyError, match="not an empty folder"):
+        init(tmp_path / "full", recipe="toy", policy=policy)
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("settings", [["train.stepz=3"], ["seed.deep=1"]])
+def test_a_refused_setting_leaves_nothing_behind(tmp_path: Path, policy: str, settings: list[str]) -> None:
+    """The study is made whole or not at all."""
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(RecipeError):
+        init(tmp_path / "study", recipe="toy", policy=policy, settings=settings)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_folder_without_a_study_says_how_to_get_one(tmp_path: Path) -> None:
+    """The hint names the flag and the command."""
+    with pytest.raises(StudyError, match=r"--study DIR, or make one with `privsyn init`"):
+        open_study(tmp_path)
+
+
+def test_what_is_missing_names_the_command_that_makes_it(tmp_path: Path, policy: str) -> None:
+    """`need` is the one place that says `run ... first`."""
+    study = init(tmp_path / "study", recipe="toy", policy=policy)
+    with pytest.raises(PrivsynError, match="has no cohort yet: run `privsyn prepare SOURCE` first"):
+        study.need(study.cohort, "prepare SOURCE")
+
+
+def test_settings_make_sections_that_a_recipe_lacks() -> None:
+    """A recipe without [sample] gets one, and what was there stays as it was."""
+    text = set_in_toml("# top\n[data]\nsize = 8  # px\n", ["sample.count=3", "data.size=9"])
+    assert text.startswith("# top\n[data]\nsize = 9")
+    assert "# px" in text
+    assert "[sample]\ncount = 3" in text
