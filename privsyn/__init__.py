@@ -39,9 +39,8 @@ _HOMES = {
 }
 
 
-
 class _CallableModule(ModuleType):
-    """`privsyn.train(...)` is the verb and `privsyn.train` its module: both names are wanted, so the module calls."""
+    """`privsyn.train(...)` is the verb and `privsyn.train` its module: the module calls the verb."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return _verb(self.__name__.rpartition(".")[2])(*args, **kwargs)

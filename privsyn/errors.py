@@ -6,7 +6,6 @@
     ├── StudyError                       a study that lacks, or already has, what a command needs
     ├── CheckpointError                  a checkpoint that is cut short, altered or of another recipe
     ├── SyntheticError                   a synthetic set that cannot be read
-    ├── EnvironmentClash                 another package answers to our import name
     └── Refused                 exit 1   the input is fine, and the answer is no
 
 Every message is one or two lines: what is wrong, where, and what to do.
@@ -39,10 +38,6 @@ class CheckpointError(PrivsynError):
 
 class SyntheticError(PrivsynError):
     """A synthetic set that cannot be read."""
-
-
-class EnvironmentClash(PrivsynError):
-    """Another installed package answers to the import name `privsyn`."""
 
 
 class Refused(PrivsynError):

@@ -51,7 +51,9 @@ def status(study: Study | Path | str) -> list[Station]:
 def advice(study: Study | Path | str) -> list[str]:
     """What can be done about a verdict that is not `pass`; empty if there is none."""
     opened = as_study(study)
-    verdict = read_json(opened.verdict_file) if opened.verdict_file.exists() else {"verdict": "pass"}
+    if not opened.verdict_file.exists():
+        return []
+    verdict = read_json(opened.verdict_file)
     if verdict["verdict"] == "pass":
         return []
     open_rules = [rule for rule in verdict["rules"] if rule["outcome"] in ("fail", "inconclusive")]

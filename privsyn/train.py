@@ -1,9 +1,4 @@
-"""Cohort and recipe to model: ONE loop, with differential privacy or without.
-
-A step's randomness follows from the recipe's seed and the step's number alone, so a killed run resumes to
-bit-identical weights without any generator's state being stored. With differential privacy it comes from
-the operating system instead, afresh for every step, and is stored nowhere.
-"""
+"""Cohort and recipe to model: ONE loop, with differential privacy or without (`steps` has what differs)."""
 
 from __future__ import annotations
 
@@ -11,10 +6,8 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +26,21 @@ from privsyn.checkpoint import (
     save_checkpoint,
 )
 from privsyn.cohort.cohort import Cohort, Part, load_cohort
-from privsyn.diffusion.batches import Draws, draw, rows_of_step
+from privsyn.diffusion.batches import draw, rows_of_step
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp import accounting
 from privsyn.dp.claim import claim, delta_of
-from privsyn.dp.clipping import StepFacts, check_supported, private_optimizer, private_step, units_at_once
-from privsyn.dp.generators import keyed_generator, secret_generator
-from privsyn.dp.sampling import Rows, capped, poisson_sample, units_of
-from privsyn.errors import CheckpointError, PrivsynError, RecipeError, StudyError
+from privsyn.dp.clipping import StepFacts, check_supported
+from privsyn.dp.generators import CPU, keyed_generator
+from privsyn.errors import CheckpointError, RecipeError, StudyError
 from privsyn.files import file_digest, whole_folder, write_json, write_text
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
+from privsyn.steps import global_randomness, plain_step, plain_steps, private_steps
 from privsyn.study import Study, as_study
 
 LOG_EVERY = 10  # steps
 NOTICE = "INTERNAL: losses of private data without noise; this file must not leave the study"
-CPU = torch.device("cpu")
 
 
 def train(
@@ -94,7 +86,7 @@ def train(
 def _run(study: Study, training: Training, state: State, part: Part, progress: Progress) -> State:
     """The loop. Returns the state after the last step, which is also the newest checkpoint."""
     recipe, settings, first = state.recipe, state.recipe.train, state.step
-    steps_of = _private_steps if recipe.privacy.dp else _plain_steps
+    steps_of = private_steps if recipe.privacy.dp else plain_steps
     take_step = steps_of(training, state, part)
     training.model.train()
     recent: list[StepFacts] = []
@@ -120,91 +112,10 @@ def _run(study: Study, training: Training, state: State, part: Part, progress: P
                 state = _advanced(state, done)
                 save_checkpoint(study.checkpoints, training, state)
                 if recipe.privacy.dp:
-                    shown["epsilon"] = f"{accounting.epsilon(state.history, delta_of(recipe)):.2f}"
+                    spent = accounting.epsilon(state.history, delta_of(recipe))
+                    shown["epsilon"] = f"{math.ceil(spent * 100) / 100:.2f}"
             advance(1, **shown)
     return state
-
-
-def _plain_steps(training: Training, state: State, part: Part) -> Callable[[int], StepFacts]:
-    """Without privacy: batches that walk through the images, epoch after epoch."""
-    recipe, device = state.recipe, device_of(state.recipe)
-
-    def take(step: int) -> StepFacts:
-        rows = rows_of_step(len(part.labels), recipe.train.batch_size, step, recipe.seed)
-        batch = draw(
-            part.images,
-            part.labels,
-            rows[None],  # as if one unit, so that the timesteps of a batch are spread evenly
-            training.model,
-            _randomness(recipe, step, "draws", device),
-            label_dropout=recipe.train.label_dropout,
-        )
-        with _global_randomness(_randomness(recipe, step, "dropout", CPU)):
-            loss = plain_step(training.model, training.optimizer, batch)
-        if not math.isfinite(loss):
-            raise PrivsynError(f"the loss is no longer finite at step {step + 1}: lower train.learning_rate")
-        return StepFacts(loss, len(rows), 0)
-
-    return take
-
-
-def _private_steps(training: Training, state: State, part: Part) -> Callable[[int], StepFacts]:
-    """With privacy: Poisson samples of units, one clipped gradient each, noise for their sum."""
-    recipe, device = state.recipe, device_of(state.recipe)
-    units = units_of(part.patients, recipe.privacy.unit)
-    optimizer = private_optimizer(
-        training.model,
-        training.optimizer,
-        noise_multiplier=state.history[-1].noise_multiplier,
-        clip_norm=recipe.privacy.clip_norm,
-        divisor=recipe.train.batch_size,
-    )
-
-    def take(step: int) -> StepFacts:
-        sample = _sampled(units, recipe, state.history[-1], _randomness(recipe, step, "units", CPU))
-        batches = _micro_batches(sample, part, training, recipe, _randomness(recipe, step, "draws", device))
-        with _global_randomness(_randomness(recipe, step, "dropout", CPU)):
-            noise = _randomness(recipe, step, "noise", device)
-            return private_step(training.model, optimizer, batches, noise)
-
-    return take
-
-
-def _sampled(
-    units: Sequence[Rows], recipe: Recipe, mechanism: accounting.Mechanism, generator: torch.Generator
-) -> list[Rows]:
-    """Image rows of the units in this step, at most the cap of each."""
-    chosen = poisson_sample(len(units), mechanism.sample_rate, generator)
-    return [capped(units[unit], recipe.privacy.max_images_per_unit, generator) for unit in chosen]
-
-
-def _micro_batches(
-    sample: Sequence[Rows], part: Part, training: Training, recipe: Recipe, generator: torch.Generator
-) -> Iterator[Draws]:
-    """Units with equally many images together, as many at a time as memory should hold."""
-    for images, group in groupby(sorted(sample, key=len), key=len):
-        rows, pixels = np.stack(list(group)), images * recipe.privacy.noise_multiplicity * recipe.data.size**2
-        size = units_at_once(training.model, pixels)
-        for start in range(0, len(rows), size):
-            yield draw(
-                part.images,
-                part.labels,
-                rows[start : start + size],
-                training.model,
-                generator,
-                multiplicity=recipe.privacy.noise_multiplicity,
-                label_dropout=recipe.train.label_dropout,
-            )
-
-
-def plain_step(model: DiffusionModel, optimizer: torch.optim.Optimizer, batch: Draws) -> float:
-    """One step of plain gradient descent on a batch of one "unit"; returns its mean loss."""
-    images, labels, timesteps, noise = (part[0] for part in batch)
-    optimizer.zero_grad(set_to_none=True)
-    loss = model.loss(images, labels, timesteps, noise).mean()
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return loss.item()
 
 
 def finetune(
@@ -235,7 +146,7 @@ def finetune(
     for step in range(steps):
         rows = rows_of_step(len(labels), min(batch_size, len(labels)), step, seed)
         batch = draw(images, labels, rows[None], trained, keyed_generator(device, "finetune", seed, step))
-        with _global_randomness(keyed_generator(CPU, "finetune", seed, step, "dropout")):
+        with global_randomness(keyed_generator(CPU, "finetune", seed, step, "dropout")):
             plain_step(trained, optimizer, batch)
     return trained.eval().requires_grad_(False)
 
@@ -261,23 +172,6 @@ def update_ema(training: Training, decay: float) -> None:
     """ema = decay * ema + (1 - decay) * model, after a real step."""
     for average, weight in zip(training.ema.parameters(), training.model.parameters(), strict=True):
         average.lerp_(weight, 1 - decay)
-
-
-def _randomness(recipe: Recipe, step: int, purpose: str, device: torch.device) -> torch.Generator:
-    """The generator of one purpose in one step; only without privacy does the recipe's seed decide it."""
-    if not recipe.privacy.dp:
-        return keyed_generator(device, recipe.seed, step, purpose)
-    if recipe.privacy.insecure_seed is not None:
-        return keyed_generator(device, "insecure", recipe.privacy.insecure_seed, step, purpose)
-    return secret_generator(device)
-
-
-@contextmanager
-def _global_randomness(generator: torch.Generator) -> Iterator[None]:
-    """Dropout layers draw from torch's global generators only: lend them a seed, then put them back."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        yield
 
 
 def _begun(

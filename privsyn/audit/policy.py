@@ -9,13 +9,15 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from privsyn.audit.contract import Finding
 from privsyn.files import json_digest
 from privsyn.recipe import Section, parse, read_toml
+
+if TYPE_CHECKING:  # the contract brings torch, and reading a policy should be quick
+    from privsyn.audit.contract import Finding
 
 Outcome = Literal["pass", "fail", "inconclusive", "accepted"]
 

@@ -201,7 +201,7 @@ class Enrichment:
     def _most_suspicious(self, scores: Floats) -> Ints:
         ranks = np.stack([stats.rankdata(-kind, method="min") for kind in scores]).min(axis=0)
         order = np.argsort(ranks, kind="stable")
-        scored: NDArray[np.bool_] = np.isfinite(scores).any(axis=0)
+        scored = np.asarray(np.isfinite(scores).any(axis=0))
         members: Ints = order[scored[order] & (self.labels[0, order] == 1)]
         return members
 

@@ -79,7 +79,7 @@ def rules_table(verdict: dict[str, Any]) -> Table:
     from privsyn.cli.console import table
 
     rows = [
-        (_name(row), row["outcome"], _measured(row), _asked(row), row["reason"]) for row in verdict["rules"]
+        (_name(row), row["outcome"], measured(row), _asked(row), row["reason"]) for row in verdict["rules"]
     ]
     return table("rule", "outcome", "measured", "asked", "reason", rows=rows)
 
@@ -96,15 +96,12 @@ def _name(row: dict[str, Any]) -> str:
     return f"{row['id']} ({', '.join(notes)})" if notes else str(row["id"])
 
 
-def _measured(row: dict[str, Any]) -> str:
+def measured(row: dict[str, Any]) -> str:
+    """The number that a rule judged, with the interval it lies in."""
     if row["value"] is None:
         return "-"
-    interval = row["interval"]
-    return (
-        f"{row['value']:.3g}"
-        if interval is None
-        else f"{row['value']:.3g} in [{interval[0]:.3g}, {interval[1]:.3g}]"
-    )
+    lower, upper = row["interval"] or (None, None)
+    return f"{row['value']:.3g}" if lower is None else f"{row['value']:.3g} in [{lower:.3g}, {upper:.3g}]"
 
 
 def _asked(row: dict[str, Any]) -> str:

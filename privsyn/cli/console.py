@@ -83,8 +83,11 @@ class TerminalProgress:
 
     @contextmanager
     def _bar(self, name: str, total: int) -> Iterator[Advance]:
-        inner, bars = self._depth > 1, self._bars
-        bars.start()
+        inner = self._depth > 1
+        if not inner:
+            self._bars = _bars(self._screen)
+            self._bars.start()
+        bars = self._bars
         task = bars.add_task("  " * inner + name, total=total, facts="")
 
         def advance(amount: int = 1, **facts: str) -> None:

@@ -91,6 +91,7 @@ def run_chain(out: Path, settings: Sequence[str]) -> dict[str, Any]:
 
 def summary(claim: dict[str, Any], verdict: dict[str, Any]) -> Table:
     """Claim, epsilon, the worst outcome of each audit, and the verdict."""
+    from privsyn.cli.audit import measured
     from privsyn.cli.console import table
     from privsyn.cli.train import rounded_up
 
@@ -107,5 +108,6 @@ def summary(claim: dict[str, Any], verdict: dict[str, Any]) -> Table:
         rules = [rule for rule in verdict["rules"] if rule["audit"] == name]
         rules = [rule for rule in rules if rule["severity"] == "block"] or rules
         worst = min(rules, key=lambda rule: WORST_FIRST.index(rule["outcome"]))
-        rows.append((f"audit {name}", worst["outcome"], worst["reason"]))
+        told = worst["reason"] or f"{worst['statistic']}: {measured(worst)}"
+        rows.append((f"audit {name}", worst["outcome"], told))
     return table("", "result", "detail", rows=[*rows, ("verdict", verdict["verdict"], "")])

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+CPU = torch.device("cpu")
 _WORDS = 624  # of the Mersenne Twister
 _FIRST_WORD = 3  # where they begin in torch's state, in units of 8 bytes; a test holds it against numpy's
 
