@@ -41,7 +41,7 @@ class State:
 
     step: int
     recipe: Recipe
-    cohort_fingerprint: str
+    cohort_sha256: str
     history: tuple[Mechanism, ...]
 
 
@@ -113,7 +113,7 @@ def load_state(folder: Path) -> State:
         return State(
             step=int(document["step"]),
             recipe=parse(document["recipe"], Recipe, str(folder / STATE)),
-            cohort_fingerprint=str(document["cohort_fingerprint"]),
+            cohort_sha256=str(document["cohort_sha256"]),
             history=tuple(Mechanism(**part) for part in document["history"]),
         )
     except CheckpointError:
@@ -153,7 +153,7 @@ def _document(state: State, digests: Mapping[str, str]) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "step": state.step,
         "recipe": state.recipe.model_dump(mode="json"),
-        "cohort_fingerprint": state.cohort_fingerprint,
+        "cohort_sha256": state.cohort_sha256,
         "history": [part.to_dict() for part in state.history],
         "files": dict(digests),
     }

@@ -104,8 +104,8 @@ def _model(study: Study) -> Station:
         detail = "training has begun and is not finished" if begun else ""
         return Station("model", "missing", detail, "privsyn train" + " --resume" * begun)
     claim, again = read_json(study.privacy_file), "privsyn train --force"
-    if claim["provenance"]["cohort_fingerprint"] != _fingerprint(study):
-        return Station("model", "stale", "trained on another cohort", again)
+    if claim["provenance"].get("cohort_sha256") != _of_cohort(study, "records_sha256"):
+        return Station("model", "stale", "trained on another cohort, or another split of it", again)
     trained = read_json(study.resolved_recipe_file)["recipe"]
     different = _differences(trained, study.recipe().model_dump(mode="json"))
     if different:
@@ -140,7 +140,7 @@ def _audit(study: Study) -> Station:
     verdict = read_json(study.verdict_file)
     judged, present = verdict["inputs"], _inputs(study)
     different = [name for name, digest in present.items() if judged[name] != digest]
-    if verdict["cohort_fingerprint"] != _fingerprint(study):
+    if verdict["cohort_fingerprint"] != _of_cohort(study, "fingerprint"):
         different.append("cohort")
     if different:
         return Station("audit", "stale", f"judged another {', '.join(different)}", "privsyn audit --force")
@@ -188,9 +188,9 @@ def _digest_in_study(study: Study, name: str) -> str | None:
     return file_digest(origin) if origin.is_file() else None
 
 
-def _fingerprint(study: Study) -> str | None:
+def _of_cohort(study: Study, key: str) -> str | None:
     path = study.cohort / "cohort.json"
-    return str(read_json(path)["fingerprint"]) if path.exists() else None
+    return str(read_json(path)[key]) if path.exists() else None
 
 
 def _weights(study: Study) -> str | None:

@@ -191,7 +191,7 @@ def _begun(
         raise StudyError(f"{study.model} already exists: --resume continues it, --force replaces it")
     _check_data(recipe, cohort)
     training = fresh_training(recipe, device_of(recipe))
-    state = State(0, recipe, cohort.fingerprint, ())
+    state = State(0, recipe, cohort.digest, ())
     if recipe.privacy.dp:
         check_supported(training.model)
         with progress.stage("find the noise for the budget", 1) as advance:
@@ -225,8 +225,10 @@ def _resumed(
             f"{folder} was trained with another {', '.join(different)}: pass the same options again, "
             "or replace it with --force"
         )
-    if state.cohort_fingerprint != cohort.fingerprint:
-        raise CheckpointError(f"{folder} was trained on another cohort: replace it with --force")
+    if state.cohort_sha256 != cohort.digest:
+        raise CheckpointError(
+            f"{folder} was trained on another cohort, or another split of it: replace it with --force"
+        )
     _shorten_log(study.training_log, state.step)
     return load_training(folder, state, device_of(state.recipe)), state
 

@@ -12,14 +12,14 @@ import privsyn
 from privsyn.audit.contract import Audit, Evidence, Finding, Settings
 from privsyn.audit.policy import Policy, judge, load_policy
 from privsyn.checkpoint import load_model
-from privsyn.cohort.cohort import load_cohort
+from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.errors import PrivsynError, StudyError
 from privsyn.files import json_digest, read_json, whole_folder, write_json
 from privsyn.home import count_attempt
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import find_shipped, nearest
 from privsyn.study import Study, as_study
-from privsyn.synthetic import read_synthetic
+from privsyn.synthetic import SyntheticSet, read_synthetic
 from privsyn.train import finetune
 
 GROUP = "privsyn.audits"
@@ -164,17 +164,20 @@ def _evidence(question: Question, progress: Progress) -> tuple[Evidence, str | N
     synthetic = read_synthetic(
         question.synthetic, size=cohort.size, channels=cohort.channels, classes=cohort.classes
     )
-    if question.model is None:
+    if question.model is None or synthetic.provenance is None:  # a set of unknown origin has no model
         return Evidence(cohort, synthetic, progress=progress), None
     model, recipe, weights = load_model(question.model)
-    _check_lineage(synthetic.provenance, weights)
     claim = read_json(question.model / "privacy.json")
+    _check_lineage(cohort, synthetic, claim, weights)
     evidence = Evidence(cohort, synthetic, model=model, claim=claim, fine_tune=finetune, progress=progress)
     return evidence, recipe.digest
 
 
-def _check_lineage(provenance: dict[str, Any] | None, weights: str) -> None:
-    if provenance is not None and provenance.get("model_sha256") != weights:
+def _check_lineage(cohort: Cohort, synthetic: SyntheticSet, claim: dict[str, Any], weights: str) -> None:
+    """Members are those whom the model was trained on: another split would make every attack meaningless."""
+    if claim["provenance"].get("cohort_sha256") != cohort.digest:
+        raise StudyError("the model was trained on another cohort or split: run `privsyn train --force`")
+    if synthetic.provenance is not None and synthetic.provenance.get("model_sha256") != weights:
         raise StudyError(
             "the synthetic set was drawn from another model than the study has now: run `privsyn sample`"
         )

@@ -82,6 +82,11 @@ class Cohort:
         """sha256 (hex) of images, labels, patients and `[data]`; the seed of the split does not change it."""
         return str(self.document["fingerprint"])
 
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the records, splits included; `fingerprint` stays when only the split changes."""
+        return str(self.document.get("records_sha256", self.fingerprint))
+
     def part(self, split: str) -> Part:
         """The images of `train`, `holdout` or `test`."""
         if split not in SPLITS:

@@ -81,6 +81,7 @@ def claim(
         "provenance": {
             "recipe_sha256": recipe.digest,
             "cohort_fingerprint": cohort.fingerprint,
+            "cohort_sha256": cohort.digest,
             "weights_sha256": weights_sha256,
             "steps_done": steps,
         },

@@ -131,3 +131,13 @@ def test_status_never_writes(run: Run, study: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in study.rglob("*")}
     assert run("status", "--study", study).code == 0
     assert {path: path.stat().st_mtime_ns for path in study.rglob("*")} == before
+
+
+def test_the_same_images_dealt_anew_are_another_cohort_to_the_model(run: Run, study: Path) -> None:
+    """Another seed makes other members: the model is stale, and an audit that would mix them up is refused."""
+    _set(study / "recipe.toml", "seed=5")
+    assert run("prepare", "digits", "--study", study, "--force").code == 0
+    assert _states(study)["model"] == "stale"
+    ran = run("audit", "--only", "exact-copies", "--force", "--study", study)
+    assert ran.code == 2
+    assert "another cohort or split" in ran.err
