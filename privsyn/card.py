@@ -63,6 +63,11 @@ def claim_in_words(claim: Mapping[str, Any] | None) -> str:
             "No bound is claimed. The model was trained without differential privacy, so nothing limits in "
             f"advance what the images can reveal about one {unit}."
         )
+    if claim.get("valid_for_release") is False:
+        return (
+            "No valid bound is claimed. The model was trained with noise that can be repeated "
+            "(privacy.insecure_seed), which is for tests only: this set must not be released."
+        )
     return (
         f"The model was trained with differential privacy for the {unit} ({claim['neighbouring']}): "
         f"epsilon = {_rounded_up(claim['epsilon'])}, delta = {_rounded_up(claim['delta'])}. Whatever anybody "

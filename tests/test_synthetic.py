@@ -195,6 +195,8 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     assert "privsyn verify" in card
     make(tmp_path / "none", claim={"kind": "none", "unit": "patient"})
     assert "without differential privacy" in (tmp_path / "none/README.md").read_text(encoding="utf-8")
+    make(tmp_path / "repeatable", claim={**CLAIM, "valid_for_release": False})
+    assert "No valid bound" in (tmp_path / "repeatable/README.md").read_text(encoding="utf-8")
 
 
 def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def evidence(digits_cohort: Cohort) -> Evidence:
 
 
 def test_a_leak_of_the_stated_size_is_found_and_shown(evidence: Evidence) -> None:
-    """Twice the smallest leak that the audit says it sees is caught, and its pairs are the copies."""
+    """Twice the smallest leak that the audit says it sees is caught, and most of its pairs are the copies."""
     generator = np.random.default_rng(1)
     images, _ = blends(evidence.test, 300, generator)
     clean = run(evidence, images)
@@ -78,9 +78,9 @@ def test_a_leak_of_the_stated_size_is_found_and_shown(evidence: Evidence) -> Non
     pairs = found.details["pairs"]
     assert isinstance(pairs, list)
     assert len(pairs) == 12
-    assert all(pair["synthetic"] < copies for pair in pairs)
-    shown = [pair["train"] == evidence.train.rows[rows[pair["synthetic"]]] for pair in pairs]
-    assert np.mean(shown) >= 0.9
+    planted = [pair for pair in pairs if pair["synthetic"] < copies]
+    assert len(planted) >= 9
+    assert all(pair["train"] == evidence.train.rows[rows[pair["synthetic"]]] for pair in planted)
 
 
 def test_smooth_sets_are_not_called_copiers(evidence: Evidence) -> None:

@@ -134,7 +134,7 @@ def test_status_never_writes(run: Run, study: Path) -> None:
 
 
 def test_the_same_images_dealt_anew_are_another_cohort_to_the_model(run: Run, study: Path) -> None:
-    """Another seed makes other members: the model is stale, and an audit that would mix them up is refused."""
+    """Another seed makes other members: the model is stale, and an audit mixing them up is refused."""
     _set(study / "recipe.toml", "seed=5")
     assert run("prepare", "digits", "--study", study, "--force").code == 0
     assert _states(study)["model"] == "stale"
