@@ -100,8 +100,12 @@ def measured(row: dict[str, Any]) -> str:
     """The number that a rule judged, with the interval it lies in."""
     if row["value"] is None:
         return "-"
-    lower, upper = row["interval"] or (None, None)
-    return f"{row['value']:.3g}" if lower is None else f"{row['value']:.3g} in [{lower:.3g}, {upper:.3g}]"
+    value = f"{row['value']:.3g}"
+    if row["interval"] is None:
+        return value
+    lower, upper = row["interval"]
+    what = "" if row["side"] == "value" else f"{row['side']} bound "
+    return f"{what}{value} of [{lower:.3g}, {upper:.3g}]"
 
 
 def _asked(row: dict[str, Any]) -> str:
