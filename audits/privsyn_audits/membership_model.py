@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.audit.stats import auc, auc_interval, roc, smallest_auc, tpr_at_fpr
+from privsyn.audit.stats import auc, auc_interval, roc, smallest_auc, smallest_rate, tpr_at_fpr
 from privsyn.diffusion.model import DiffusionModel, to_float
 from privsyn.features.embed import Images
 
@@ -146,15 +146,18 @@ def _tpr(members: Scores, holdout: Scores, settings: Settings, known: dict[str, 
     if point is None:
         need = f"{len(holdout)} holdout patients cannot measure a 1 % FPR: {round(10 / FPR)} would do"
         return _finding("tpr-at-1%-fpr", **{**known, "conclusive": False, "reason": need})
+    smallest = smallest_rate(len(members), FPR, settings.alpha / 2)
+    low, high = point.fpr_interval
     text = (
-        f"achieved FPR {point.fpr:.2%} (interval {point.fpr_interval[0]:.2%} to {point.fpr_interval[1]:.2%})"
+        f"a TPR of {smallest:.1%} is told from {FPR:.0%} in 80 % of trials; "
+        f"the achieved FPR is {point.fpr:.2%}, interval {low:.2%} to {high:.2%}"
     )
     return _finding(
         "tpr-at-1%-fpr",
         value=point.tpr,
         interval=point.tpr_interval,
         baseline=FPR,
-        power=Power(smallest_leak=point.fpr_interval[1], description=text),
+        power=Power(smallest_leak=smallest, description=text),
         **known,
     )
 

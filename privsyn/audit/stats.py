@@ -27,6 +27,19 @@ def clopper_pearson(successes: int, trials: int, confidence: float) -> tuple[flo
     return float(lower), float(upper)
 
 
+def smallest_rate(trials: int, baseline: float, level: float, power: float = 0.8) -> float:
+    """Smallest rate whose Clopper-Pearson lower bound (one-sided) exceeds `baseline` with that power."""
+    counts = np.arange(trials + 1)
+    needed = int(
+        counts[stats.beta.ppf(level, np.maximum(counts, 1), trials - counts + 1) > baseline].min(
+            initial=trials
+        )
+    )
+    rates = np.linspace(baseline, 1, 2000)
+    enough = stats.binom.sf(needed - 1, trials, rates) >= power
+    return float(rates[enough].min(initial=1.0))
+
+
 def auc(members: Floats, nonmembers: Floats) -> float:
     """Probability that a member scores above a non-member, ties count half (Mann & Whitney, 1947)."""
     ranks = stats.rankdata(np.concatenate([members, nonmembers]))

@@ -14,6 +14,7 @@ from privsyn.audit.stats import (
     clopper_pearson,
     roc,
     smallest_auc,
+    smallest_rate,
     tpr_at_fpr,
 )
 
@@ -74,6 +75,14 @@ def test_the_smallest_auc_is_found_in_four_of_five_trials() -> None:
         for _ in range(300)
     ]
     assert 0.72 <= np.mean(found) <= 0.9
+
+
+def test_the_smallest_rate_is_found_in_four_of_five_trials() -> None:
+    """A rate of the promised size is told from the baseline about as often as promised."""
+    promised = smallest_rate(1000, 0.01, level=0.0125)
+    counts = np.random.default_rng(7).binomial(1000, promised, 4000)
+    found = np.mean([clopper_pearson(int(count), 1000, 0.975)[0] > 0.01 for count in counts])
+    assert 0.78 <= found <= 0.85
 
 
 def test_tpr_at_fpr_never_exceeds_its_false_positive_rate() -> None:
