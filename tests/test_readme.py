@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from privsyn.recipe import load_recipe
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -64,3 +66,15 @@ def test_links_lead_somewhere() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "audits" / "README.md"]:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_recipe_guide_makes_a_study_of_other_images(tmp_path: Path) -> None:
+    """The `init` line of docs/recipes.md, quotes and all."""
+    guide = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^privsyn init .*$", guide, re.M)
+    words = shlex.split(line)[1:]
+    ran = subprocess.run(
+        [sys.executable, "-m", "privsyn", *words], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert load_recipe(tmp_path / words[1] / "recipe.toml").data.classes == ("RBC", "WBC", "Platelets")
