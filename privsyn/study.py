@@ -115,7 +115,8 @@ def init(folder: Path | str, *, recipe: str, policy: str, settings: Sequence[str
     recipe_file, policy_file = find_shipped("recipes", recipe), find_shipped("policies", policy)
     text = set_in_toml(recipe_file.read_text(encoding="utf-8"), settings)
     card = tomlkit.document()
-    card.update({"name": root.resolve().name, "recipe": recipe, "policy": policy, "cohort": "cohort"})
+    names = {"name": root.resolve().name, "recipe": recipe_file.stem, "policy": policy_file.stem}
+    card.update({**names, "cohort": "cohort"})  # names alone: where a file lay is nobody's business
     parse(tomllib.loads(text), Recipe, f"{recipe_file.name} with --set" if settings else str(recipe_file))
     with whole_folder(root, replace=True) as partial:
         write_text(partial / "recipe.toml", text)

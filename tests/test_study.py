@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from privsyn.errors import PrivsynError, RecipeError, StudyError
+from privsyn.recipe import shipped
 from privsyn.study import init, open_study, set_in_toml
 
 
@@ -69,3 +70,14 @@ def test_settings_make_sections_that_a_recipe_lacks() -> None:
     assert text.startswith("# top\n[data]\nsize = 9")
     assert "# px" in text
     assert "[sample]\ncount = 3" in text
+
+
+def test_the_card_names_files_without_their_places(tmp_path: Path) -> None:
+    """A recipe of one's own is recorded by its name; no path gets into the study."""
+    own = tmp_path / "secret-place" / "mine.toml"
+    own.parent.mkdir()
+    own.write_text(shipped("recipes")["toy"].read_text(encoding="utf-8"), encoding="utf-8")
+    study = init(tmp_path / "study", recipe=str(own), policy="internal-review")
+    texts = [path.read_text(encoding="utf-8") for path in study.root.iterdir()]
+    assert any('recipe = "mine"' in text for text in texts)
+    assert not any("secret-place" in text for text in texts)
