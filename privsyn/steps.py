@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import groupby
 
 import numpy as np
@@ -17,11 +18,12 @@ import torch
 
 from privsyn.checkpoint import State, Training
 from privsyn.cohort.cohort import Part
-from privsyn.diffusion.batches import Draws, draw, rows_of_step
+from privsyn.diffusion.batches import Draws, draw, noise_draws, rows_of_step
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp.accounting import Mechanism
-from privsyn.dp.clipping import StepFacts, private_optimizer, private_step, units_at_once
+from privsyn.dp.clipping import StepFacts, private_optimizer, private_step
 from privsyn.dp.generators import CPU, keyed_generator, secret_generator
+from privsyn.dp.gradients import Found, Pass, plan_pass
 from privsyn.dp.sampling import Rows, capped, poisson_sample, units_of
 from privsyn.errors import PrivsynError
 from privsyn.recipe import Recipe
@@ -63,15 +65,32 @@ def private_steps(training: Training, state: State, part: Part) -> TakeStep:
         clip_norm=recipe.privacy.clip_norm,
         divisor=recipe.train.batch_size,
     )
+    planned = planned_passes(training.model, recipe, device)
 
     def take(step: int) -> StepFacts:
         sample = _sampled(units, recipe, state.history[-1], _randomness(recipe, step, "units", CPU))
-        batches = _micro_batches(sample, part, training, recipe, _randomness(recipe, step, "draws", device))
+        passes = _passes(sample, part, training, recipe, planned, _randomness(recipe, step, "draws", device))
         with global_randomness(_randomness(recipe, step, "dropout", CPU)):
-            noise = _randomness(recipe, step, "noise", device)
-            return private_step(training.model, optimizer, batches, noise)
+            return private_step(optimizer, passes, _randomness(recipe, step, "noise", device))
 
     return take
+
+
+def planned_passes(model: DiffusionModel, recipe: Recipe, device: torch.device) -> Callable[[int], Pass]:
+    """How units with so many images go through the network; decided once for each number, on noise."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    measured = device.type == "cuda" and recipe.privacy.insecure_seed is None  # timings do not repeat
+
+    @cache
+    def planned(images: int) -> Pass:
+        rows = images * recipe.privacy.noise_multiplicity
+
+        def noise(units: int) -> Draws:
+            return noise_draws(model, units, rows, keyed_generator(device, "probe", units, rows))
+
+        return plan_pass(model, parameters, noise, measured=measured)
+
+    return planned
 
 
 def _sampled(
@@ -82,23 +101,29 @@ def _sampled(
     return [capped(units[unit], recipe.privacy.max_images_per_unit, generator) for unit in chosen]
 
 
-def _micro_batches(
-    sample: Sequence[Rows], part: Part, training: Training, recipe: Recipe, generator: torch.Generator
-) -> Iterator[Draws]:
-    """Units with equally many images together, as many at a time as memory should hold."""
+def _passes(
+    sample: Sequence[Rows],
+    part: Part,
+    training: Training,
+    recipe: Recipe,
+    planned: Callable[[int], Pass],
+    generator: torch.Generator,
+) -> Iterator[Found]:
+    """Gradients of the units in a step: those with equally many images together, as planned."""
+    parameters = [parameter for parameter in training.model.parameters() if parameter.requires_grad]
     for images, group in groupby(sorted(sample, key=len), key=len):
-        rows, pixels = np.stack(list(group)), images * recipe.privacy.noise_multiplicity * recipe.data.size**2
-        size = units_at_once(training.model, pixels)
-        for start in range(0, len(rows), size):
-            yield draw(
+        rows, plan = np.stack(list(group)), planned(images)
+        for start in range(0, len(rows), plan.units):
+            draws = draw(
                 part.images,
                 part.labels,
-                rows[start : start + size],
+                rows[start : start + plan.units],
                 training.model,
                 generator,
                 multiplicity=recipe.privacy.noise_multiplicity,
                 label_dropout=recipe.train.label_dropout,
             )
+            yield plan.way(training.model, parameters, draws)
 
 
 def plain_step(model: DiffusionModel, optimizer: torch.optim.Optimizer, batch: Draws) -> float:

@@ -30,8 +30,9 @@ from privsyn.diffusion.batches import draw, rows_of_step
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp import accounting
 from privsyn.dp.claim import claim, delta_of
-from privsyn.dp.clipping import StepFacts, check_supported
+from privsyn.dp.clipping import StepFacts
 from privsyn.dp.generators import CPU, keyed_generator
+from privsyn.dp.layers import check_supported
 from privsyn.errors import CheckpointError, RecipeError, StudyError
 from privsyn.files import file_digest, whole_folder, write_json, write_text
 from privsyn.progress import SILENT, Progress

@@ -45,6 +45,15 @@ def draw(
     return clean, told.masked_fill(hidden, model.null_label), timesteps, noise
 
 
+def noise_draws(model: DiffusionModel, units: int, rows: int, generator: torch.Generator) -> Draws:
+    """Arguments of `DiffusionModel.loss` for units of `rows` rows, like those of `draw`, without any data."""
+    device, many = generator.device, (units, rows)
+    images = torch.rand(*many, *model.image_shape, generator=generator, device=device) * 2 - 1
+    labels = torch.randint(model.null_label + 1, many, generator=generator, device=device)
+    timesteps = torch.randint(model.process.timesteps, many, generator=generator, device=device)
+    return images, labels, timesteps, torch.randn(images.shape, generator=generator, device=device)
+
+
 def stratified(units: int, draws: int, timesteps: int, generator: torch.Generator) -> Tensor:
     """Timesteps (units, draws): each uniform over [0, T), those of one unit spread over `draws` equal strata.
 

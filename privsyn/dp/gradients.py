@@ -1,0 +1,213 @@
+"""The gradient of every unit's mean loss, by the faster of two ways that give the same sums.
+
+A unit is a patient: its rows are its images, each with its noise draws, and count as ONE example. What a
+unit's mean costs beyond plain training depends on its size alone (docs/decisions/0013-two-ways.md):
+
+    gradients_in_turn   one plain backward per unit; for units that fill the kernels
+    gradients_at_once   one backward for all units, then one weight-gradient kernel per layer; for small ones
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from privsyn.dp.layers import RULES
+
+# Arguments of the model, each (units, rows, ...).
+Batch = Sequence[Tensor]
+Found = tuple[list[Tensor], Tensor]  # one (units, *shape) per parameter, and the losses (units,)
+Way = Callable[[nn.Module, Sequence[nn.Parameter], Batch], Found]
+
+SMALL_UNIT = 4096  # pixels of a unit's rows; below, one unit does not fill the kernels of a CPU
+PASS_PIXELS = 2**14  # of one pass that takes units at once, whose activations are all held
+PASS_FLOATS = 2**24  # of the gradients of one pass: 64 MiB
+MOST_IN_TURN = 8  # units whose gradients are kept before they are clipped together
+TOLERANCE = 1e-3  # relative; between the two ways, in float32
+SHAKEN = 0.02  # standard deviation of what is added to the weights to compare the ways
+WORTH_IT = 0.95  # of the time per unit that more units in a pass must reach to be tried further
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How many units go through the network together, and how; it cannot change what comes out."""
+
+    way: Way
+    units: int
+
+
+def plan_pass(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    noise: Callable[[int], Batch],
+    *,
+    measured: bool = False,
+) -> Pass:
+    """Choose for units of one size, before any private data are read.
+
+    On the CPU the shapes decide, so that the same recipe takes the same way everywhere. On CUDA a loop over
+    units is bound by kernel launches, and a probe of a few passes on noise decides.
+
+    Args:
+        noise: makes a batch of so many units of that size, without private data.
+        measured: let the probe decide.
+
+    """
+    pixels = _pixels(noise(1))
+    most = max(1, PASS_FLOATS // sum(parameter.numel() for parameter in parameters))
+    in_turn = Pass(gradients_in_turn, min(most, MOST_IN_TURN))
+    if not (measured or pixels < SMALL_UNIT) or not ways_agree(model, parameters, noise(2)):
+        return in_turn
+    if measured:
+        return _fastest(model, parameters, noise, in_turn, most)
+    return Pass(gradients_at_once, max(1, min(most, PASS_PIXELS // pixels)))
+
+
+def ways_agree(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Batch) -> bool:
+    """Whether taking units at once is right for this network; where it is not, they go in turn.
+
+    It is not where weights are used outside their layer (a bare parameter), or a layer sees something other
+    than a unit's rows first. Asked of a copy with shaken weights, for a fresh network may hide behind zeros.
+    """
+    twin, names = copy.deepcopy(model).eval(), {id(given): name for name, given in model.named_parameters()}
+    theirs = dict(twin.named_parameters())
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in theirs.values():
+            weight.add_(torch.randn(weight.shape, generator=generator).to(weight), alpha=SHAKEN)
+    chosen = [theirs[names[id(parameter)]] for parameter in parameters]
+    try:
+        found, _ = gradients_at_once(twin, chosen, batch)
+    except (_NotTapped, RuntimeError):
+        return False
+    expected, _ = gradients_in_turn(twin, chosen, batch)
+    sizes, gaps = _norms(expected), _norms([a - b for a, b in zip(expected, found, strict=True)])
+    return bool((gaps <= TOLERANCE * sizes + TOLERANCE**2 * sizes.max()).all())
+
+
+def gradients_in_turn(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Batch) -> Found:
+    """One plain backward per unit: no slower than training without privacy once a unit fills the kernels.
+
+    Args:
+        model: its forward maps a unit's rows to one loss per row.
+    """
+    units = len(batch[0])
+    gradients = [parameter.new_empty(units, *parameter.shape) for parameter in parameters]
+    losses = parameters[0].new_empty(units)
+    for unit in range(units):
+        loss = model(*(part[unit] for part in batch)).mean()
+        losses[unit] = loss.detach()
+        for stacked, gradient in zip(
+            gradients, torch.autograd.grad(loss, parameters, materialize_grads=True), strict=True
+        ):
+            stacked[unit] = gradient
+    return gradients, losses
+
+
+def gradients_at_once(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Batch) -> Found:
+    """One backward through the activations, and one weight-gradient kernel per layer for all units.
+
+    The weights are held fixed, so autograd computes no gradient for them; each layer's input is kept, and
+    when the gradient of its output comes back, its rule (`privsyn.dp.layers`) makes what the weights need.
+
+    Raises:
+        _NotTapped: a parameter lies outside the layers that have a rule.
+    """
+    units, rows = batch[0].shape[:2]
+    found: dict[str, Tensor] = {}
+
+    def tap(name: str, layer: nn.Module, inputs: Tensor, output: Tensor) -> None:
+        given = inputs.detach()
+
+        def record(gradient: Tensor) -> None:
+            exact = gradient.float() if gradient.dtype in (torch.bfloat16, torch.float16) else gradient
+            same = given.to(exact.dtype) if given.is_floating_point() else given
+            with torch.autocast(gradient.device.type, enabled=False):
+                own = RULES[type(layer)](layer, same, exact, units)
+            for short, value in own.items():
+                whole = f"{name}.{short}" if name else short
+                found[whole] = found[whole] + value if whole in found else value
+
+        if not output.requires_grad:
+            output.requires_grad_()
+        output.register_hook(record)  # type: ignore[no-untyped-call]
+
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    held = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    layers = [(name, module) for name, module in model.named_modules() if type(module) in RULES]
+    handles = [
+        module.register_forward_hook(lambda layer, given, out, name=name: tap(name, layer, given[0], out))
+        for name, module in layers
+    ]
+    try:
+        flat = tuple(part.flatten(0, 1) for part in batch)
+        losses = functional_call(model, held, flat).reshape(units, rows).mean(dim=1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if losses.requires_grad:
+        losses.sum().backward()
+    try:
+        return [found[names[id(parameter)]] for parameter in parameters], losses.detach()
+    except KeyError as error:
+        raise _NotTapped(f"no rule gives the gradient of {error.args[0]}") from None
+
+
+class _NotTapped(Exception):
+    """A parameter that `gradients_at_once` cannot see; the other way can."""
+
+
+def _fastest(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    noise: Callable[[int], Batch],
+    in_turn: Pass,
+    most: int,
+) -> Pass:
+    """The quickest per unit: in turn, or at once with ever more units while that pays and fits."""
+    best, seconds = in_turn, _seconds_per_unit(model, parameters, in_turn, noise)
+    units = 1
+    while units <= most:
+        candidate = Pass(gradients_at_once, units)
+        try:
+            took = _seconds_per_unit(model, parameters, candidate, noise)
+        except torch.OutOfMemoryError:
+            break
+        if took < seconds:
+            best, seconds = candidate, took
+        elif best.way is gradients_at_once and took > WORTH_IT * seconds:
+            break
+        units *= 2
+    return best
+
+
+def _seconds_per_unit(
+    model: nn.Module, parameters: Sequence[nn.Parameter], planned: Pass, noise: Callable[[int], Batch]
+) -> float:
+    batch, device = noise(planned.units), parameters[0].device
+    planned.way(model, parameters, batch)  # the first call chooses kernels
+    began = _now(device)
+    planned.way(model, parameters, batch)
+    return (_now(device) - began) / planned.units
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _pixels(batch: Batch) -> int:
+    """Rows x H x W of one unit."""
+    return batch[0].shape[1] * int(batch[0].shape[-2:].numel())
+
+
+def _norms(gradients: Sequence[Tensor]) -> Tensor:
+    """Length of every parameter's gradient over all units."""
+    return torch.stack([gradient.norm() for gradient in gradients])
