@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import privsyn
-from privsyn.cli import policies, recipes, release
+from privsyn.cli import ledger, policies, recipes, release
 from privsyn.cli.audit import audit
 from privsyn.cli.demo import demo
 from privsyn.cli.init import init
@@ -20,9 +20,9 @@ from privsyn.cli.train import train
 from privsyn.cli.verify import verify
 
 VERBS = (demo, init, status, prepare, train, sample, audit, report, verify)
-GROUPS = (recipes.app, policies.app, release.app)
+GROUPS = (recipes.app, policies.app, ledger.app, release.app)
 ORDER = (
-    "demo", "init", "status", "recipes", "policies",
+    "demo", "init", "status", "recipes", "policies", "ledger",
     "prepare", "train", "sample", "audit", "report", "release", "verify",
 )  # fmt: skip
 

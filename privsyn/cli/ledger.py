@@ -1,0 +1,198 @@
+"""`privsyn ledger`: privacy spent on every population of patients, whichever study spent it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from privsyn.cli.options import HERE, Json, StudyFolder, group
+from privsyn.cli.train import rounded_up
+
+if TYPE_CHECKING:
+    from privsyn.ledger import Allowance, Figure, Population
+
+app = group("ledger")
+
+Head = Annotated[
+    str | None,
+    typer.Option(
+        "--head",
+        metavar="HASH",
+        help="A head that was written down elsewhere (64 hexadecimal digits); finds a ledger that was put "
+        "back from an older copy, cut short or replaced.",
+    ),
+]
+Known = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="POPULATION",
+        help="As `privsyn ledger show` names it. Default: the patients of the study's cohort.",
+        show_default=False,
+    ),
+]
+Epsilon = Annotated[
+    float,
+    typer.Option(
+        "--epsilon",
+        metavar="E",
+        help="Limit of all trainings together, past ones included; above 0. Smaller protects more.",
+    ),
+]
+Delta = Annotated[
+    float,
+    typer.Option(
+        "--delta",
+        metavar="D",
+        help="At which the limit is judged, between 0 and 1; well below one in the number of patients.",
+    ),
+]
+Unit = Annotated[
+    str,
+    typer.Option("--unit", metavar="patient|image", help="What the limit protects."),
+]
+Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="Who granted it and why; kept for good.")]
+
+
+@app.callback(invoke_without_command=True)
+def ledger(context: typer.Context, as_json: Json = False) -> None:
+    """Privacy spent by every population on this machine: show it, check it, limit it."""
+    if context.invoked_subcommand is None:
+        show_ledger(as_json=as_json)
+
+
+@app.command("show")
+def show_ledger(as_json: Json = False) -> None:
+    """Show what was spent on every population; needs no study.
+
+    epsilon is by PLD and rounded up, for all trainings together. RDP is looser, and holds also if each
+    training was chosen by looking at those before. Copy the head to where this machine cannot write.
+    """
+    from privsyn.cli.console import show, table
+    from privsyn.ledger import overview
+
+    seen = overview()
+    document = {
+        "schema_version": 1,
+        "head": seen.head,
+        "populations": [population.to_dict() for population in seen.populations],
+    }
+    if seen.head is None:
+        show(document, "the ledger is empty: no training was recorded on this machine", as_json=as_json)
+        return
+    columns = ("population", "patients", "trainings", "unit", "epsilon", "by RDP", "delta", "grant", "left")
+    rows = [row for population in seen.populations for row in rows_of(population)]
+    figures = [(each.id, figure) for each in seen.populations for figure in each.seen]
+    show(
+        document,
+        table(*columns, rows=rows),
+        *(f"{name}, per {figure.unit}: {figure.note}" for name, figure in figures if figure.note),
+        f"head {seen.head}",
+        as_json=as_json,
+    )
+
+
+@app.command("check")
+def check_ledger(head: Head = None, as_json: Json = False) -> int:
+    """Check that no entry of the ledger was changed or removed.
+
+    Exit code: 1 something was; what was cut off at the end is missed with --head alone.
+    """
+    from privsyn.cli.console import show
+    from privsyn.ledger import check
+
+    found = check(head)
+    document = {
+        "schema_version": 1,
+        "intact": bool(found),
+        "entries": found.entries,
+        "head": found.head,
+        "since": found.since,
+        "faults": list(found.faults),
+    }
+    lines = [f"fault: {fault}" for fault in found.faults] or [
+        f"{found.entries} entries, all as they were written"
+    ]
+    if found and head is None:
+        lines.append("whether entries were cut off at the end, only --head HASH can tell")
+    if found.since is not None:
+        lines.append(f"{found.since} entries are newer than the head that was given")
+    show(document, *lines, f"head {found.head or 'none'}", as_json=as_json)
+    return 0 if found else 1
+
+
+@app.command("grant")
+def grant_budget(
+    epsilon: Epsilon,
+    delta: Delta,
+    population: Known = None,
+    unit: Unit = "patient",
+    note: Note = "",
+    study: StudyFolder = HERE,
+    as_json: Json = False,
+) -> None:
+    """Limit what may be spent on a population; the data steward's command.
+
+    A training that would exceed the limit is refused. It replaces the limit that was there before.
+    """
+    from privsyn.cli.console import show
+    from privsyn.ledger import grant, populations
+
+    made = grant(population or _patients(study), unit=unit, epsilon=epsilon, delta=delta, note=note)
+    granted = next(each for each in populations() if each.id == made.body["population"])
+    limit = granted.grants[0]
+    show(
+        {"schema_version": 1, "population": granted.id, "head": made.hash, "grant": limit.to_dict()},
+        f"{granted.id} ({granted.patients} patients): granted epsilon {epsilon} at delta {delta} per "
+        f"{unit}; spent so far {rounded_up(limit.spent)}",
+        as_json=as_json,
+    )
+
+
+def rows_of(population: Population) -> list[list[object]]:
+    """A row per unit in which something was spent or granted."""
+    figures = {(each.unit, each.neighbouring): each for each in population.seen}
+    kinds = dict.fromkeys([*figures, *(each.grant.kind for each in population.grants)]) or {("", ""): None}
+    states = Counter(charge.state for charge in population.entries)
+    trainings = ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
+    return [
+        [
+            population.id,
+            population.patients,
+            trainings,
+            kind[0],
+            *_spent(figures.get(kind)),
+            *_granted([each for each in population.grants if each.grant.kind == kind]),
+        ]
+        for kind in kinds
+    ]
+
+
+def _spent(figure: Figure | None) -> list[object]:
+    if figure is None:
+        return ["0", "0", ""]
+    if figure.epsilon is None or figure.epsilon_rdp is None:
+        return ["no finite bound", "no finite bound", ""]
+    delta = "" if figure.delta is None else f"{figure.delta:.3g}"
+    return [rounded_up(figure.epsilon), rounded_up(figure.epsilon_rdp), delta]
+
+
+def _granted(limits: Sequence[Allowance]) -> list[object]:
+    """All grants in force, for each must be kept to, and the least that is left of one."""
+    if not limits:
+        return ["none", ""]
+    told = "; ".join(f"{each.grant.epsilon} at {each.grant.delta:.3g}" for each in limits)
+    return [told, f"{math.floor(min(each.left for each in limits) * 100) / 100:.2f}"]
+
+
+def _patients(folder: Path) -> list[str]:
+    """The patients of the study's cohort, whatever their split."""
+    from privsyn.cohort.cohort import load_cohort
+    from privsyn.study import as_study
+
+    study = as_study(folder)
+    return list(load_cohort(study.need(study.cohort, "prepare")).records["patient"])

@@ -1,0 +1,31 @@
+"""Privacy spent, kept for every population of patients across all studies of this machine.
+
+What a patient has lost is the sum over all trainings on them, whichever study, file or extract they were in.
+So a training is charged to the *population* of its patients before its first step (`reserve`), the charge is
+corrected downward when it ends (`settle`), and taken back only if no step was taken (`void`). A killed run
+leaves its reservation standing, for its steps may have been seen. Under a `grant` of the data steward, a
+training that would exceed it is refused; without one, all is recorded and nothing refused.
+
+`chain` keeps the entries and `books` adds them up; `terms` says what may be asked; `population` recognises
+patients and limits what is spent on them, `training` spends it.
+"""
+
+from privsyn.ledger.books import Charge, Figure, Grant
+from privsyn.ledger.chain import Checked, Entry
+from privsyn.ledger.population import (
+    Allowance,
+    Overview,
+    Population,
+    check,
+    grant,
+    overview,
+    populations,
+    register,
+)
+from privsyn.ledger.training import Outlook, account, outlook, reserve, settle, void
+
+__all__ = [
+    "Allowance", "Charge", "Checked", "Entry", "Figure", "Grant", "Outlook", "Overview", "Population",
+    "account", "check", "grant", "outlook", "overview", "populations", "register", "reserve", "settle",
+    "void",
+]  # fmt: skip

@@ -1,0 +1,229 @@
+"""Who the ledger knows: populations recognised by the HMACs of their patients, and the limit set for each."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from privsyn.errors import PrivsynError
+from privsyn.home import home, patient_key
+from privsyn.ledger.books import VOIDED, Books, Charge, Figure, Grant, figure, fold, spent
+from privsyn.ledger.chain import Checked, Entry, Log, amend, inspect, members_digest, read
+from privsyn.ledger.terms import NEIGHBOURINGS, check_delta, check_epsilon, check_kind, people_of
+
+KEY_PURPOSE = b"privsyn ledger: the key of its patients"
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """A grant in force and how far it is used.
+
+    Attributes:
+        spent: epsilon at the grant's delta of all trainings of its kind that have a bound.
+        left: epsilon of the grant less `spent`, at least 0. Costs do not add up exactly: a training that
+            alone costs `left` may cost more or less on top of others.
+    """
+
+    grant: Grant
+    spent: float
+    left: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self.grant), "spent": self.spent, "left": self.left}
+
+
+@dataclass(frozen=True)
+class Population:
+    """Patients who were seen together, and all that was done with them.
+
+    Attributes:
+        id: opaque; the oldest of its ids.
+        aliases: ids of populations that turned out to be part of it.
+        patients: how many.
+        entries: every training, voided ones too.
+        seen: what was spent, a figure for each unit and neighbouring relation.
+        grants: those in force; each must be kept to.
+    """
+
+    id: str
+    aliases: tuple[str, ...]
+    patients: int
+    entries: tuple[Charge, ...]
+    seen: tuple[Figure, ...]
+    grants: tuple[Allowance, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "population": self.id,
+            "aliases": list(self.aliases),
+            "patients": self.patients,
+            "seen": [each.to_dict() for each in self.seen],
+            "grants": [each.to_dict() for each in self.grants],
+            "entries": [each.to_dict() for each in self.entries],
+        }
+
+
+@dataclass(frozen=True)
+class Overview:
+    """All populations at one moment, and the hash that stands for that moment; None if there is no entry."""
+
+    head: str | None
+    populations: tuple[Population, ...]
+
+
+def register(patients: Iterable[str]) -> str:
+    """Make these patients known, and return the id of the population that they all belong to from now on.
+
+    Raises:
+        PrivsynError: they are not HMACs, or the ledger cannot be used.
+    """
+    people, key = people_of(patients), key_check()
+    log = amend(lambda log: enrolled(log, people, key)[0])
+    return enrolled(log, people, key)[1]
+
+
+def grant(
+    population: str | Iterable[str],
+    *,
+    unit: str,
+    epsilon: float,
+    delta: float,
+    neighbouring: str = NEIGHBOURINGS[0],
+    note: str = "",
+) -> Entry:
+    """Limit what is spent on a population; takes the place of every grant that it has.
+
+    Args:
+        population: its id, or one it once had; or the HMACs of its patients, who are registered with it.
+        epsilon: > 0; of all trainings together, past ones included.
+        delta: in (0, 1); at which they are judged, whatever delta each of them names.
+
+    Raises:
+        PrivsynError: no such population, a number out of range, or the ledger cannot be used.
+    """
+    check_kind(unit, neighbouring)
+    check_epsilon(epsilon)
+    check_delta(delta)
+    limit = {"unit": unit, "neighbouring": neighbouring, "epsilon": float(epsilon), "delta": float(delta)}
+    people = frozenset() if isinstance(population, str) else people_of(population)
+    key = key_check() if people else ""
+
+    def change(log: Log) -> Log:
+        known, name = enrolled(log, people, key) if people else (log, _known(log, str(population)))
+        return known.extended("grant", {**limit, "note": note, "population": name})
+
+    return amend(change).entries[-1]
+
+
+def overview() -> Overview:
+    """Everything at one moment; empty if there is no ledger.
+
+    Raises:
+        PrivsynError: the ledger cannot be used.
+    """
+    log = read()
+    books = fold(log.entries)
+    ids = dict.fromkeys(books.canonical.values())
+    return Overview(log.head, tuple(_population(log, books, each) for each in ids))
+
+
+def populations() -> list[Population]:
+    """All populations, oldest first; `overview` has their head too."""
+    return list(overview().populations)
+
+
+def check(head: str | None = None) -> Checked:
+    """Whether the ledger is as it was written and, given what was once its head, still the same one.
+
+    Args:
+        head: hash of any entry, as kept elsewhere. Without it, entries cut off at the end, or a whole ledger
+            that is gone, cannot be missed.
+
+    Raises:
+        PrivsynError: `head` is no hash, or the ledger cannot be opened.
+    """
+    head = None if head is None else head.strip().lower()
+    if head is not None and not re.fullmatch(r"[0-9a-f]{64}", head):
+        raise PrivsynError(
+            f"{head!r} is no head: it has 64 hexadecimal digits, as `privsyn ledger show` has it"
+        )
+    found = inspect(head)
+    if found and found.entries:
+        try:
+            _check_key(read(), key_check() if (home() / "patient.key").exists() else "no key")
+        except PrivsynError as fault:
+            return replace(found, faults=(str(fault),))
+    return found
+
+
+def enrolled(log: Log, people: frozenset[str], key: str) -> tuple[Log, str]:
+    """The log in which all these patients belong to one population, and the id of that.
+
+    A patient is stored once, with the cohort that first brought them in; patients who all are known as one
+    population add no entry.
+
+    Raises:
+        PrivsynError: the log knows its patients under another key.
+    """
+    _check_key(log, key)
+    books = fold(log.entries)
+    known = {books.canonical[books.cohorts[log.members[each]]] for each in people & log.members.keys()}
+    ids = [each for each in books.canonical if each in known]  # oldest first
+    strangers = people - log.members.keys()
+    if len(ids) == 1 and not strangers:
+        return log, ids[0]
+    population = ids[0] if ids else f"population-{secrets.token_hex(6)}"
+    body = {
+        "population": population,
+        "joined": ids[1:],
+        "patients": len(strangers),
+        "members_sha256": members_digest(strangers),
+        "key_check": key,
+    }
+    return log.extended("cohort", body, strangers), population
+
+
+def key_check() -> str:
+    """Tells one key of the patient HMACs from another, and nothing about the key."""
+    return hmac.new(patient_key(), KEY_PURPOSE, hashlib.sha256).hexdigest()
+
+
+def _check_key(log: Log, key: str) -> None:
+    """Under another key every known patient would pass for a stranger on whom nothing was spent."""
+    if any(entry.body.get("key_check", key) != key for entry in log.entries):
+        raise PrivsynError(
+            f"{home() / 'patient.key'} is not the key of the patients in ledger.sqlite: bring back the two "
+            "that belong together, or move ledger.sqlite away to begin with nothing spent"
+        )
+
+
+def _known(log: Log, population: str) -> str:
+    ids = fold(log.entries).canonical
+    if population not in ids:
+        raise PrivsynError(f"no population {population!r}: `privsyn ledger show` lists them")
+    return ids[population]
+
+
+def _population(log: Log, books: Books, population: str) -> Population:
+    charges = tuple(c for c in books.charges.values() if books.canonical[c.population] == population)
+    kinds = dict.fromkeys(charge.kind for charge in charges if charge.state != VOIDED)
+    cohorts = {seq for seq, key in books.cohorts.items() if books.canonical[key] == population}
+    return Population(
+        id=population,
+        aliases=tuple(key for key, now in books.canonical.items() if now == population != key),
+        patients=sum(seq in cohorts for seq in log.members.values()),
+        entries=charges,
+        seen=tuple(figure(books, population, kind) for kind in kinds),
+        grants=tuple(_allowance(books, population, each) for each in books.grants.get(population, ())),
+    )
+
+
+def _allowance(books: Books, population: str, limit: Grant) -> Allowance:
+    used = spent(books, population, limit)
+    return Allowance(limit, used, max(0.0, math.floor((limit.epsilon - used) * 1e6) / 1e6))
