@@ -11,7 +11,7 @@ import copy
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from torch import Tensor
 
 from privsyn.diffusion.model import DiffusionModel, build_model
 from privsyn.dp.accounting import Mechanism
-from privsyn.errors import CheckpointError, PrivsynError
+from privsyn.errors import CheckpointError, PrivsynError, RecipeError
 from privsyn.files import file_digest, read_json, whole_folder, write_json
 from privsyn.recipe import Recipe, parse
 
 SCHEMA_VERSION = 1
 KEEP = 2  # the newest, and one to fall back on by hand
+LABELS = "network.label.weight"
 WEIGHTS, EMA, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -36,13 +37,24 @@ class State:
 
     Attributes:
         step: optimiser steps done.
-        history: every mechanism that touched the private data so far; empty without DP.
+        history: every mechanism that touched the private data so far, a warm-up first; empty without DP.
+        reference: names this training in the ledger; random.
+        init_sha256: sha256 (hex) of the weights it started from, if it did.
     """
 
     step: int
     recipe: Recipe
     cohort_sha256: str
     history: tuple[Mechanism, ...]
+    reference: str
+    init_sha256: str | None = None
+
+    @property
+    def planned(self) -> tuple[Mechanism, ...]:
+        """What will have touched the private data when the last step is done."""
+        if not self.history:
+            return ()
+        return (*self.history[:-1], replace(self.history[-1], steps=self.recipe.train.steps))
 
 
 @dataclass(frozen=True)
@@ -115,6 +127,8 @@ def load_state(folder: Path) -> State:
             recipe=parse(document["recipe"], Recipe, str(folder / STATE)),
             cohort_sha256=str(document["cohort_sha256"]),
             history=tuple(Mechanism(**part) for part in document["history"]),
+            reference=str(document["reference"]),
+            init_sha256=document["init_sha256"],
         )
     except CheckpointError:
         raise
@@ -130,6 +144,38 @@ def load_training(folder: Path, state: State, device: torch.device) -> Training:
     memory = _nested(load_file(folder / OPTIMIZER, device=str(device)))
     training.optimizer.load_state_dict({**training.optimizer.state_dict(), "state": memory})
     return training
+
+
+def start_from(model_folder: Path, training: Training) -> str:
+    """Begin a training with the weights of a finished model whose images were declared public.
+
+    The class embedding is taken over only if there are equally many classes; everything else must fit.
+
+    Returns:
+        sha256 (hex) of the weights.
+
+    Raises:
+        CheckpointError: there is no such model, or it is broken.
+        RecipeError: it was trained on images that are not public, or it is another network.
+    """
+    model, _, digest = load_model(model_folder)
+    if read_json(model_folder / "privacy.json").get("public_data") is not True:
+        raise RecipeError(
+            f"train.init_from {str(model_folder)!r}: its images were not declared public "
+            "(privacy.public_data), so starting from it would spend its patients' privacy: name another model"
+        )
+    weights, ours = model.state_dict(), training.model.state_dict()
+    if weights.keys() >= ours.keys() and weights[LABELS].shape != ours[LABELS].shape:
+        weights[LABELS] = ours[LABELS]
+    try:
+        training.model.load_state_dict(weights)
+        training.ema.load_state_dict(weights)
+    except RuntimeError:
+        raise RecipeError(
+            f"train.init_from {str(model_folder)!r} is another network: [model], data.size and data.channels "
+            "must be those that it was trained with"
+        ) from None
+    return digest
 
 
 def load_model(model_folder: Path) -> tuple[DiffusionModel, Recipe, str]:
@@ -155,6 +201,8 @@ def _document(state: State, digests: Mapping[str, str]) -> dict[str, Any]:
         "recipe": state.recipe.model_dump(mode="json"),
         "cohort_sha256": state.cohort_sha256,
         "history": [part.to_dict() for part in state.history],
+        "reference": state.reference,
+        "init_sha256": state.init_sha256,
         "files": dict(digests),
     }
 

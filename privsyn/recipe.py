@@ -92,6 +92,11 @@ class Train(Section):
     label_dropout: float = Field(0.1, ge=0, le=1, description="share of labels hidden, for guidance")
     checkpoint_every: Positive = Field(500, description="steps between checkpoints")
     device: str = Field("auto", description="auto (CUDA, else CPU), cpu, cuda, cuda:N")
+    init_from: str | None = Field(
+        None,
+        description="folder of a model of ours to start from; its training images must have been declared "
+        "public (privacy.public_data)",
+    )
 
 
 class Privacy(Section):
@@ -109,9 +114,25 @@ class Privacy(Section):
     clip_norm: float = Field(1e-3, gt=0, description="bound C on one unit's gradient; small = normalised")
     noise_multiplicity: Positive = Field(8, description="noise draws K per image and step (free in privacy)")
     max_images_per_unit: Positive = Field(4, description="images of one unit used in a step, drawn anew")
+    public_data: bool = Field(
+        False,
+        description="declares that the training images are PUBLIC: no patient is protected, and other models "
+        "may start from this one (train.init_from)",
+    )
     insecure_seed: int | None = Field(
         None, description="repeatable noise, for tests only: the claim becomes invalid for release"
     )
+
+
+class Warmup(Section):
+    """Steps on noisy class means before DP-SGD, paid for by the same budget (DP-FETA); only with DP."""
+
+    images: int = Field(0, ge=0, description="noisy means per class; 0 = no warm-up")
+    noise_multiplier: float = Field(5.0, gt=0, description="noise of each mean by its sensitivity")
+    expected_units: Positive | None = Field(
+        None, description="EXPECTED number of units in a mean, PUBLIC; default privacy.expected_units (all)"
+    )
+    steps: Positive = Field(200, description="plain optimiser steps on the means; free in privacy")
 
 
 class Sample(Section):
@@ -136,6 +157,7 @@ class Recipe(Section):
     diffusion: Diffusion = Diffusion()
     train: Train = Train()
     privacy: Privacy = Privacy()
+    warmup: Warmup = Warmup()
     sample: Sample = Sample()
 
     @model_validator(mode="after")
@@ -150,13 +172,20 @@ class Recipe(Section):
         if self.privacy.dp and self.privacy.expected_units is None:
             raise ValueError(
                 "DP training needs privacy.expected_units: a PUBLIC estimate of the number of training "
-                "patients. Declaring it says that this number may be known to anybody"
+                f"{self.privacy.unit}s. Declaring it says that anybody may know this number; sample rate, "
+                "divisor and delta come from it, and the cohort is never counted for them"
             )
         expected = self.privacy.expected_units
         if self.privacy.dp and expected is not None and self.train.batch_size > expected:
             raise ValueError(
                 "train.batch_size exceeds privacy.expected_units: the sample rate would be above 1"
             )
+        if expected is not None and (self.warmup.expected_units or 0) > expected:
+            raise ValueError(
+                "warmup.expected_units exceeds privacy.expected_units: the sample rate would be above 1"
+            )
+        if self.privacy.dp and self.privacy.public_data:
+            raise ValueError("privacy.public_data protects nobody: train without differential privacy")
         return self
 
     @property

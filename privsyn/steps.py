@@ -42,10 +42,10 @@ def plain_steps(training: Training, state: State, part: Part) -> TakeStep:
             part.labels,
             rows[None],  # as if one unit, so that the timesteps of a batch are spread evenly
             training.model,
-            _randomness(recipe, step, "draws", device),
+            randomness(recipe, step, "draws", device),
             label_dropout=recipe.train.label_dropout,
         )
-        with global_randomness(_randomness(recipe, step, "dropout", CPU)):
+        with global_randomness(randomness(recipe, step, "dropout", CPU)):
             loss = plain_step(training.model, training.optimizer, batch)
         if not math.isfinite(loss):
             raise PrivsynError(f"the loss is no longer finite at step {step + 1}: lower train.learning_rate")
@@ -68,10 +68,10 @@ def private_steps(training: Training, state: State, part: Part) -> TakeStep:
     planned = planned_passes(training.model, recipe, device)
 
     def take(step: int) -> StepFacts:
-        sample = _sampled(units, recipe, state.history[-1], _randomness(recipe, step, "units", CPU))
-        passes = _passes(sample, part, training, recipe, planned, _randomness(recipe, step, "draws", device))
-        with global_randomness(_randomness(recipe, step, "dropout", CPU)):
-            return private_step(optimizer, passes, _randomness(recipe, step, "noise", device))
+        sample = sampled(units, recipe, state.history[-1], randomness(recipe, step, "units", CPU))
+        passes = _passes(sample, part, training, recipe, planned, randomness(recipe, step, "draws", device))
+        with global_randomness(randomness(recipe, step, "dropout", CPU)):
+            return private_step(optimizer, passes, randomness(recipe, step, "noise", device))
 
     return take
 
@@ -93,7 +93,7 @@ def planned_passes(model: DiffusionModel, recipe: Recipe, device: torch.device) 
     return planned
 
 
-def _sampled(
+def sampled(
     units: Sequence[Rows], recipe: Recipe, mechanism: Mechanism, generator: torch.Generator
 ) -> list[Rows]:
     """Image rows of the units in this step, at most the cap of each."""
@@ -136,7 +136,7 @@ def plain_step(model: DiffusionModel, optimizer: torch.optim.Optimizer, batch: D
     return loss.item()
 
 
-def _randomness(recipe: Recipe, step: int, purpose: str, device: torch.device) -> torch.Generator:
+def randomness(recipe: Recipe, step: int, purpose: str, device: torch.device) -> torch.Generator:
     """The generator of one purpose in one step; only without privacy does the recipe's seed decide it."""
     if not recipe.privacy.dp:
         return keyed_generator(device, recipe.seed, step, purpose)

@@ -60,6 +60,10 @@ class Study:
         return self.model / "train.jsonl"
 
     @property
+    def central_images(self) -> Path:
+        return self.model / "central-images.safetensors"
+
+    @property
     def synthetic(self) -> Path:
         return self.root / "synthetic"
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import math
+import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from privsyn import ledger
 from privsyn.checkpoint import (
     EMA,
     State,
@@ -24,23 +27,30 @@ from privsyn.checkpoint import (
     load_training,
     newest,
     save_checkpoint,
+    start_from,
 )
 from privsyn.cohort.cohort import Cohort, Part, load_cohort
 from privsyn.diffusion.batches import draw, rows_of_step
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp import accounting
-from privsyn.dp.claim import claim, delta_of
+from privsyn.dp.claim import NEIGHBOURING, claim, delta_of
 from privsyn.dp.clipping import StepFacts
 from privsyn.dp.generators import CPU, keyed_generator
 from privsyn.dp.layers import check_supported
-from privsyn.errors import CheckpointError, RecipeError, StudyError
+from privsyn.errors import CheckpointError, PrivsynError, RecipeError, StudyError
 from privsyn.files import file_digest, whole_folder, write_json, write_text
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
 from privsyn.steps import global_randomness, plain_step, plain_steps, private_steps
 from privsyn.study import Study, as_study
+from privsyn.warmup import queries, warm_up
 
 LOG_EVERY = 10  # steps
+UNBOUNDED = {
+    "none": "trained without differential privacy",
+    "public": "trained on images that were declared public",
+    "insecure": "trained with noise that can be repeated (privacy.insecure_seed)",
+}
 NOTICE = "INTERNAL: losses of private data without noise; this file must not leave the study"
 
 
@@ -52,10 +62,12 @@ def train(
     settings: Sequence[str] = (),
     resume: bool = False,
     force: bool = False,
+    allow_unbounded: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Train the study's model on its cohort's training patients, and write its privacy claim.
 
+    What it will spend is charged to the patients' population before the first step (`privsyn.ledger`).
     Holdout and test are never read. A killed run leaves whole checkpoints, and `resume` continues from the
     newest; the claim is written last, so a model that has one is finished.
 
@@ -64,7 +76,9 @@ def train(
         epsilon: budget of the whole training; default `privacy.epsilon`.
         settings: `section.key=value` changes of the recipe.
         resume: continue; dp, epsilon and settings must be those of the run, dp and epsilon may be left out.
-        force: replace the model that the study has, once the new run has started validly.
+        force: replace the model that the study has, once the new run has started validly; what the old one
+            spent stays charged.
+        allow_unbounded: train without a bound although the patients' population has a grant.
 
     Returns:
         The document `model/privacy.json`.
@@ -73,13 +87,18 @@ def train(
         StudyError: there is no cohort, or there is a model already.
         RecipeError: the recipe does not fit the cohort, or no noise reaches the budget.
         CheckpointError: nothing to resume, a broken checkpoint, or one of another recipe or cohort.
+        Refused: the population's grant does not allow it; nothing was trained or replaced.
     """
     study = as_study(study)
     cohort = load_cohort(study.need(study.cohort, "prepare"))
     if resume:
         training, state = _resumed(study, cohort, dp, epsilon, settings)
+        _reserve(state, cohort, allow_unbounded)
     else:
-        training, state = _begun(study, cohort, dp, epsilon, settings, force, progress)
+        recipe = _recipe(study, dp, epsilon, settings)
+        training, state = _begun(study, cohort, recipe, force, allow_unbounded, progress)
+    if state.step == 0 and queries(state.recipe):
+        warm_up(study.central_images, training, state, cohort.part("train"), progress)
     state = _run(study, training, state, cohort.part("train"), progress)
     return _finish(study, cohort, state)
 
@@ -175,42 +194,76 @@ def update_ema(training: Training, decay: float) -> None:
         average.lerp_(weight, 1 - decay)
 
 
-def _begun(
-    study: Study,
-    cohort: Cohort,
-    dp: bool | None,
-    epsilon: float | None,
-    settings: Sequence[str],
-    force: bool,
-    progress: Progress,
-) -> tuple[Training, State]:
-    """A new model folder with the checkpoint of step 0, so that there is always one to resume from."""
+def _recipe(study: Study, dp: bool | None, epsilon: float | None, settings: Sequence[str]) -> Recipe:
     recipe = study.recipe([*settings, *_privacy_settings(dp, epsilon)])
     if epsilon is not None and not recipe.privacy.dp:
         raise RecipeError("an epsilon was given for a training without differential privacy: add --dp")
+    return recipe
+
+
+def _begun(
+    study: Study, cohort: Cohort, recipe: Recipe, force: bool, allow_unbounded: bool, progress: Progress
+) -> tuple[Training, State]:
+    """A new model folder with the checkpoint of step 0, so that there is always one to resume from.
+
+    It is charged when all else is ready: what is refused leaves the old model, and what fails is not charged.
+    """
     if study.model.exists() and not force:
         raise StudyError(f"{study.model} already exists: --resume continues it, --force replaces it")
     _check_data(recipe, cohort)
-    training = fresh_training(recipe, device_of(recipe))
-    state = State(0, recipe, cohort.digest, ())
+    training, initial = fresh_training(recipe, device_of(recipe)), recipe.train.init_from
+    start = None if initial is None else start_from(Path(initial), training)
+    state = State(0, recipe, cohort.digest, (), secrets.token_hex(16), start)
     if recipe.privacy.dp:
         check_supported(training.model)
         with progress.stage("find the noise for the budget", 1) as advance:
-            state = replace(state, history=(_planned(recipe),))
+            state = replace(state, history=(*queries(recipe), planned_mechanism(recipe)))
             advance()
-    with whole_folder(study.model, replace=force) as folder:
-        save_checkpoint(folder / study.checkpoints.name, training, state)
-        write_text(folder / study.training_log.name, json.dumps({"notice": NOTICE}) + "\n")
+    try:
+        with whole_folder(study.model, replace=force) as folder:
+            save_checkpoint(folder / study.checkpoints.name, training, state)
+            write_text(folder / study.training_log.name, json.dumps({"notice": NOTICE}) + "\n")
+            _reserve(state, cohort, allow_unbounded)
+    except BaseException:
+        with suppress(PrivsynError):  # nothing was reserved, or the ledger cannot be written
+            ledger.void(state.reference)
+        raise
     return training, state
 
 
-def _planned(recipe: Recipe) -> accounting.Mechanism:
-    """The mechanism that keeps to the budget, with no step taken yet."""
+def _reserve(state: State, cohort: Cohort, allow_unbounded: bool) -> None:
+    """Charge the whole training to the population; for a resumed run, see that it is charged."""
+    ledger.reserve(
+        state.reference,
+        cohort.records["patient"].tolist(),
+        **charge(state.recipe, state.planned),
+        allow_unbounded=allow_unbounded,
+    )
+
+
+def charge(recipe: Recipe, planned: Sequence[accounting.Mechanism]) -> dict[str, Any]:
+    """What the ledger is told of a training; repeatable noise bounds nothing."""
+    why = UNBOUNDED["none"] if not planned else ""
+    why = UNBOUNDED["public"] if recipe.privacy.public_data else why
+    why = UNBOUNDED["insecure"] if planned and recipe.privacy.insecure_seed is not None else why
+    return {
+        "unit": recipe.privacy.unit,
+        "neighbouring": NEIGHBOURING,
+        "delta": delta_of(recipe) if recipe.privacy.dp else None,
+        "mechanisms": () if why else tuple(planned),
+        "why_unbounded": why,
+    }
+
+
+def planned_mechanism(recipe: Recipe) -> accounting.Mechanism:
+    """DP-SGD with the noise that keeps to the budget beside the warm-up, with no step taken yet."""
     privacy, steps = recipe.privacy, recipe.train.steps
     assert privacy.expected_units is not None  # the recipe demands it for DP
-    sample_rate = recipe.train.batch_size / privacy.expected_units
-    noise = accounting.noise_multiplier(privacy.epsilon, delta_of(recipe), sample_rate, steps)
-    return accounting.Mechanism(noise, sample_rate, steps=0)
+    rate = recipe.train.batch_size / privacy.expected_units
+    noise = accounting.noise_multiplier(
+        privacy.epsilon, delta_of(recipe), rate, steps, composed=queries(recipe)
+    )
+    return accounting.Mechanism(noise, rate, steps=0)
 
 
 def _resumed(
@@ -220,7 +273,7 @@ def _resumed(
     state = load_state(folder)
     dp = state.recipe.privacy.dp if dp is None else dp
     epsilon = state.recipe.privacy.epsilon if epsilon is None else epsilon
-    different = _differences(state.recipe, study.recipe([*settings, *_privacy_settings(dp, epsilon)]))
+    different = _differences(state.recipe, _recipe(study, dp, epsilon if dp else None, settings))
     if different:
         raise CheckpointError(
             f"{folder} was trained with another {', '.join(different)}: pass the same options again, "
@@ -267,8 +320,16 @@ def _advanced(state: State, done: int) -> State:
 
 def _finish(study: Study, cohort: Cohort, state: State) -> dict[str, Any]:
     recipe = state.recipe
-    weights = file_digest(newest(study.checkpoints) / EMA)
-    document = claim(recipe, cohort, state.history, steps=state.step, weights_sha256=weights)
+    ledger.settle(state.reference, charge(recipe, state.history)["mechanisms"])
+    document = claim(
+        recipe,
+        cohort,
+        state.history,
+        steps=state.step,
+        weights_sha256=file_digest(newest(study.checkpoints) / EMA),
+        init_sha256=state.init_sha256,
+        account=ledger.account(state.reference),
+    )
     resolved = {"schema_version": 1, "sha256": recipe.digest, "recipe": recipe.model_dump(mode="json")}
     write_json(study.resolved_recipe_file, resolved)
     write_json(study.privacy_file, document)

@@ -24,6 +24,13 @@ Epsilon = Annotated[
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")]
+AllowUnbounded = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unbounded",
+        help="Train without a finite bound although the patients' population has a grant (privsyn ledger).",
+    ),
+]
 
 
 def train(
@@ -31,6 +38,7 @@ def train(
     epsilon: Epsilon = None,
     resume: Resume = False,
     settings: Settings = None,
+    allow_unbounded: AllowUnbounded = False,
     force: Force = False,
     study: StudyFolder = HERE,
     as_json: Json = False,
@@ -46,6 +54,7 @@ def train(
         settings=settings or (),
         resume=resume,
         force=force,
+        allow_unbounded=allow_unbounded,
         progress=TerminalProgress(),
     )
     show(claim, f"privacy claim: {in_words(claim)}", "next: privsyn sample", as_json=as_json)

@@ -10,7 +10,7 @@ import hmac
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,6 @@ def examine(entries: Sequence[Entry], data: Data, progress: Progress) -> list[Ex
     """
     passed: list[Examined] = []
     faults: list[str] = []
-    seen: Counter[tuple[str, int]] = Counter()
     with progress.stage("check images", len(entries)) as advance:
         for position, entry in enumerate(entries):
             try:
@@ -65,13 +64,27 @@ def examine(entries: Sequence[Entry], data: Data, progress: Progress) -> list[Ex
                 faults.append(f"{entry.where}: {fault}")
             else:
                 patient = unicodedata.normalize("NFC", entry.patient or "").strip()
-                unit = f"patient {patient}" if patient else f"image {sha256} {label} {seen[sha256, label]}"
-                seen[sha256, label] += not patient
+                unit = f"patient {patient}" if patient else ""
                 passed.append(Examined(position, sha256, label, unit, bool(patient)))
             advance()
     if faults:
         raise CohortError(f"{len(faults)} of {len(entries)} images cannot be used; first: {faults[0]}")
-    return passed
+    return _units_of_pixels(passed)
+
+
+def _units_of_pixels(images: Sequence[Examined]) -> list[Examined]:
+    """Let the pixels stand for a patient where the source gave none, and a number tell equal ones apart.
+
+    Labels have no part in it, so that the ledger knows a relabelled cohort, nor has the order of the source.
+    """
+    seen: Counter[str] = Counter()
+    named = list(images)
+    for i in sorted(range(len(named)), key=lambda i: (named[i].sha256, named[i].label)):
+        if not named[i].named:
+            sha256 = named[i].sha256
+            named[i] = replace(named[i], unit=f"image {sha256} {seen[sha256]}")
+            seen[sha256] += 1
+    return named
 
 
 def lay_out(images: Sequence[Examined], recipe: Recipe) -> tuple[pd.DataFrame, list[int]]:

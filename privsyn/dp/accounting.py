@@ -16,9 +16,11 @@ from functools import lru_cache
 from typing import Any
 
 from dp_accounting import DpEvent, GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
+from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from scipy.optimize import brentq
+from scipy.stats import binom
 
 from privsyn.errors import PrivsynError, RecipeError
 
@@ -73,19 +75,47 @@ def epsilon_rdp(history: Sequence[Mechanism], delta: float) -> float:
     return _rdp(tuple(part for part in history if part.steps > 0), delta)
 
 
-def noise_multiplier(target_epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
+def group_epsilon(history: Sequence[Mechanism], delta: float, units: int) -> float:
+    """epsilon of adding or removing a group of units together, such as `units` images of one patient.
+
+    Every unit of the group has its own coin, so a step's sum moves by 0 to `units` clip norms, binomially: a
+    mixture of Gaussians bounds it tightly. Ganesh 2024, https://arxiv.org/abs/2401.10294, theorem 3.1.
+    """
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=10 * GRID)
+    for part in history:
+        if part.steps > 0:
+            moved = range(units + 1)
+            odds = [float(binom.pmf(k, units, part.sample_rate)) for k in moved]
+            accountant.compose(MixtureOfGaussiansDpEvent(part.noise_multiplier, moved, odds), part.steps)
+    return _up(float(accountant.get_epsilon(delta)))
+
+
+def noise_multiplier(
+    target_epsilon: float,
+    delta: float,
+    sample_rate: float,
+    steps: int,
+    *,
+    composed: Sequence[Mechanism] = (),
+) -> float:
     """The smallest noise multiplier that keeps to a budget, to a relative 1e-3; never too small.
+
+    Args:
+        composed: what the budget must pay for as well.
 
     Raises:
         RecipeError: no amount of noise in reach keeps to it.
     """
+    others = tuple(composed)
 
     def excess(log_noise: float, coarser: int = 1) -> float:
         mechanism = Mechanism(math.exp(log_noise), sample_rate, steps)
-        return _epsilon((mechanism,), delta, coarser) - target_epsilon
+        return _epsilon((*others, mechanism), delta, coarser) - target_epsilon
 
-    upper = math.log(_rdp_noise_multiplier(target_epsilon, delta, sample_rate, steps)) + RELATIVE_TOLERANCE
-    near = _root(lambda log_noise: excess(log_noise, coarser=10), upper, stride=0.1)  # quick, and a bound too
+    upper = _rdp_noise_multiplier(target_epsilon, delta, sample_rate, steps, others)
+    near = _root(  # quick, and a bound too
+        lambda log_noise: excess(log_noise, coarser=10), math.log(upper) + RELATIVE_TOLERANCE, stride=0.1
+    )
     found = _rounded_up(math.exp(_root(excess, near + RELATIVE_TOLERANCE / 2, stride=RELATIVE_TOLERANCE)))
     while excess(math.log(found)) > 0:  # the root may lie a hair on the wrong side
         found = _rounded_up(found * (1 + RELATIVE_TOLERANCE / 4))
@@ -103,15 +133,19 @@ def _root(excess: Callable[[float], float], high: float, stride: float) -> float
     return float(brentq(excess, low, high, xtol=RELATIVE_TOLERANCE / 4))
 
 
-def _rdp_noise_multiplier(target_epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
+def _rdp_noise_multiplier(
+    target_epsilon: float, delta: float, sample_rate: float, steps: int, composed: tuple[Mechanism, ...]
+) -> float:
     def excess(log_noise: float) -> float:
-        return _rdp((Mechanism(math.exp(log_noise), sample_rate, steps),), delta) - target_epsilon
+        mechanism = Mechanism(math.exp(log_noise), sample_rate, steps)
+        return _rdp((*composed, mechanism), delta) - target_epsilon
 
     low, high = (math.log(edge) for edge in NOISE_RANGE)
     if excess(high) > 0:
         raise RecipeError(
             f"no noise reaches epsilon {target_epsilon:g} with delta {delta:g} in {steps} steps at sample "
-            f"rate {sample_rate:g}: ask for a larger privacy.epsilon, or train fewer steps"
+            f"rate {sample_rate:g}{' beside the warm-up' * bool(composed)}: ask for a larger "
+            "privacy.epsilon, or train fewer steps"
         )
     return math.exp(brentq(excess, low, high, xtol=RELATIVE_TOLERANCE))
 
@@ -134,7 +168,7 @@ def _pld(history: tuple[Mechanism, ...], delta: float, grid: float) -> float:
     accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=grid)
     for part in history:
         accountant.compose(_event(part), part.steps)
-    return math.ceil(float(accountant.get_epsilon(delta)) * ROUNDING) / ROUNDING
+    return _up(float(accountant.get_epsilon(delta)))
 
 
 @lru_cache(maxsize=256)
@@ -147,6 +181,10 @@ def _rdp(history: tuple[Mechanism, ...], delta: float) -> float:
 
 def _event(mechanism: Mechanism) -> DpEvent:
     return PoissonSampledDpEvent(mechanism.sample_rate, GaussianDpEvent(mechanism.noise_multiplier))
+
+
+def _up(epsilon: float) -> float:
+    return math.ceil(epsilon * ROUNDING) / ROUNDING
 
 
 def _rounded_up(value: float) -> float:

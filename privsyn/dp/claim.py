@@ -10,12 +10,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from privsyn.cohort.cohort import Cohort
-from privsyn.dp.accounting import Mechanism, accountant_name, default_delta, epsilon, epsilon_rdp
+from privsyn.dp.accounting import (
+    Mechanism,
+    accountant_name,
+    default_delta,
+    epsilon,
+    epsilon_rdp,
+    group_epsilon,
+)
 from privsyn.recipe import Recipe
 
 SCHEMA_VERSION = 1
 NEIGHBOURING = "add-or-remove-one"
 
+PUBLIC_DATA = (
+    "Trained on images that were declared public, without differential privacy: it promises nothing to "
+    "anybody, and other models may start from it."
+)
 NO_BOUND = (
     "Trained without differential privacy: nothing bounds in advance what this model, or an image drawn from "
     "it, can reveal about one {unit}. Only audits speak for it, and they can only find leaks."
@@ -31,8 +42,12 @@ INSECURE = (
 NOT_COVERED = (
     "Settings chosen by looking at private data, such as earlier trainings or audits of the same patients; "
     "that they were tried is not accounted for.",
-    "Other models trained on the same patients: their epsilons add up with this one.",
+    "Other models trained on the same patients: their epsilons add up with this one; `cumulative` is the "
+    "total that the ledger of this machine knew of.",
     "What was declared public: class names, image size, channels, value range, expected_units, the recipe.",
+    "Early stopping, or choosing a checkpoint, by looking at train.jsonl or at an audit. Training itself "
+    "reads no label histogram, value range or validation loss: the number of steps is fixed in advance, "
+    "pixels are scaled by their bit depth, and classes are drawn as the recipe says.",
     "How the cohort was made: which patients were asked, labelled and kept, the removal of duplicates, and "
     "which part of the split a patient is in.",
     "The internal files of the study: cohort, train.jsonl (un-noised losses), findings and internal report; "
@@ -47,9 +62,10 @@ NOT_COVERED_PATIENT = (
     "What relatives, or one patient entered under two ids, reveal together: the unit is one patient id.",
 )
 NOT_COVERED_IMAGE = (
-    "A patient with several images: the bound is for one image, and for k images of one patient it is about "
-    "k times epsilon, or more at the same delta.",
+    "A patient with several images: the bound is for one image. `group` says what it is for 2, 4 and 8 "
+    "images of one patient at the same delta; beyond that, more.",
 )
+GROUPS = (2, 4, 8)  # images; public numbers, not what the cohort holds
 NO_PATIENT_IDS = (
     "Patients with several images, where the source gave no patient ids: every such image was taken for a "
     "patient of its own.",
@@ -64,20 +80,29 @@ def delta_of(recipe: Recipe) -> float:
 
 
 def claim(
-    recipe: Recipe, cohort: Cohort, history: Sequence[Mechanism], *, steps: int, weights_sha256: str
+    recipe: Recipe,
+    cohort: Cohort,
+    history: Sequence[Mechanism],
+    *,
+    steps: int,
+    weights_sha256: str,
+    init_sha256: str | None = None,
+    account: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The document; `kind` is `dp` with all its parameters, or `none`.
 
     Args:
         history: every mechanism that touched the private data, in order; empty without DP.
         steps: optimiser steps in the weights.
+        init_sha256: of the public weights that it started from.
+        account: `ledger` and `cumulative`, what all trainings on these patients cost together.
     """
     document = {
         "schema_version": SCHEMA_VERSION,
         "unit": recipe.privacy.unit,
-        "public": _public(recipe),
-        "ledger": None,
-        "cumulative": None,
+        "public": _public(recipe, init_sha256),
+        "public_data": recipe.privacy.public_data,
+        **(account or {"ledger": None, "cumulative": None}),
         "provenance": {
             "recipe_sha256": recipe.digest,
             "cohort_fingerprint": cohort.fingerprint,
@@ -87,7 +112,8 @@ def claim(
         },
     }
     if not recipe.privacy.dp:
-        return document | {"kind": "none", "statement": NO_BOUND.format(unit=recipe.privacy.unit)}
+        statement = PUBLIC_DATA if recipe.privacy.public_data else NO_BOUND
+        return document | {"kind": "none", "statement": statement.format(unit=recipe.privacy.unit)}
     return document | _bound(recipe, cohort.document, history)
 
 
@@ -108,9 +134,10 @@ def _bound(recipe: Recipe, cohort: Mapping[str, Any], history: Sequence[Mechanis
             "noise_multiplicity": privacy.noise_multiplicity,
             "max_images_per_unit": privacy.max_images_per_unit,
             "expected_units": privacy.expected_units,
-            "composed": [part.to_dict() for part in history[:-1]],
+            "composed": [{"name": "central-images", **part.to_dict()} for part in history[:-1]],
         },
         "accountant": accountant_name(),
+        "group": _group(recipe, history, delta),
         "not_covered": _not_covered(recipe, str(cohort.get("patient_ids", ""))),
         "statement": BOUND.format(unit=privacy.unit),
         "valid_for_release": not repeatable,
@@ -118,16 +145,27 @@ def _bound(recipe: Recipe, cohort: Mapping[str, Any], history: Sequence[Mechanis
     }
 
 
-def _public(recipe: Recipe) -> dict[str, Any]:
+def _group(recipe: Recipe, history: Sequence[Mechanism], delta: float) -> list[dict[str, Any]]:
+    """Where the unit is an image: what the claim is worth to a patient with several, at the same delta."""
+    if recipe.privacy.unit != "image":
+        return []
+    return [{"images": k, "epsilon": group_epsilon(history, delta, k), "delta": delta} for k in GROUPS]
+
+
+def _public(recipe: Recipe, init_sha256: str | None) -> dict[str, Any]:
     data = recipe.data
-    declared = {
+    declared: dict[str, Any] = {
         "classes": list(data.classes),
         "size": data.size,
         "channels": data.channels,
         "value_range": [0, 2**data.bit_depth - 1],
         "hyper_parameters": f"the whole recipe, sha256 {recipe.digest}",
     }
-    return declared | ({"expected_units": recipe.privacy.expected_units} if recipe.privacy.dp else {})
+    if recipe.privacy.dp:
+        declared["expected_units"] = recipe.privacy.expected_units
+    if init_sha256:
+        declared["init_from"] = {"weights_sha256": init_sha256, "declaration": "public"}
+    return declared
 
 
 def _not_covered(recipe: Recipe, patient_ids: str) -> list[str]:

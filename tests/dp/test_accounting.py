@@ -5,7 +5,14 @@ from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDp
 from dp_accounting.pld import PLDAccountant
 from opacus.accountants import PRVAccountant, RDPAccountant
 
-from privsyn.dp.accounting import Mechanism, default_delta, epsilon, epsilon_rdp, noise_multiplier
+from privsyn.dp.accounting import (
+    Mechanism,
+    default_delta,
+    epsilon,
+    epsilon_rdp,
+    group_epsilon,
+    noise_multiplier,
+)
 from privsyn.errors import RecipeError
 
 GRID = [
@@ -62,6 +69,32 @@ def test_noise_is_found_to_a_thousandth_and_never_too_small(
     found = noise_multiplier(budget, delta, rate, steps)
     assert epsilon([Mechanism(found, rate, steps)], delta) <= budget
     assert epsilon([Mechanism(found * 0.999, rate, steps)], delta) > budget
+
+
+def test_noise_leaves_room_for_what_is_composed() -> None:
+    """With a warm-up in the budget the noise is larger, and both together keep to it, not much below."""
+    warm_up = Mechanism(5.0, 1.0, 2)
+    found = noise_multiplier(3.0, 1e-4, 0.1, 200, composed=[warm_up])
+    assert found > 1.005 * noise_multiplier(3.0, 1e-4, 0.1, 200)
+    assert epsilon([warm_up, Mechanism(found, 0.1, 200)], 1e-4) <= 3.0
+    assert epsilon([warm_up, Mechanism(found * 0.999, 0.1, 200)], 1e-4) > 3.0
+    with pytest.raises(RecipeError, match="beside the warm-up"):
+        noise_multiplier(1.0, 1e-4, 0.1, 200, composed=[Mechanism(0.5, 1.0, 5)])
+
+
+def test_a_group_of_images_costs_what_was_computed_before() -> None:
+    """q = .0512, T = 2000, sigma = 1.559, delta = 1e-5: 8 for one image, 19.1, 49.5 and 142 for 2, 4 and 8."""
+    history = [Mechanism(1.559, 0.0512, 2000)]
+    assert group_epsilon(history, 1e-5, 1) == pytest.approx(epsilon(history, 1e-5), rel=2e-3)
+    found = [group_epsilon(history, 1e-5, k) for k in (2, 4, 8)]
+    assert found == pytest.approx([19.1, 49.5, 142], rel=5e-3)
+
+
+@pytest.mark.parametrize("k", [2, 5])
+def test_a_group_without_sampling_is_one_gaussian(k: int) -> None:
+    """If every image is in every step, k of them move the sum by k: known in closed form."""
+    whole, one = [Mechanism(4.0, 1.0, 10)], [Mechanism(4.0 / k, 1.0, 10)]
+    assert group_epsilon(whole, 1e-5, k) == pytest.approx(epsilon(one, 1e-5), rel=2e-3)
 
 
 def test_a_budget_out_of_reach_is_refused() -> None:

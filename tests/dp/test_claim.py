@@ -60,6 +60,36 @@ def test_what_is_not_covered_depends_on_the_unit_and_on_the_source() -> None:
     """A bound for images says what it is for patients; one without patient ids says what it is worth."""
     per_image = claimed("privacy.dp=true", "privacy.unit=image")["not_covered"]
     nameless = claimed("privacy.dp=true", patient_ids="none: each image is one patient")["not_covered"]
-    assert any("k images of one patient" in line for line in per_image)
+    assert any("for 2, 4 and 8 images of one patient" in line for line in per_image)
     assert any("gave no patient ids" in line for line in nameless)
     assert not any("gave no patient ids" in line for line in claimed("privacy.dp=true")["not_covered"])
+
+
+def test_a_claim_per_image_says_what_it_is_worth_to_a_patient() -> None:
+    """For 2, 4 and 8 images of one patient at the same delta: far more than so many times epsilon."""
+    document = claimed("privacy.dp=true", "privacy.unit=image")
+    epsilons = [entry["epsilon"] for entry in document["group"]]
+    assert [entry["images"] for entry in document["group"]] == [2, 4, 8]
+    assert document["epsilon"] < epsilons[0] < epsilons[1] < epsilons[2]
+    assert epsilons[2] > 8 * document["epsilon"]
+    assert claimed("privacy.dp=true")["group"] == []
+
+
+def test_early_stopping_labels_range_and_validation_are_spoken_of() -> None:
+    """Whatever could read private data is in the mechanism or named as not covered."""
+    text = " ".join(claimed("privacy.dp=true")["not_covered"])
+    for reading in ("label histogram", "value range", "Early stopping", "validation loss", "duplicates"):
+        assert reading in text
+
+
+def test_a_warm_up_and_a_public_start_are_in_the_claim() -> None:
+    """The warm-up costs and is composed; public weights cost nothing and are named by their digest."""
+    recipe = load_recipe(find_shipped("recipes", "toy"), ["privacy.dp=true", "warmup.images=3"])
+    history = (Mechanism(5.0, 1.0, 3), *HISTORY)
+    cohort = Cohort(
+        Path(), {"patient_ids": "given", "fingerprint": "f"}, np.empty((0, 8, 8, 1), np.uint8), pd.DataFrame()
+    )
+    document = claim(recipe, cohort, history, steps=60, weights_sha256="0" * 64, init_sha256="1" * 64)
+    assert document["mechanism"]["composed"] == [{"name": "central-images", **history[0].to_dict()}]
+    assert document["epsilon"] == epsilon(history, document["delta"]) > epsilon(HISTORY, document["delta"])
+    assert document["public"]["init_from"] == {"weights_sha256": "1" * 64, "declaration": "public"}
