@@ -12,6 +12,7 @@ from privsyn.cli.audit import audit
 from privsyn.cli.demo import demo
 from privsyn.cli.init import init
 from privsyn.cli.options import group
+from privsyn.cli.plan import plan
 from privsyn.cli.prepare import prepare
 from privsyn.cli.report import report
 from privsyn.cli.sample import sample
@@ -19,11 +20,11 @@ from privsyn.cli.status import status
 from privsyn.cli.train import train
 from privsyn.cli.verify import verify
 
-VERBS = (demo, init, status, prepare, train, sample, audit, report, verify)
+VERBS = (demo, init, status, prepare, plan, train, sample, audit, report, verify)
 GROUPS = (recipes.app, policies.app, ledger.app, release.app)
 ORDER = (
     "demo", "init", "status", "recipes", "policies", "ledger",
-    "prepare", "train", "sample", "audit", "report", "release", "verify",
+    "prepare", "plan", "train", "sample", "audit", "report", "release", "verify",
 )  # fmt: skip
 
 

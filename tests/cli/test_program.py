@@ -31,7 +31,7 @@ HEAVY = {
     "sklearn",
 }
 VERBS = (
-    "demo", "init", "status", "recipes", "policies", "prepare", "train", "sample", "audit", "report",
+    "demo", "init", "status", "recipes", "policies", "prepare", "plan", "train", "sample", "audit", "report",
     "release", "release draft", "verify", *(f"recipes {sub}" for sub in ("show", "copy", "check", "schema")),
     *(f"policies {sub}" for sub in ("show", "copy", "check")),
     "ledger", *(f"ledger {sub}" for sub in ("show", "check", "grant")),
