@@ -132,7 +132,8 @@ def _run(study: Study, training: Training, state: State, part: Part, progress: P
                 state = _advanced(state, done)
                 save_checkpoint(study.checkpoints, training, state)
                 if recipe.privacy.dp:
-                    spent = accounting.epsilon(state.history, delta_of(recipe))
+                    rough = done < settings.steps
+                    spent = accounting.epsilon(state.history, delta_of(recipe), rough=rough)
                     shown["epsilon"] = f"{math.ceil(spent * 100) / 100:.2f}"
             advance(1, **shown)
     return state

@@ -63,13 +63,17 @@ def default_delta(expected_units: int) -> float:
     return float(expected_units**-1.1)
 
 
-def epsilon(history: Sequence[Mechanism], delta: float) -> float:
+def epsilon(history: Sequence[Mechanism], delta: float, *, rough: bool = False) -> float:
     """epsilon of all mechanisms together, adding or removing one unit; PLD, rounded up.
+
+    Args:
+        rough: an upper bound several times sooner, to be shown while a training runs.
 
     Raises:
         PrivsynError: PLD and RDP contradict each other.
     """
-    return _epsilon(tuple(part for part in history if part.steps > 0), delta)
+    spent = tuple(part for part in history if part.steps > 0)
+    return _pld(spent, delta, 10 * GRID) if rough and spent else _epsilon(spent, delta)
 
 
 def epsilon_rdp(history: Sequence[Mechanism], delta: float) -> float:

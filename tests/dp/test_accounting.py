@@ -53,6 +53,14 @@ def test_steps_add_up_however_they_are_recorded() -> None:
     assert epsilon([half], 1e-4) < epsilon([whole], 1e-4)
 
 
+def test_a_rough_figure_is_an_upper_bound() -> None:
+    """What is shown while a training runs may be a little above what the claim will say, never below."""
+    for mechanism, delta in GRID:
+        exact, rough = epsilon([mechanism], delta), epsilon([mechanism], delta, rough=True)
+        assert exact <= rough <= 1.05 * exact
+    assert epsilon([], 1e-5, rough=True) == 0
+
+
 def test_fine_grid_at_a_small_budget() -> None:
     """At epsilon 0.2 a coarse grid would say 12 % more (MNIST at the settings of Dockhorn et al. 2023)."""
     mechanism = Mechanism(noise_multiplier=73.9, sample_rate=4096 / 60000, steps=4395)
