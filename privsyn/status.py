@@ -118,9 +118,9 @@ def _differences(trained: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """Settings that shape a model and differ; how to sample is not among them."""
     flat = {
         f"{section}.{key}"
-        for section in ("data", "model", "diffusion", "train", "privacy")
+        for section in ("data", "model", "diffusion", "train", "privacy", "warmup")
         for key in wanted[section]
-        if trained[section].get(key) != wanted[section][key]
+        if trained.get(section, {}).get(key) != wanted[section][key]
     }
     return sorted(flat - _FLAGS) + ["seed"] * (trained["seed"] != wanted["seed"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -56,7 +57,9 @@ def test_the_chain_runs_as_printed(tmp_path: Path, commands: list[list[str]]) ->
         )
         codes[words[0]] = ran.returncode
         assert ran.returncode in (0, 1, 3), ran.stderr
-    assert list(codes) == ["init", "prepare", "train", "sample", "audit", "report", "release", "verify"]
+    assert list(codes) == [
+        "init", "prepare", "plan", "train", "sample", "audit", "report", "release", "verify",
+    ]  # fmt: skip
     assert {code for verb, code in codes.items() if verb not in ("audit", "verify")} == {0}
     assert codes["verify"] == 3
 
@@ -78,3 +81,27 @@ def test_the_recipe_guide_makes_a_study_of_other_images(tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert load_recipe(tmp_path / words[1] / "recipe.toml").data.classes == ("RBC", "WBC", "Platelets")
+
+
+def test_the_privacy_guide_runs_as_printed(tmp_path: Path) -> None:
+    """`plan` and `ledger` with the options of docs/privacy.md, in a study of digits."""
+    guide = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\n(.*?)^```", guide, re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert len(lines) == 5
+
+    def run(words: list[str], folder: Path) -> str:
+        program = [sys.executable, "-m", "privsyn", *words]
+        ran = subprocess.run(program, cwd=folder, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    quick = ["--set", "privacy.noise_multiplicity=1"]
+    run(["init", "study", "--recipe", "toy", "--policy", "internal-review", *quick], tmp_path)
+    run(["prepare", "digits"], tmp_path / "study")
+    for line in lines:
+        words = shlex.split(line)[1:]
+        if "HASH" in words:
+            head = json.loads(run(["ledger", "show", "--json"], tmp_path / "study"))["head"]
+            words = [head if word == "HASH" else word for word in words]
+        run(words, tmp_path / "study")

@@ -39,7 +39,7 @@ PUBLIC_RULE_KEYS = (
 )  # fmt: skip
 PUBLIC_CLAIM_KEYS = (
     "kind", "unit", "neighbouring", "epsilon", "delta", "epsilon_rdp", "mechanism", "accountant", "public",
-    "not_covered", "valid_for_release",
+    "not_covered", "valid_for_release", "group",
 )  # fmt: skip
 PUBLIC_MECHANISM_KEYS = (
     "name", "noise_multiplier", "sample_rate", "steps", "clip_norm", "sampling", "noise_multiplicity",

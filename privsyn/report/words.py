@@ -7,7 +7,7 @@ what an attacker can learn without making it nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, Context
 from typing import Any
 
@@ -141,6 +141,11 @@ def claim_parameters(privacy: Mapping[str, Any] | None) -> list[tuple[str, str]]
         ("Most images of one unit in a step", number(mechanism["max_images_per_unit"])),
         ("Expected units (declared public)", number(mechanism["expected_units"])),
         ("Further queries included", _listed(mechanism.get("composed") or [])),
+        *[
+            (f"Epsilon for a patient with {each['images']} images", rounded_up(each["epsilon"]))
+            for each in privacy.get("group") or []
+        ],
+        ("All trainings on these patients so far", _cumulative(privacy.get("cumulative"))),
         ("Accountant", " ".join(str(accountant[key]) for key in ("name", "library", "version"))),
     ]
     return [(name, value) for name, value in rows if value]
@@ -201,8 +206,23 @@ def _optional(value: float | None) -> str:
     return "" if value is None else rounded_up(value)
 
 
-def _listed(queries: list[Any]) -> str:
-    return "; ".join(str(query) for query in queries) or "none"
+def _cumulative(figure: Mapping[str, Any] | None) -> str:
+    """The ledger's total; only the inside sees it, for it tells of other studies."""
+    if figure is None:
+        return ""
+    if not figure["finite"]:
+        return str(figure["note"])
+    bound = f"epsilon {rounded_up(figure['epsilon'])} over {figure['charges']}"
+    return f"{bound}, delta {rounded_up(figure['delta'])}"
+
+
+def _listed(queries: Sequence[Mapping[str, Any]]) -> str:
+    told = [
+        f"{query['name']}: {number(query['steps'])} at sample rate {number(query['sample_rate'])} with noise "
+        f"multiplier {number(query['noise_multiplier'])}"
+        for query in queries
+    ]
+    return "; ".join(told) or "none"
 
 
 def _lines(part: Any) -> list[str]:
@@ -212,6 +232,8 @@ def _lines(part: Any) -> list[str]:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {_plain(each)}" for key, each in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(_plain(each) for each in value)
     return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

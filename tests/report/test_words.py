@@ -105,10 +105,28 @@ def test_claim_without_bound_and_without_claim() -> None:
 
 def test_parameters_list_further_queries() -> None:
     """Whatever else was asked of private data is part of the claim and is named."""
-    mechanism = {**PRIVACY["mechanism"], "composed": ["noisy class means"]}  # type: ignore[dict-item]
+    query = {"name": "central-images", "noise_multiplier": 5.0, "sample_rate": 0.5, "steps": 2}
+    mechanism = {**PRIVACY["mechanism"], "composed": [query]}  # type: ignore[dict-item]
     assert dict(words.claim_parameters(PRIVACY))["Further queries included"] == "none"
     listed = words.claim_parameters({**PRIVACY, "mechanism": mechanism})
-    assert dict(listed)["Further queries included"] == "noisy class means"
+    assert dict(listed)["Further queries included"] == (
+        "central-images: 2 at sample rate 0.5 with noise multiplier 5"
+    )
+
+
+def test_parameters_say_what_images_and_other_trainings_cost() -> None:
+    """Groups of images where the unit is an image, and the ledger's total where the reader may see it."""
+    group = [{"images": 2, "epsilon": 19.07026, "delta": 1e-5}]
+    total = {"finite": True, "epsilon": 9.5, "delta": 1e-5, "charges": 3, "note": ""}
+    told = dict(words.claim_parameters({**PRIVACY, "group": group, "cumulative": total}))
+    assert told["Epsilon for a patient with 2 images"] == "19.08"
+    assert told["All trainings on these patients so far"] == "epsilon 9.5 over 3, delta 1e-05"
+    unbounded = {"finite": False, "note": "no finite bound: 1 of the trainings have none"}
+    told = dict(words.claim_parameters({**PRIVACY, "cumulative": unbounded}))
+    assert told["All trainings on these patients so far"] == unbounded["note"]
+    assert not [
+        name for name in dict(words.claim_parameters(PRIVACY)) if "images so" in name or "so far" in name
+    ]
 
 
 def test_public_quantities_may_be_a_table() -> None:
@@ -116,6 +134,8 @@ def test_public_quantities_may_be_a_table() -> None:
     assert words.public_quantities({"public": ["classes"]}) == ["classes"]
     table: dict[str, Any] = {"public": {"image_size": 28, "classes": ["a", "b"], "expected_units": 3500}}
     assert words.public_quantities(table) == ["image size: 28", "classes: a, b", "expected units: 3,500"]
+    started = {"public": {"init_from": {"weights_sha256": "ab", "declaration": "public"}}}
+    assert words.public_quantities(started) == ["init from: weights sha256 ab, declaration public"]
 
 
 def test_no_verdict_promises_safety() -> None:
