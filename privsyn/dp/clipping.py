@@ -2,8 +2,8 @@
 
 DP-SGD (Abadi et al. 2016, algorithm 1, https://arxiv.org/abs/1607.00133) with noise multiplicity (Dockhorn et
 al. 2023, section 3.2, https://arxiv.org/abs/2210.09929): the mean over a unit's images and their K draws is
-clipped once, so that draws cost no privacy. We only make the gradients (`privsyn.dp.gradients`); clipping,
-adding up, noise and the public divisor are Opacus' own `DPOptimizer`.
+clipped once, so that draws cost no privacy. We make the gradients (`privsyn.dp.gradients`); clipping, adding
+up and noise are Opacus' own `DPOptimizer`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def private_optimizer(
 ) -> DPOptimizer:
     """Opacus' optimiser around ours; gradients reach ours in units of the clip norm.
 
-    A small clip norm normalises every unit's gradient. Dividing by it afterwards is post-processing, and
-    keeps Adam's eps (1e-8) negligible beside gradients that would otherwise be about as small.
+    A small clip norm normalises every unit's gradient. Dividing by it and by the divisor afterwards is
+    post-processing; the former keeps Adam's eps (1e-8) negligible beside gradients that would otherwise be
+    about as small.
 
     Args:
         divisor: PUBLIC expected number of units per step, whatever the number in a sample.
@@ -58,12 +59,13 @@ def private_optimizer(
         noise_multiplier=noise_multiplier,
         max_grad_norm=clip_norm,
         expected_batch_size=divisor,
+        loss_reduction="sum",  # Opacus' own division walks through all weights once for each of them
         secure_mode=True,
     )
 
     def rescale(dp_optimizer: DPOptimizer) -> None:
         for parameter in dp_optimizer.params:
-            parameter.grad /= clip_norm
+            parameter.grad /= clip_norm * divisor
 
     private.attach_step_hook(rescale)
     return private
@@ -82,7 +84,7 @@ def private_step(optimizer: DPOptimizer, passes: Iterable[Found], generator: tor
     for gradients, loss in passes:
         losses.append(_zero_where_not_finite(gradients, loss))
         _add_up(optimizer, gradients)
-    # Closing with no units at all makes the divisor exact and an empty sample nothing special.
+    # Closing with no units at all makes an empty sample nothing special.
     _add_up(optimizer, [weight.new_zeros(0, *weight.shape) for weight in optimizer.params], last=True)
     seen = torch.cat(losses) if losses else torch.empty(0)
     kept = seen[seen.isfinite()]

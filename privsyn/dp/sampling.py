@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.utils.uniform_sampler import UniformWithReplacementSampler
 
 from privsyn.recipe import Unit
 
@@ -32,10 +31,8 @@ def units_of(patients: NDArray[np.str_], unit: Unit) -> list[Rows]:
 
 def poisson_sample(number: int, sample_rate: float, generator: torch.Generator) -> list[int]:
     """Indices of the units in one step: each of `number` is in with chance `sample_rate`; may be none."""
-    sampler = UniformWithReplacementSampler(
-        num_samples=number, sample_rate=sample_rate, generator=generator, steps=1
-    )
-    return list(next(iter(sampler)))
+    coins = torch.rand(number, generator=generator, dtype=torch.float64)  # float32 would round the rate up
+    return (coins < sample_rate).nonzero().flatten().tolist()
 
 
 def capped(rows: Rows, most: int, generator: torch.Generator) -> Rows:
