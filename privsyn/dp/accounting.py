@@ -24,15 +24,17 @@ from scipy.stats import binom
 
 from privsyn.errors import PrivsynError, RecipeError
 
-GRID = 1e-4  # discretisation of the privacy loss; finer below epsilon 1, where 1e-3 costs 10 % noise
+GRID = (
+    1e-4  # discretisation of the privacy loss by epsilon, up to COARSEST; 1e-3 at epsilon .2 costs 10 % noise
+)
+COARSEST = 1e-3
 ROUNDING = 1e6  # epsilon is rounded up to a multiple of 1e-6
 AGREEMENT = 1e-3  # relative; by how much discretisation may lift PLD above RDP
 RELATIVE_TOLERANCE = 1e-3  # of the noise multiplier that is searched for
 NOISE_RANGE = (1e-2, 1e6)
 # Whole orders: the fractional ones may fail to converge, and a missing order only loosens the bound.
-RDP_ORDERS = (*range(2, 33), *range(36, 64, 4), *range(64, 257, 16), 384, 512, 768, 1024, 1536, 2048, 4096)
-
-SEARCH_ORDERS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096)
+NEAR_ORDERS = (*range(2, 33), *range(36, 65, 4))
+FAR_ORDERS = (*range(80, 257, 16), 384, 512, 768, 1024, 1536, 2048, 4096)  # slow, and for small epsilon alone
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def epsilon(history: Sequence[Mechanism], delta: float, *, rough: bool = False) 
         PrivsynError: PLD and RDP contradict each other.
     """
     spent = tuple(part for part in history if part.steps > 0)
-    return _pld(spent, delta, 10 * GRID) if rough and spent else _epsilon(spent, delta)
+    return _pld(spent, delta, COARSEST) if rough and spent else _epsilon(spent, delta)
 
 
 def epsilon_rdp(history: Sequence[Mechanism], delta: float) -> float:
@@ -87,7 +89,7 @@ def group_epsilon(history: Sequence[Mechanism], delta: float, units: int) -> flo
     Every unit of the group has its own coin, so a step's sum moves by 0 to `units` clip norms, binomially: a
     mixture of Gaussians bounds it tightly. Ganesh 2024, https://arxiv.org/abs/2401.10294, theorem 3.1.
     """
-    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=10 * GRID)
+    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=COARSEST)
     for part in history:
         if part.steps > 0:
             moved = range(units + 1)
@@ -120,17 +122,17 @@ def noise_multiplier(
         return (*others, Mechanism(math.exp(log_noise), sample_rate, steps))
 
     def excess(log_noise: float) -> float:
-        return _epsilon(history(log_noise), delta) - target_epsilon
+        return _pld(history(log_noise), delta, _grid(target_epsilon)) - target_epsilon
 
     def roughly(log_noise: float) -> float:
-        return _pld(history(log_noise), delta, 10 * GRID * min(1.0, target_epsilon)) - target_epsilon
+        return _pld(history(log_noise), delta, 10 * _grid(target_epsilon)) - target_epsilon
 
     upper = _rdp_noise_multiplier(target_epsilon, delta, sample_rate, steps, others)
     near = _root(roughly, math.log(upper) + RELATIVE_TOLERANCE, stride=0.1)
     if rough:
         return _rounded_up(math.exp(near + RELATIVE_TOLERANCE))
     found = _rounded_up(math.exp(_root(excess, near + RELATIVE_TOLERANCE / 2, stride=RELATIVE_TOLERANCE)))
-    while excess(math.log(found)) > 0:  # the root may lie a hair on the wrong side
+    while _epsilon((*others, Mechanism(found, sample_rate, steps)), delta) > target_epsilon:  # by a hair
         found = _rounded_up(found * (1 + RELATIVE_TOLERANCE / 4))
     return found
 
@@ -149,12 +151,9 @@ def _root(excess: Callable[[float], float], high: float, stride: float) -> float
 def _rdp_noise_multiplier(
     target_epsilon: float, delta: float, sample_rate: float, steps: int, composed: tuple[Mechanism, ...]
 ) -> float:
-    useful = 20 * math.log(1 / delta) / target_epsilon  # far above the order that decides
-    orders = tuple(order for order in SEARCH_ORDERS if order <= max(useful, SEARCH_ORDERS[4]))
-
     def excess(log_noise: float) -> float:
         mechanism = Mechanism(math.exp(log_noise), sample_rate, steps)
-        return _rdp((*composed, mechanism), delta, orders) - target_epsilon
+        return _rdp((*composed, mechanism), delta) - target_epsilon
 
     low, high = (math.log(edge) for edge in NOISE_RANGE)
     if excess(high) > 0:
@@ -166,17 +165,21 @@ def _rdp_noise_multiplier(
     return math.exp(brentq(excess, low, high, xtol=RELATIVE_TOLERANCE))
 
 
-def _epsilon(history: tuple[Mechanism, ...], delta: float, coarser: int = 1) -> float:
+def _epsilon(history: tuple[Mechanism, ...], delta: float) -> float:
     if not history:
         return 0.0
     bound = _rdp(history, delta)
-    tight = _pld(history, delta, coarser * GRID * min(1.0, bound))
-    if tight > bound * (1 + coarser * AGREEMENT) + 1 / ROUNDING:
+    tight = _pld(history, delta, _grid(bound))
+    if tight > bound * (1 + AGREEMENT) + 1 / ROUNDING:
         raise PrivsynError(
             f"the accountants disagree (PLD {tight:.6g} above its upper bound RDP {bound:.6g}): "
             "do not use this claim, and report the privacy settings that led here"
         )
     return tight
+
+
+def _grid(epsilon: float) -> float:
+    return min(GRID * epsilon, COARSEST)
 
 
 @lru_cache(maxsize=256)
@@ -188,7 +191,14 @@ def _pld(history: tuple[Mechanism, ...], delta: float, grid: float) -> float:
 
 
 @lru_cache(maxsize=256)
-def _rdp(history: tuple[Mechanism, ...], delta: float, orders: tuple[int, ...] = RDP_ORDERS) -> float:
+def _rdp(history: tuple[Mechanism, ...], delta: float) -> float:
+    bound = _rdp_at(NEAR_ORDERS, history, delta)
+    decides = 20 * math.log(1 / delta) / max(bound, 1e-9)  # far above the order that gives the bound
+    further = tuple(order for order in FAR_ORDERS if order <= decides)
+    return min(bound, _rdp_at(further, history, delta)) if further else bound
+
+
+def _rdp_at(orders: Sequence[int], history: tuple[Mechanism, ...], delta: float) -> float:
     accountant = RdpAccountant(orders, NeighboringRelation.ADD_OR_REMOVE_ONE)
     for part in history:
         accountant.compose(_event(part), part.steps)
