@@ -93,11 +93,12 @@ def private_step(optimizer: DPOptimizer, passes: Iterable[Found], generator: tor
 
 def _zero_where_not_finite(gradients: Sequence[Tensor], losses: Tensor) -> Tensor:
     """Blank units whose gradient has no finite length, in place; their losses come back as nan."""
+    if torch.stack(torch._foreach_norm(list(gradients))).norm().isfinite():  # nearly always, and quick to see
+        return losses
     lengths = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
     finite = lengths.isfinite()
-    if not finite.all():
-        for gradient in gradients:
-            gradient[~finite] = 0
+    for gradient in gradients:
+        gradient[~finite] = 0
     return losses.where(finite, torch.nan)
 
 
