@@ -146,20 +146,25 @@ def load_training(folder: Path, state: State, device: torch.device) -> Training:
     return training
 
 
-def start_from(model_folder: Path, training: Training) -> str:
+def start_from(model_folder: Path, training: Training) -> tuple[str, str | None]:
     """Begin a training with the weights of a finished model whose images were declared public.
 
     The class embedding is taken over only if there are equally many classes; everything else must fit.
 
     Returns:
-        sha256 (hex) of the weights.
+        sha256 (hex) of the weights, and the population that the ledger charged for them.
 
     Raises:
-        CheckpointError: there is no such model, or it is broken.
-        RecipeError: it was trained on images that are not public, or it is another network.
+        RecipeError: there is no such model or it is broken, it was trained on images that are not public, or
+            it is another network.
     """
-    model, _, digest = load_model(model_folder)
-    if read_json(model_folder / "privacy.json").get("public_data") is not True:
+    try:
+        model, _, digest = load_model(model_folder)
+        declared = read_json(model_folder / "privacy.json")
+    except PrivsynError as error:
+        raise RecipeError(f"train.init_from {str(model_folder)!r} cannot be used: {error}") from None
+    own = declared.get("provenance", {}).get("weights_sha256") == digest
+    if declared.get("public_data") is not True or not own:
         raise RecipeError(
             f"train.init_from {str(model_folder)!r}: its images were not declared public "
             "(privacy.public_data), so starting from it would spend its patients' privacy: name another model"
@@ -175,7 +180,7 @@ def start_from(model_folder: Path, training: Training) -> str:
             f"train.init_from {str(model_folder)!r} is another network: [model], data.size and data.channels "
             "must be those that it was trained with"
         ) from None
-    return digest
+    return digest, (declared.get("ledger") or {}).get("population")
 
 
 def load_model(model_folder: Path) -> tuple[DiffusionModel, Recipe, str]:

@@ -104,7 +104,7 @@ class Privacy(Section):
 
     dp: bool = Field(False, description="train with DP-SGD")
     unit: Unit = Field("patient", description="whom one added or removed record stands for")
-    epsilon: float = Field(8.0, gt=0, description="privacy budget asked for")
+    epsilon: float = Field(8.0, ge=1e-4, le=1000, description="privacy budget asked for")
     delta: float | None = Field(None, gt=0, lt=1, description="default expected_units ** -1.1")
     expected_units: Positive | None = Field(
         None,

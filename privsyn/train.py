@@ -129,6 +129,7 @@ def _run(study: Study, training: Training, state: State, part: Part, progress: P
                     shown["loss"] = f"{_mean_loss(recent):.4f}"
                 recent.clear()
             if to_save:
+                _check_finite(training.model, done)
                 state = _advanced(state, done)
                 save_checkpoint(study.checkpoints, training, state)
                 if recipe.privacy.dp:
@@ -137,6 +138,15 @@ def _run(study: Study, training: Training, state: State, part: Part, progress: P
                     shown["epsilon"] = f"{math.ceil(spent * 100) / 100:.2f}"
             advance(1, **shown)
     return state
+
+
+def _check_finite(model: DiffusionModel, done: int) -> None:
+    """Stop a training that has diverged; with DP the weights are noisy, so looking at them costs nothing."""
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        raise PrivsynError(
+            f"the weights are no longer finite at step {done}: lower train.learning_rate and train anew with "
+            "--force"
+        )
 
 
 def finetune(
@@ -213,7 +223,7 @@ def _begun(
         raise StudyError(f"{study.model} already exists: --resume continues it, --force replaces it")
     _check_data(recipe, cohort)
     training, initial = fresh_training(recipe, device_of(recipe)), recipe.train.init_from
-    start = None if initial is None else start_from(Path(initial), training)
+    start = None if initial is None else _start(study.root / initial, training, cohort)
     state = State(0, recipe, cohort.digest, (), secrets.token_hex(16), start)
     if recipe.privacy.dp:
         check_supported(training.model)
@@ -230,6 +240,18 @@ def _begun(
             ledger.void(state.reference)
         raise
     return training, state
+
+
+def _start(folder: Path, training: Training, cohort: Cohort) -> str:
+    """Begin with public weights, unless the ledger knows that our own patients are in them."""
+    digest, population = start_from(folder, training)
+    patients = cohort.records["patient"].tolist()
+    if population is not None and population in ledger.ids_of(patients):
+        raise RecipeError(
+            f"train.init_from {str(folder)!r} was trained on patients of this cohort, whatever it declares: "
+            "start from another model, or from none"
+        )
+    return digest
 
 
 def _reserve(state: State, cohort: Cohort, allow_unbounded: bool) -> None:
@@ -284,6 +306,11 @@ def _resumed(
         raise CheckpointError(
             f"{folder} was trained on another cohort, or another split of it: replace it with --force"
         )
+    if ledger.state_of(state.reference) == "settled" and state.step < state.recipe.train.steps:
+        raise CheckpointError(
+            f"{folder} is from before the end of a training that was finished and settled; going on would "
+            "spend privacy that is not charged: train anew with --force"
+        )
     _shorten_log(study.training_log, state.step)
     return load_training(folder, state, device_of(state.recipe)), state
 
@@ -321,13 +348,14 @@ def _advanced(state: State, done: int) -> State:
 
 def _finish(study: Study, cohort: Cohort, state: State) -> dict[str, Any]:
     recipe = state.recipe
-    ledger.settle(state.reference, charge(recipe, state.history)["mechanisms"])
+    weights = file_digest(newest(study.checkpoints) / EMA)
+    ledger.settle(state.reference, charge(recipe, state.history)["mechanisms"], outcome=weights)
     document = claim(
         recipe,
         cohort,
         state.history,
         steps=state.step,
-        weights_sha256=file_digest(newest(study.checkpoints) / EMA),
+        weights_sha256=weights,
         init_sha256=state.init_sha256,
         account=ledger.account(state.reference),
     )

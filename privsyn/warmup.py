@@ -59,7 +59,7 @@ def _means(recipe: Recipe, part: Part, number: int) -> np.ndarray[tuple[int, ...
     classes, size, channels = len(recipe.data.classes), recipe.data.size, recipe.data.channels
     like = torch.zeros(classes, channels * size**2 + 1)
     total = noisy_sum(
-        [_contribution(part, rows, classes) for rows in sample],
+        (_contribution(part, rows, classes) for rows in sample),
         like,
         mechanism.noise_multiplier,
         randomness(recipe, -1 - number, "central noise", CPU),

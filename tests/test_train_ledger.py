@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from digits_study import KillAt, Killed, copied, prepared
+from sklearn.datasets import load_digits
 
 from privsyn import ledger
 from privsyn.checkpoint import load_state, newest
 from privsyn.cohort.cohort import load_cohort, prepare
 from privsyn.dp.accounting import Mechanism, epsilon
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError, Refused
-from privsyn.files import tree_digests
+from privsyn.files import read_json, tree_digests
 from privsyn.study import Study, init
 from privsyn.train import planned_mechanism, train
 
@@ -183,38 +185,97 @@ def test_relabelled_images_without_patients_are_the_same_population(tmp_path: Pa
     assert len(only().entries) == 2
 
 
-def test_a_public_model_starts_another(template: Study, tmp_path: Path) -> None:
-    """Its weights are taken over and named in the claim; they cost the patients nothing."""
-    public = copied(template, tmp_path / "public", "privacy.public_data=true")
-    source = train(public)
+@pytest.fixture(scope="module")
+def public(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A model of other images, the digits upside down, that were declared public."""
+    folder = tmp_path_factory.mktemp("public")
+    digits = load_digits()
+    upright = (digits.images[:300] * 15).astype(np.uint8)
+    np.savez(folder / "turned.npz", images=upright[:, ::-1], labels=digits.target[:300])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRIVSYN_HOME", str(folder / "home"))
+        settings = [*SHORT, "privacy.public_data=true"]
+        study = init(folder / "study", recipe="toy", policy="internal-review", settings=settings)
+        prepare(study, folder / "turned.npz")
+        train(study)
+    return study
+
+
+def start_from(model: Path) -> str:
+    return f"train.init_from={json.dumps(str(model))}"
+
+
+def test_a_public_model_starts_another(template: Study, public: Study, tmp_path: Path) -> None:
+    """Its weights are taken over, named in the claim, and spoken of in what it does not cover."""
+    source = read_json(public.privacy_file)
     assert "declared public" in source["statement"]
-    study = copied(template, tmp_path / "private", f"train.init_from={json.dumps(str(public.model))}")
+    study = copied(template, tmp_path, start_from(public.model))
     with pytest.raises(Killed):
         train(study, dp=True, progress=KillAt(0))
-    weights = [sorted(each.checkpoints.glob("*"))[-1] / "ema.safetensors" for each in (study, public)]
+    weights = [newest(each.checkpoints) / "ema.safetensors" for each in (study, public)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     document = train(study, dp=True, resume=True)
     digest = source["provenance"]["weights_sha256"]
     assert document["public"]["init_from"] == {"weights_sha256": digest, "declaration": "public"}
+    assert any("started from" in line for line in document["not_covered"])
     assert str(public.root) not in study.privacy_file.read_text()
+
+
+def test_a_place_is_looked_for_from_the_study(template: Study, public: Study, tmp_path: Path) -> None:
+    """A relative train.init_from means the same wherever the command is run."""
+    study = copied(template, tmp_path)
+    shutil.copytree(public.model, tmp_path / "public")
+    train(study, dp=True, settings=['train.init_from="../public"', "train.steps=1"])
+
+
+def test_patients_cannot_be_declared_public_to_start_from_them(template: Study, tmp_path: Path) -> None:
+    """Weights that saw this cohort without noise are refused, whatever they declare."""
+    first = copied(template, tmp_path / "first", "privacy.public_data=true")
+    train(first, settings=["train.steps=1"])
+    study = copied(template, tmp_path / "second")
+    with pytest.raises(RecipeError, match="patients of this cohort"):
+        train(study, dp=True, settings=[start_from(first.model)])
+    assert not study.model.exists()
+
+
+def test_a_finished_training_cannot_go_on_from_an_older_checkpoint(template: Study, tmp_path: Path) -> None:
+    """Its charge is settled: the same steps with other noise would be a second model on one charge."""
+    study = copied(template, tmp_path)
+    document = train(study, dp=True)
+    shutil.rmtree(newest(study.checkpoints))
+    with pytest.raises(CheckpointError, match="train anew with --force"):
+        train(study, dp=True, resume=True)
+    assert read_json(study.privacy_file) == document
+
+
+def test_two_copies_of_a_study_do_not_share_a_charge(template: Study, tmp_path: Path) -> None:
+    """Copied in mid-run and both resumed, the second gets no claim."""
+    study = copied(template, tmp_path)
+    with pytest.raises(Killed):
+        train(study, dp=True, progress=KillAt(4))
+    twin = copied(study, tmp_path / "twin")
+    train(study, dp=True, resume=True)
+    with pytest.raises(PrivsynError, match="--force"):
+        train(twin, dp=True, resume=True)
+    assert not twin.privacy_file.exists()
 
 
 def test_a_model_that_is_not_public_starts_nothing(template: Study, tmp_path: Path) -> None:
     """Nor one that is missing, or of another shape; each message names the setting or the place."""
     private = copied(template, tmp_path / "private")
     train(private, settings=["train.steps=1"])
-    public = copied(template, tmp_path / "public", "privacy.public_data=true", "model.channels=12")
-    train(public, settings=["train.steps=1"])
+    other = copied(template, tmp_path / "other", "privacy.public_data=true", "model.channels=12")
+    train(other, settings=["train.steps=1"])
     study = copied(template, tmp_path / "study")
 
     def start(folder: Path) -> None:
-        train(study, dp=True, settings=[f"train.init_from={json.dumps(str(folder))}"])
+        train(study, dp=True, settings=[start_from(folder)])
 
     with pytest.raises(RecipeError, match="not declared public"):
         start(private.model)
     with pytest.raises(RecipeError, match="another network"):
-        start(public.model)
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        start(other.model)
+    with pytest.raises(RecipeError, match=r"train\.init_from .* holds no checkpoint"):
         start(tmp_path)
     assert not study.model.exists()
 

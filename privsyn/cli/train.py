@@ -64,6 +64,8 @@ def in_words(claim: dict[str, Any] | None) -> str:
     """A privacy claim as one line; epsilon is rounded up."""
     if claim is None or claim["kind"] == "none":
         return "none (trained without differential privacy)"
+    if claim.get("valid_for_release") is False:
+        return f"NOT VALID for release: {claim['reason']}"
     bound = f"epsilon {rounded_up(claim['epsilon'])}, delta {claim['delta']:.2g}"
     return f"differential privacy per {claim['unit']}, {bound}"
 

@@ -27,7 +27,7 @@ from privsyn.errors import PrivsynError, RecipeError
 GRID = (
     1e-4  # discretisation of the privacy loss by epsilon, up to COARSEST; 1e-3 at epsilon .2 costs 10 % noise
 )
-COARSEST = 1e-3
+COARSEST, FINEST = 1e-3, 1e-6
 ROUNDING = 1e6  # epsilon is rounded up to a multiple of 1e-6
 AGREEMENT = 1e-3  # relative; by how much discretisation may lift PLD above RDP
 RELATIVE_TOLERANCE = 1e-3  # of the noise multiplier that is searched for
@@ -75,7 +75,7 @@ def epsilon(history: Sequence[Mechanism], delta: float, *, rough: bool = False) 
         PrivsynError: PLD and RDP contradict each other.
     """
     spent = tuple(part for part in history if part.steps > 0)
-    return _pld(spent, delta, COARSEST) if rough and spent else _epsilon(spent, delta)
+    return _pld(spent, delta, _grid(10.0, spent)) if rough and spent else _epsilon(spent, delta)
 
 
 def epsilon_rdp(history: Sequence[Mechanism], delta: float) -> float:
@@ -122,10 +122,10 @@ def noise_multiplier(
         return (*others, Mechanism(math.exp(log_noise), sample_rate, steps))
 
     def excess(log_noise: float) -> float:
-        return _pld(history(log_noise), delta, _grid(target_epsilon)) - target_epsilon
+        return _pld(history(log_noise), delta, _grid(target_epsilon, history(0.0))) - target_epsilon
 
     def roughly(log_noise: float) -> float:
-        return _pld(history(log_noise), delta, 10 * _grid(target_epsilon)) - target_epsilon
+        return _pld(history(log_noise), delta, 10 * _grid(target_epsilon, history(0.0))) - target_epsilon
 
     upper = _rdp_noise_multiplier(target_epsilon, delta, sample_rate, steps, others)
     near = _root(roughly, math.log(upper) + RELATIVE_TOLERANCE, stride=0.1)
@@ -139,6 +139,8 @@ def noise_multiplier(
 
 def _root(excess: Callable[[float], float], high: float, stride: float) -> float:
     """Walk down from `high`, where there is noise enough, until there is not; then close in from both."""
+    while excess(high) > 0:
+        high += stride
     low = high - stride
     while excess(low) <= 0:
         stride *= 2
@@ -169,7 +171,7 @@ def _epsilon(history: tuple[Mechanism, ...], delta: float) -> float:
     if not history:
         return 0.0
     bound = _rdp(history, delta)
-    tight = _pld(history, delta, _grid(bound))
+    tight = _pld(history, delta, _grid(bound, history))
     if tight > bound * (1 + AGREEMENT) + 1 / ROUNDING:
         raise PrivsynError(
             f"the accountants disagree (PLD {tight:.6g} above its upper bound RDP {bound:.6g}): "
@@ -178,8 +180,10 @@ def _epsilon(history: tuple[Mechanism, ...], delta: float) -> float:
     return tight
 
 
-def _grid(epsilon: float) -> float:
-    return min(GRID * epsilon, COARSEST)
+def _grid(epsilon: float, history: tuple[Mechanism, ...]) -> float:
+    """Fine for a small epsilon, and for many steps: the loss of one step falls with their square root."""
+    steps = sum(part.steps for part in history)
+    return max(FINEST, min(GRID * epsilon, COARSEST) * min(1.0, math.sqrt(2000 / max(1, steps))))
 
 
 @lru_cache(maxsize=256)

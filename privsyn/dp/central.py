@@ -11,7 +11,7 @@ post-processing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def contribution(images: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def noisy_sum(
-    contributions: Sequence[Tensor], like: Tensor, noise_multiplier: float, generator: torch.Generator
+    contributions: Iterable[Tensor], like: Tensor, noise_multiplier: float, generator: torch.Generator
 ) -> Tensor:
     """The sum of all contributions plus noise; also where there are none.
 
@@ -44,7 +44,9 @@ def noisy_sum(
         like: (classes, D + 1), for the shape.
         generator: of the noise; must be secret. Noise is a sum of four draws, as for the gradients.
     """
-    total = torch.stack([*contributions, torch.zeros_like(like)]).sum(dim=0)
+    total = torch.zeros_like(like)
+    for one in contributions:
+        total += one
     draws = torch.randn(4, *like.shape, generator=generator).sum(dim=0) / 2
     return total + noise_multiplier * SENSITIVITY * draws
 

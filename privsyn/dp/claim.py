@@ -66,6 +66,10 @@ NOT_COVERED_IMAGE = (
     "images of one patient at the same delta; beyond that, more.",
 )
 GROUPS = (2, 4, 8)  # images; public numbers, not what the cohort holds
+PUBLIC_START = (
+    "The weights that it started from: that their images are public, and of other patients, was declared, "
+    "and checked only against this machine's ledger."
+)
 NO_PATIENT_IDS = (
     "Patients with several images, where the source gave no patient ids: every such image was taken for a "
     "patient of its own.",
@@ -169,6 +173,7 @@ def _public(recipe: Recipe, init_sha256: str | None) -> dict[str, Any]:
 
 
 def _not_covered(recipe: Recipe, patient_ids: str) -> list[str]:
+    start = [PUBLIC_START] if recipe.train.init_from else []
     if recipe.privacy.unit == "image":
-        return [*NOT_COVERED_IMAGE, *NOT_COVERED]
-    return [*NOT_COVERED_PATIENT, *(() if patient_ids == "given" else NO_PATIENT_IDS), *NOT_COVERED]
+        return [*start, *NOT_COVERED_IMAGE, *NOT_COVERED]
+    return [*start, *NOT_COVERED_PATIENT, *(() if patient_ids == "given" else NO_PATIENT_IDS), *NOT_COVERED]

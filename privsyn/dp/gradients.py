@@ -1,7 +1,7 @@
 """The gradient of every unit's mean loss, by the faster of two ways that give the same sums.
 
 A unit is a patient: its rows are its images, each with its noise draws, and count as ONE example. What a
-unit's mean costs beyond plain training depends on its size alone (docs/decisions/0013-two-ways.md):
+unit's mean costs beyond plain training depends on its size alone (docs/decisions, 0013):
 
     gradients_in_turn   one plain backward per unit; for units that fill the kernels
     gradients_at_once   one backward for all units, then one weight-gradient kernel per layer; for small ones
@@ -49,7 +49,7 @@ def plan_pass(
     *,
     measured: bool = False,
 ) -> Pass:
-    """Choose for units of one size, before any private data are read.
+    """Choose for units of one size, without private data.
 
     On the CPU the shapes decide, so that the same recipe takes the same way everywhere. On CUDA a loop over
     units is bound by kernel launches, and a probe of a few passes on noise decides.

@@ -18,14 +18,15 @@ from privsyn.ledger.population import (
     Population,
     check,
     grant,
+    ids_of,
     overview,
     populations,
     register,
 )
-from privsyn.ledger.training import Outlook, account, outlook, reserve, settle, void
+from privsyn.ledger.training import Outlook, account, outlook, reserve, settle, state_of, void
 
 __all__ = [
     "Allowance", "Charge", "Checked", "Entry", "Figure", "Grant", "Outlook", "Overview", "Population",
-    "account", "check", "grant", "outlook", "overview", "populations", "register", "reserve", "settle",
-    "void",
+    "account", "check", "grant", "ids_of", "outlook", "overview", "populations", "register", "reserve",
+    "settle", "state_of", "void",
 ]  # fmt: skip

@@ -203,6 +203,14 @@ def _check_key(log: Log, key: str) -> None:
         )
 
 
+def ids_of(patients: Iterable[str]) -> frozenset[str]:
+    """Every id of the populations that these patients belong to; reads only."""
+    log, people = read(), people_of(patients)
+    books = fold(log.entries)
+    known = {books.canonical[books.cohorts[log.members[each]]] for each in people & log.members.keys()}
+    return frozenset(key for key, now in books.canonical.items() if now in known)
+
+
 def _known(log: Log, population: str) -> str:
     ids = fold(log.entries).canonical
     if population not in ids:

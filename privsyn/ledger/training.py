@@ -96,28 +96,36 @@ def reserve(
     return _newest(amend(change), reference, "reserve")
 
 
-def settle(reference: str, mechanisms: Sequence[Mechanism]) -> Entry:
+def settle(reference: str, mechanisms: Sequence[Mechanism], *, outcome: str = "") -> Entry:
     """Correct a reservation to the steps that were taken, which may be fewer and never more.
 
     Args:
         mechanisms: those reserved, in that order; none for a training that nothing bounds.
+        outcome: names what came out, such as the sha256 of weights: one charge pays for one model.
 
     Raises:
-        PrivsynError: other mechanisms or more steps than reserved, or no open reservation of this reference.
+        PrivsynError: other mechanisms or more steps than reserved, no open reservation of this reference, or
+            another outcome than it was settled with.
     """
     run = tuple(exact(part) for part in mechanisms)
 
     def change(log: Log) -> Log:
         charge = _charge(fold(log.entries), reference)
         if charge.state == SETTLED and charge.mechanisms == run:
-            return log
+            if _newest(log, reference, "settle").body["outcome"] == outcome:
+                return log
+            raise PrivsynError(
+                f"training {reference!r} was settled with another model, perhaps in a copy of this study: "
+                "two models cost twice, so train anew with --force"
+            )
         _check_open(charge)
         if not _within(run, charge.mechanisms):
             raise PrivsynError(
                 f"training {reference!r} did not run as it was reserved, and stays charged as it was: only "
                 "steps that were not taken can be given back"
             )
-        body = {"reference": reference, "mechanisms": [part.to_dict() for part in run]}
+        parts = [part.to_dict() for part in run]
+        body = {"reference": reference, "mechanisms": parts, "outcome": outcome}
         return log.extended("settle", body)
 
     return _newest(amend(change), reference, "settle")
@@ -138,6 +146,12 @@ def void(reference: str) -> Entry:
         return log.extended("void", {"reference": reference})
 
     return _newest(amend(change), reference, "void")
+
+
+def state_of(reference: str) -> str | None:
+    """`reserved`, `settled` or `voided`; None if the ledger does not know the training."""
+    charge = fold(read().entries).charges.get(reference)
+    return None if charge is None else charge.state
 
 
 def account(reference: str) -> dict[str, Any]:

@@ -105,6 +105,21 @@ def test_a_group_without_sampling_is_one_gaussian(k: int) -> None:
     assert group_epsilon(whole, 1e-5, k) == pytest.approx(epsilon(one, 1e-5), rel=2e-3)
 
 
+@pytest.mark.parametrize("budget", [1.0, 8.0])
+def test_long_trainings_are_accounted_finely_enough(budget: float) -> None:
+    """With 100,000 steps a coarse grid would put PLD above RDP; the noise is found, and RDP stays above."""
+    for rough in (True, False):
+        found = noise_multiplier(budget, 1e-5, 0.01, 100_000, rough=rough)
+        assert 0.97 * budget < epsilon([Mechanism(found, 0.01, 100_000)], 1e-5) <= budget
+
+
+@pytest.mark.parametrize("budget", [1e-4, 100.0])
+def test_extreme_budgets_are_answered(budget: float) -> None:
+    """Far smaller and far larger ones than anybody should ask for."""
+    found = noise_multiplier(budget, 1e-5, 0.1, 10)
+    assert epsilon([Mechanism(found, 0.1, 10)], 1e-5) <= budget
+
+
 def test_a_budget_out_of_reach_is_refused() -> None:
     """The message says what to change."""
     with pytest.raises(RecipeError, match=r"larger privacy\.epsilon"):
