@@ -149,8 +149,18 @@ def grant_budget(
         {"schema_version": 1, "population": granted.id, "head": made.hash, "grant": limit.to_dict()},
         f"{granted.id} ({granted.patients} patients): granted epsilon {epsilon} at delta {delta} per "
         f"{unit}; spent so far {rounded_up(limit.spent)}",
+        *_beside(granted, unit),
         as_json=as_json,
     )
+
+
+def _beside(granted: Population, unit: str) -> list[str]:
+    """What was spent on these patients and a grant does not count: the other unit, and what has no bound."""
+    others = [figure for figure in granted.seen if figure.unit != unit and figure.charges]
+    told = [f"per {each.unit} {_spent(each)[0]}" for each in others]
+    unbounded = any(not figure.finite for figure in granted.seen)
+    told += ["trainings without a finite bound"] * unbounded
+    return [f"spent as well, and NOT counted in this grant: {', '.join(told)}"] if told else []
 
 
 def rows_of(population: Population) -> list[list[object]]:

@@ -176,3 +176,18 @@ def test_a_limit_that_makes_no_sense_is_wrong_usage(run: Run, words: list[str], 
     assert told in ran.err
     assert len(ran.err.splitlines()) <= 2
     assert ledger.populations() == []
+
+
+def test_a_grant_says_what_it_does_not_count(run: Run) -> None:
+    """Charges per image and trainings without a bound were spent on the same people all the same."""
+    ledger.reserve("images", PEOPLE, **{**KIND, "unit": "image"}, delta=DELTA, mechanisms=[CHEAP])
+    population = ledger.populations()[0].id
+    granted = run("ledger", "grant", population, "--epsilon", 2, "--delta", DELTA)
+    assert granted.code == 0
+    assert "spent so far 0.00" in granted.out
+    assert "NOT counted in this grant: per image 0." in granted.out
+    ledger.reserve(
+        "open", PEOPLE, **KIND, delta=None, mechanisms=[], why_unbounded="no DP", allow_unbounded=True
+    )
+    again = run("ledger", "grant", population, "--epsilon", 2, "--delta", DELTA)
+    assert "trainings without a finite bound" in again.out
