@@ -98,7 +98,7 @@ def lay_out(images: Sequence[Examined], recipe: Recipe) -> tuple[pd.DataFrame, l
     """
     parts = split_patients(
         np.array([image.label for image in images], dtype=np.int64),
-        np.array([image.unit for image in images]),
+        np.array([_name_in_split(image) for image in images]),
         np.array([image.sha256 for image in images]),
         shares=recipe.data.split,
         seed=recipe.seed,
@@ -111,6 +111,13 @@ def lay_out(images: Sequence[Examined], recipe: Recipe) -> tuple[pd.DataFrame, l
         for row, (part, image) in enumerate(pairs)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS)), [image.position for _, image in pairs]
+
+
+def _name_in_split(image: Examined) -> str:
+    """What the seed of the split is mixed with; with the label, so that earlier cohorts split as they did."""
+    if image.named:
+        return image.unit
+    return image.unit.replace(image.sha256, f"{image.sha256} {image.label}")
 
 
 def describe(records: pd.DataFrame, recipe: Recipe, named: int) -> dict[str, Any]:
