@@ -43,7 +43,7 @@ from privsyn.steps import plain_step, planned_passes
 CPU = torch.device("cpu")
 IMAGES = 128  # that go through the network in a step, as IMAGES / K units
 CLIP_NORM, NOISE = 1e-3, 1.0
-Step = Callable[[], None]
+Step = Callable[[], object]
 
 
 def recipe_of(size: int) -> Recipe:
@@ -56,7 +56,7 @@ def nonprivate(model: DiffusionModel, recipe: Recipe, draws: Draws) -> Step:
     """All images at once, plain Adam."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.train.learning_rate)
     batch = tuple(part.flatten(0, 1)[None] for part in draws)
-    return lambda: void(plain_step(model, optimizer, batch))  # type: ignore[arg-type]
+    return lambda: plain_step(model, optimizer, batch)
 
 
 def privsyn(model: DiffusionModel, recipe: Recipe, draws: Draws) -> Step:
@@ -126,10 +126,6 @@ class OwnLoss(torch.nn.Module):
 
     def forward(self, losses: Tensor, _: Tensor) -> Tensor:
         return losses
-
-
-def void(_: object) -> None:
-    """Drop a result."""
 
 
 METHODS: dict[str, Callable[[DiffusionModel, Recipe, Draws], Step]] = {

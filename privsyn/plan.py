@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import resource
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from privsyn.dp.accounting import Mechanism, epsilon, epsilon_rdp, noise_multipl
 from privsyn.dp.claim import delta_of
 from privsyn.dp.clipping import private_optimizer, private_step
 from privsyn.dp.generators import keyed_generator
+from privsyn.dp.gradients import median_seconds
 from privsyn.errors import RecipeError
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
@@ -36,7 +37,6 @@ from privsyn.warmup import queries
 
 SCHEMA_VERSION = 1
 BUDGETS = (1.0, 3.0, 8.0, 10.0)
-PROBES = 3  # passes that are timed; the median counts
 PLAIN_IMAGES = 64  # of the step without privacy that is timed for comparison, at most
 
 
@@ -163,7 +163,7 @@ def probe(recipe: Recipe) -> tuple[Cost, int]:
 
     batch = noise(1, min(PLAIN_IMAGES, recipe.train.batch_size))
     inner = training.optimizer
-    plain = _seconds(device, lambda: plain_step(training.model, inner, batch)) / batch[1].shape[1]
+    plain = median_seconds(device, lambda: plain_step(training.model, inner, batch)) / batch[1].shape[1]
     optimizer = private_optimizer(training.model, inner, noise_multiplier=1.0, clip_norm=1.0, divisor=1)
 
     def step(images: int, units: int) -> None:
@@ -172,11 +172,11 @@ def probe(recipe: Recipe) -> tuple[Cost, int]:
         )
         private_step(optimizer, found, keyed_generator(device, "plan noise"))
 
-    empty = _seconds(device, lambda: step(1, 0))
+    empty = median_seconds(device, partial(step, 1, 0))
     per_unit = {}
     for images in sorted({1, cap}):
         units = min(passes(images).units, recipe.train.batch_size)
-        whole = _seconds(device, lambda images=images, units=units: step(images, units))  # type: ignore[misc]
+        whole = median_seconds(device, partial(step, images, units))
         per_unit[images] = max(whole - empty, 0.0) / units
     count = sum(parameter.numel() for parameter in parameters)
     return Cost(str(device), draws, per_unit, empty, plain, _peak(device)), count
@@ -255,7 +255,7 @@ def _cost(recipe: Recipe, cost: Cost) -> dict[str, Any]:
     """From all units with one image to all with as many as the cap; which it is, only the data would tell."""
     seconds = {str(images): _training_seconds(recipe, cost, images) for images in cost.per_unit}
     rows = recipe.train.batch_size * recipe.privacy.noise_multiplicity
-    per_step = cost.per_step + recipe.train.batch_size * cost.per_unit[1]
+    per_step = _training_seconds(recipe, cost, images=1) / recipe.train.steps
     return {
         "device": cost.device,
         "threads": torch.get_num_threads(),
@@ -303,18 +303,6 @@ def doubts(recipe: Recipe, here: float) -> list[str]:
     if privacy.insecure_seed is not None:
         notes.append("privacy.insecure_seed is set: the claim would not be valid")
     return notes
-
-
-def _seconds(device: torch.device, work: Callable[[], object]) -> float:
-    """Median of a few timed calls after one that warms up."""
-    taken = []
-    for _ in range(PROBES + 1):
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - began)
-    return sorted(taken[1:])[PROBES // 2]
 
 
 def _peak(device: torch.device) -> int:

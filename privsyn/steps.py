@@ -15,6 +15,7 @@ from itertools import groupby
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from privsyn.checkpoint import State, Training
 from privsyn.cohort.cohort import Part
@@ -37,16 +38,16 @@ def plain_steps(training: Training, state: State, part: Part) -> TakeStep:
 
     def take(step: int) -> StepFacts:
         rows = rows_of_step(len(part.labels), recipe.train.batch_size, step, recipe.seed)
-        batch = draw(
+        loss = step_on_images(
+            training.model,
+            training.optimizer,
             part.images,
             part.labels,
-            rows[None],  # as if one unit, so that the timesteps of a batch are spread evenly
-            training.model,
-            randomness(recipe, step, "draws", device),
+            rows,
+            draws=randomness(recipe, step, "draws", device),
+            dropout=randomness(recipe, step, "dropout", CPU),
             label_dropout=recipe.train.label_dropout,
         )
-        with global_randomness(randomness(recipe, step, "dropout", CPU)):
-            loss = plain_step(training.model, training.optimizer, batch)
         if not math.isfinite(loss):
             raise PrivsynError(f"the loss is no longer finite at step {step + 1}: lower train.learning_rate")
         return StepFacts(loss, len(rows), 0)
@@ -124,6 +125,29 @@ def _passes(
                 label_dropout=recipe.train.label_dropout,
             )
             yield plan.way(training.model, parameters, draws)
+
+
+def step_on_images(
+    model: DiffusionModel,
+    optimizer: torch.optim.Optimizer,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    rows: Rows,
+    *,
+    draws: torch.Generator,
+    dropout: torch.Generator,
+    label_dropout: float = 0.0,
+) -> float:
+    """One plain step on these rows of some images; returns its mean loss.
+
+    Args:
+        draws: of timesteps, noise and label dropout, on the model's device.
+        dropout: what the dropout layers draw from.
+    """
+    one_unit = rows[None]  # so that the timesteps of a batch are spread evenly
+    batch = draw(images, labels, one_unit, model, draws, label_dropout=label_dropout)
+    with global_randomness(dropout):
+        return plain_step(model, optimizer, batch)
 
 
 def plain_step(model: DiffusionModel, optimizer: torch.optim.Optimizer, batch: Draws) -> float:

@@ -30,7 +30,7 @@ from privsyn.checkpoint import (
     start_from,
 )
 from privsyn.cohort.cohort import Cohort, Part, load_cohort
-from privsyn.diffusion.batches import draw, rows_of_step
+from privsyn.diffusion.batches import rows_of_step
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp import accounting
 from privsyn.dp.claim import NEIGHBOURING, claim, delta_of
@@ -41,16 +41,11 @@ from privsyn.errors import CheckpointError, PrivsynError, RecipeError, StudyErro
 from privsyn.files import file_digest, whole_folder, write_json, write_text
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
-from privsyn.steps import global_randomness, plain_step, plain_steps, private_steps
+from privsyn.steps import plain_steps, private_steps, step_on_images
 from privsyn.study import Study, as_study
 from privsyn.warmup import queries, warm_up
 
 LOG_EVERY = 10  # steps
-UNBOUNDED = {
-    "none": "trained without differential privacy",
-    "public": "trained on images that were declared public",
-    "insecure": "trained with noise that can be repeated (privacy.insecure_seed)",
-}
 NOTICE = "INTERNAL: losses of private data without noise; this file must not leave the study"
 
 
@@ -175,10 +170,15 @@ def finetune(
     device = next(trained.parameters()).device
     optimizer = torch.optim.Adam(trained.parameters(), lr=learning_rate)
     for step in range(steps):
-        rows = rows_of_step(len(labels), min(batch_size, len(labels)), step, seed)
-        batch = draw(images, labels, rows[None], trained, keyed_generator(device, "finetune", seed, step))
-        with global_randomness(keyed_generator(CPU, "finetune", seed, step, "dropout")):
-            plain_step(trained, optimizer, batch)
+        step_on_images(
+            trained,
+            optimizer,
+            images,
+            labels,
+            rows_of_step(len(labels), min(batch_size, len(labels)), step, seed),
+            draws=keyed_generator(device, "finetune", seed, step),
+            dropout=keyed_generator(CPU, "finetune", seed, step, "dropout"),
+        )
     return trained.eval().requires_grad_(False)
 
 
@@ -265,10 +265,8 @@ def _reserve(state: State, cohort: Cohort, allow_unbounded: bool) -> None:
 
 
 def charge(recipe: Recipe, planned: Sequence[accounting.Mechanism]) -> dict[str, Any]:
-    """What the ledger is told of a training; repeatable noise bounds nothing."""
-    why = UNBOUNDED["none"] if not planned else ""
-    why = UNBOUNDED["public"] if recipe.privacy.public_data else why
-    why = UNBOUNDED["insecure"] if planned and recipe.privacy.insecure_seed is not None else why
+    """What the ledger is told of a training."""
+    why = _why_unbounded(recipe)
     return {
         "unit": recipe.privacy.unit,
         "neighbouring": NEIGHBOURING,
@@ -276,6 +274,17 @@ def charge(recipe: Recipe, planned: Sequence[accounting.Mechanism]) -> dict[str,
         "mechanisms": () if why else tuple(planned),
         "why_unbounded": why,
     }
+
+
+def _why_unbounded(recipe: Recipe) -> str:
+    """Why nothing bounds what a training reveals; "" if something does."""
+    if recipe.privacy.public_data:
+        return "trained on images that were declared public"
+    if not recipe.privacy.dp:
+        return "trained without differential privacy"
+    if recipe.privacy.insecure_seed is not None:
+        return "trained with noise that can be repeated (privacy.insecure_seed)"
+    return ""
 
 
 def planned_mechanism(recipe: Recipe) -> accounting.Mechanism:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from privsyn.checkpoint import State, Training
 from privsyn.cohort.cohort import Part
-from privsyn.diffusion.batches import draw, rows_of_step
+from privsyn.diffusion.batches import rows_of_step
 from privsyn.diffusion.model import device_of, to_float, to_uint8
 from privsyn.dp.accounting import Mechanism
 from privsyn.dp.central import central_images, contribution, noisy_sum
@@ -20,7 +22,7 @@ from privsyn.dp.sampling import Rows, units_of
 from privsyn.files import whole_file
 from privsyn.progress import Progress
 from privsyn.recipe import Recipe
-from privsyn.steps import global_randomness, plain_step, randomness, sampled
+from privsyn.steps import randomness, sampled, step_on_images
 
 KEY = "means"  # (images, classes, C, H, W) uint8
 
@@ -42,19 +44,17 @@ def warm_up(file: Path, training: Training, state: State, part: Part, progress: 
     """
     recipe = state.recipe
     if not file.exists():
-        means = torch.from_numpy(
-            np.stack([_means(recipe, part, number) for number in range(recipe.warmup.images)])
-        )
+        units = units_of(part.patients, recipe.privacy.unit)
+        means = [_means(recipe, part, units, number) for number in range(recipe.warmup.images)]
         with whole_file(file) as partial:
-            save_file({KEY: means}, partial)
+            save_file({KEY: torch.from_numpy(np.stack(means))}, partial)
     _train_on(load_file(file)[KEY], training, recipe, progress)
     training.ema.load_state_dict(training.model.state_dict())
 
 
-def _means(recipe: Recipe, part: Part, number: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _means(recipe: Recipe, part: Part, units: Sequence[Rows], number: int) -> NDArray[np.uint8]:
     """One noisy mean per class, (classes, H, W, C) uint8."""
     (mechanism,) = queries(recipe)
-    units = units_of(part.patients, recipe.privacy.unit)
     sample = sampled(units, recipe, mechanism, randomness(recipe, -1 - number, "central units", CPU))
     classes, size, channels = len(recipe.data.classes), recipe.data.size, recipe.data.channels
     like = torch.zeros(classes, channels * size**2 + 1)
@@ -80,15 +80,14 @@ def _train_on(means: Tensor, training: Training, recipe: Recipe, progress: Progr
     training.model.train()
     with progress.stage("warm up", recipe.warmup.steps) as advance:
         for step in range(recipe.warmup.steps):
-            rows = rows_of_step(len(labels), recipe.train.batch_size, step, recipe.seed)
-            drawn = draw(
+            step_on_images(
+                training.model,
+                optimizer,
                 pictures,
                 labels,
-                rows[None],
-                training.model,
-                keyed_generator(device, recipe.seed, step, "warm-up"),
+                rows_of_step(len(labels), recipe.train.batch_size, step, recipe.seed),
+                draws=keyed_generator(device, recipe.seed, step, "warm-up"),
+                dropout=keyed_generator(CPU, recipe.seed, step, "warm-up dropout"),
                 label_dropout=recipe.train.label_dropout,
             )
-            with global_randomness(keyed_generator(CPU, recipe.seed, step, "warm-up dropout")):
-                plain_step(training.model, optimizer, drawn)
             advance()

@@ -225,7 +225,9 @@ def test_a_place_is_looked_for_from_the_study(template: Study, public: Study, tm
     """A relative train.init_from means the same wherever the command is run."""
     study = copied(template, tmp_path)
     shutil.copytree(public.model, tmp_path / "public")
-    train(study, dp=True, settings=['train.init_from="../public"', "train.steps=1"])
+    document = train(study, dp=True, settings=['train.init_from="../public"', "train.steps=1"])
+    digest = read_json(public.privacy_file)["provenance"]["weights_sha256"]
+    assert document["public"]["init_from"]["weights_sha256"] == digest
 
 
 def test_patients_cannot_be_declared_public_to_start_from_them(template: Study, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from privsyn import ledger
 from privsyn.checkpoint import load_model
 from privsyn.dp.accounting import Mechanism, epsilon
 from privsyn.files import file_digest, read_json
+from privsyn.progress import Advance
 from privsyn.recipe import find_shipped, load_recipe
 from privsyn.study import Study
 from privsyn.train import train
@@ -76,7 +78,7 @@ def test_a_killed_warm_up_does_not_ask_twice(template: Study, tmp_path: Path) ->
     """The means of a run that died are read again; the patients are not."""
 
     class KillWarmUp(KillAt):
-        def stage(self, name: str, total: int):  # type: ignore[no-untyped-def]
+        def stage(self, name: str, total: int) -> AbstractContextManager[Advance]:
             return super().stage("train" if name == "warm up" else name, total)
 
     study = copied(template, tmp_path)

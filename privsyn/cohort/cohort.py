@@ -136,7 +136,7 @@ def prepare(
         raise CohortError(f"{source} holds no images")
     images = examine(entries, recipe.data, progress)
     records, positions = lay_out(images, recipe)
-    document = describe(records, recipe, sum(image.named for image in images))
+    document = describe(records, recipe, sum(bool(image.patient) for image in images))
     with whole_folder(study.cohort, replace=force) as folder:
         chosen = (entries[position] for position in positions)
         _write_images(folder / "images.npy", chosen, records["sha256"].tolist(), recipe.data, progress)

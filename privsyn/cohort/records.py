@@ -36,15 +36,26 @@ class Examined:
         position: of its entry in the source.
         sha256: of the pixels as the recipe wants them, hex.
         label: index of the class.
-        unit: its patient in the clear, or what stands for one; in memory only.
-        named: whether the source gave a patient.
+        patient: in the clear, "" if the source gave none; in memory only.
+        number: tells it from others with the same pixels; of use where there is no patient.
     """
 
     position: int
     sha256: str
     label: int
-    unit: str
-    named: bool
+    patient: str
+    number: int = 0
+
+    @property
+    def unit(self) -> str:
+        """The patient, or the pixels in place of one: not the label, so that the ledger knows a relabelled
+        cohort."""
+        return f"patient {self.patient}" if self.patient else f"image {self.sha256} {self.number}"
+
+    @property
+    def name_in_split(self) -> str:
+        """What the split's seed is mixed with; the label too, so that earlier cohorts split as they did."""
+        return self.unit if self.patient else f"image {self.sha256} {self.label} {self.number}"
 
 
 def examine(entries: Sequence[Entry], data: Data, progress: Progress) -> list[Examined]:
@@ -64,27 +75,22 @@ def examine(entries: Sequence[Entry], data: Data, progress: Progress) -> list[Ex
                 faults.append(f"{entry.where}: {fault}")
             else:
                 patient = unicodedata.normalize("NFC", entry.patient or "").strip()
-                unit = f"patient {patient}" if patient else ""
-                passed.append(Examined(position, sha256, label, unit, bool(patient)))
+                passed.append(Examined(position, sha256, label, patient))
             advance()
     if faults:
         raise CohortError(f"{len(faults)} of {len(entries)} images cannot be used; first: {faults[0]}")
-    return _units_of_pixels(passed)
+    return _numbered(passed)
 
 
-def _units_of_pixels(images: Sequence[Examined]) -> list[Examined]:
-    """Let the pixels stand for a patient where the source gave none, and a number tell equal ones apart.
-
-    Labels have no part in it, so that the ledger knows a relabelled cohort, nor has the order of the source.
-    """
+def _numbered(images: Sequence[Examined]) -> list[Examined]:
+    """Number the images without a patient that have the same pixels, whatever the order of the source."""
     seen: Counter[str] = Counter()
-    named = list(images)
-    for i in sorted(range(len(named)), key=lambda i: (named[i].sha256, named[i].label)):
-        if not named[i].named:
-            sha256 = named[i].sha256
-            named[i] = replace(named[i], unit=f"image {sha256} {seen[sha256]}")
-            seen[sha256] += 1
-    return named
+    result = list(images)
+    for i in sorted(range(len(images)), key=lambda i: (images[i].sha256, images[i].label)):
+        if not images[i].patient:
+            result[i] = replace(images[i], number=seen[images[i].sha256])
+            seen[images[i].sha256] += 1
+    return result
 
 
 def lay_out(images: Sequence[Examined], recipe: Recipe) -> tuple[pd.DataFrame, list[int]]:
@@ -98,7 +104,7 @@ def lay_out(images: Sequence[Examined], recipe: Recipe) -> tuple[pd.DataFrame, l
     """
     parts = split_patients(
         np.array([image.label for image in images], dtype=np.int64),
-        np.array([_name_in_split(image) for image in images]),
+        np.array([image.name_in_split for image in images]),
         np.array([image.sha256 for image in images]),
         shares=recipe.data.split,
         seed=recipe.seed,
@@ -111,13 +117,6 @@ def lay_out(images: Sequence[Examined], recipe: Recipe) -> tuple[pd.DataFrame, l
         for row, (part, image) in enumerate(pairs)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS)), [image.position for _, image in pairs]
-
-
-def _name_in_split(image: Examined) -> str:
-    """What the seed of the split is mixed with; with the label, so that earlier cohorts split as they did."""
-    if image.named:
-        return image.unit
-    return image.unit.replace(image.sha256, f"{image.sha256} {image.label}")
 
 
 def describe(records: pd.DataFrame, recipe: Recipe, named: int) -> dict[str, Any]:

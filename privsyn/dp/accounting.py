@@ -24,10 +24,9 @@ from scipy.stats import binom
 
 from privsyn.errors import PrivsynError, RecipeError
 
-GRID = (
-    1e-4  # discretisation of the privacy loss by epsilon, up to COARSEST; 1e-3 at epsilon .2 costs 10 % noise
-)
+GRID = 1e-4  # discretisation of the privacy loss, by epsilon: 1e-3 at epsilon .2 would cost 10 % noise
 COARSEST, FINEST = 1e-3, 1e-6
+ROUGHLY = COARSEST / GRID  # the epsilon from which the grid is at its coarsest
 ROUNDING = 1e6  # epsilon is rounded up to a multiple of 1e-6
 AGREEMENT = 1e-3  # relative; by how much discretisation may lift PLD above RDP
 RELATIVE_TOLERANCE = 1e-3  # of the noise multiplier that is searched for
@@ -74,13 +73,13 @@ def epsilon(history: Sequence[Mechanism], delta: float, *, rough: bool = False) 
     Raises:
         PrivsynError: PLD and RDP contradict each other.
     """
-    spent = tuple(part for part in history if part.steps > 0)
-    return _pld(spent, delta, _grid(10.0, spent)) if rough and spent else _epsilon(spent, delta)
+    spent = _taken(history)
+    return _pld(spent, delta, _grid(ROUGHLY, spent)) if rough and spent else _epsilon(spent, delta)
 
 
 def epsilon_rdp(history: Sequence[Mechanism], delta: float) -> float:
     """The same by Renyi-DP: an upper bound that is easier to check and a little looser."""
-    return _rdp(tuple(part for part in history if part.steps > 0), delta)
+    return _rdp(_taken(history), delta)
 
 
 def group_epsilon(history: Sequence[Mechanism], delta: float, units: int) -> float:
@@ -89,13 +88,8 @@ def group_epsilon(history: Sequence[Mechanism], delta: float, units: int) -> flo
     Every unit of the group has its own coin, so a step's sum moves by 0 to `units` clip norms, binomially: a
     mixture of Gaussians bounds it tightly. Ganesh 2024, https://arxiv.org/abs/2401.10294, theorem 3.1.
     """
-    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=COARSEST)
-    for part in history:
-        if part.steps > 0:
-            moved = range(units + 1)
-            odds = [float(binom.pmf(k, units, part.sample_rate)) for k in moved]
-            accountant.compose(MixtureOfGaussiansDpEvent(part.noise_multiplier, moved, odds), part.steps)
-    return _up(float(accountant.get_epsilon(delta)))
+    spent = _taken(history)
+    return _pld(spent, delta, _grid(ROUGHLY, spent), units) if spent else 0.0
 
 
 def noise_multiplier(
@@ -121,11 +115,13 @@ def noise_multiplier(
     def history(log_noise: float) -> tuple[Mechanism, ...]:
         return (*others, Mechanism(math.exp(log_noise), sample_rate, steps))
 
+    grid = _grid(target_epsilon, history(0.0))
+
     def excess(log_noise: float) -> float:
-        return _pld(history(log_noise), delta, _grid(target_epsilon, history(0.0))) - target_epsilon
+        return _pld(history(log_noise), delta, grid) - target_epsilon
 
     def roughly(log_noise: float) -> float:
-        return _pld(history(log_noise), delta, 10 * _grid(target_epsilon, history(0.0))) - target_epsilon
+        return _pld(history(log_noise), delta, 10 * grid) - target_epsilon
 
     upper = _rdp_noise_multiplier(target_epsilon, delta, sample_rate, steps, others)
     near = _root(roughly, math.log(upper) + RELATIVE_TOLERANCE, stride=0.1)
@@ -187,11 +183,11 @@ def _grid(epsilon: float, history: tuple[Mechanism, ...]) -> float:
 
 
 @lru_cache(maxsize=256)
-def _pld(history: tuple[Mechanism, ...], delta: float, grid: float) -> float:
+def _pld(history: tuple[Mechanism, ...], delta: float, grid: float, units: int = 1) -> float:
     accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=grid)
     for part in history:
-        accountant.compose(_event(part), part.steps)
-    return _up(float(accountant.get_epsilon(delta)))
+        accountant.compose(_event(part) if units == 1 else _group_event(part, units), part.steps)
+    return math.ceil(float(accountant.get_epsilon(delta)) * ROUNDING) / ROUNDING
 
 
 @lru_cache(maxsize=256)
@@ -213,8 +209,14 @@ def _event(mechanism: Mechanism) -> DpEvent:
     return PoissonSampledDpEvent(mechanism.sample_rate, GaussianDpEvent(mechanism.noise_multiplier))
 
 
-def _up(epsilon: float) -> float:
-    return math.ceil(epsilon * ROUNDING) / ROUNDING
+def _group_event(mechanism: Mechanism, units: int) -> DpEvent:
+    moved = range(units + 1)
+    odds = [float(binom.pmf(k, units, mechanism.sample_rate)) for k in moved]
+    return MixtureOfGaussiansDpEvent(mechanism.noise_multiplier, moved, odds)
+
+
+def _taken(history: Sequence[Mechanism]) -> tuple[Mechanism, ...]:
+    return tuple(part for part in history if part.steps > 0)
 
 
 def _rounded_up(value: float) -> float:

@@ -58,7 +58,7 @@ def private_optimizer(
         optimizer,
         noise_multiplier=noise_multiplier,
         max_grad_norm=clip_norm,
-        expected_batch_size=divisor,
+        expected_batch_size=None,  # not used where it only sums
         loss_reduction="sum",  # Opacus' own division walks through all weights once for each of them
         secure_mode=True,
     )

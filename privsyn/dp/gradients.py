@@ -10,6 +10,7 @@ unit's mean costs beyond plain training depends on its size alone (docs/decision
 from __future__ import annotations
 
 import copy
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ PASS_FLOATS = 2**24  # of the gradients of one pass: 64 MiB
 MOST_IN_TURN = 16  # units whose gradients are kept before they are clipped together
 TOLERANCE = 1e-3  # relative; between the two ways, in float32
 SHAKEN = 0.02  # standard deviation of what is added to the weights to compare the ways
-WORTH_IT = 0.95  # of the time per unit that more units in a pass must reach to be tried further
+TIMED = 3  # calls of which the median counts
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,6 @@ def plan_pass(
     Args:
         noise: makes a batch of so many units of that size, without private data.
         measured: let the probe decide.
-
     """
     pixels = _pixels(noise(1))
     most = max(1, PASS_FLOATS // sum(parameter.numel() for parameter in parameters))
@@ -181,7 +181,7 @@ def _fastest(
             break
         if took < seconds:
             best, seconds = candidate, took
-        elif best.way is gradients_at_once and took > WORTH_IT * seconds:
+        elif best.way is gradients_at_once:
             break
         units *= 2
     return best
@@ -190,11 +190,20 @@ def _fastest(
 def _seconds_per_unit(
     model: nn.Module, parameters: Sequence[nn.Parameter], planned: Pass, noise: Callable[[int], Batch]
 ) -> float:
-    batch, device = noise(planned.units), parameters[0].device
-    planned.way(model, parameters, batch)  # the first call chooses kernels
-    began = _now(device)
-    planned.way(model, parameters, batch)
-    return (_now(device) - began) / planned.units
+    batch = noise(planned.units)
+    took = median_seconds(parameters[0].device, lambda: planned.way(model, parameters, batch))
+    return took / planned.units
+
+
+def median_seconds(device: torch.device, work: Callable[[], object]) -> float:
+    """Of a few timed calls, after one in which kernels are chosen."""
+    work()
+    taken = []
+    for _ in range(TIMED):
+        began = _now(device)
+        work()
+        taken.append(_now(device) - began)
+    return statistics.median(taken)
 
 
 def _now(device: torch.device) -> float:

@@ -173,7 +173,7 @@ def enrolled(log: Log, people: frozenset[str], key: str) -> tuple[Log, str]:
     """
     _check_key(log, key)
     books = fold(log.entries)
-    known = {books.canonical[books.cohorts[log.members[each]]] for each in people & log.members.keys()}
+    known = _met(log, books, people)
     ids = [each for each in books.canonical if each in known]  # oldest first
     strangers = people - log.members.keys()
     if len(ids) == 1 and not strangers:
@@ -205,10 +205,15 @@ def _check_key(log: Log, key: str) -> None:
 
 def ids_of(patients: Iterable[str]) -> frozenset[str]:
     """Every id of the populations that these patients belong to; reads only."""
-    log, people = read(), people_of(patients)
+    log = read()
     books = fold(log.entries)
-    known = {books.canonical[books.cohorts[log.members[each]]] for each in people & log.members.keys()}
+    known = _met(log, books, people_of(patients))
     return frozenset(key for key, now in books.canonical.items() if now in known)
+
+
+def _met(log: Log, books: Books, people: frozenset[str]) -> set[str]:
+    """The populations, by canonical id, that some of these patients are known to belong to."""
+    return {books.canonical[books.cohorts[log.members[each]]] for each in people & log.members.keys()}
 
 
 def _known(log: Log, population: str) -> str:

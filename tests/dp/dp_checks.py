@@ -15,6 +15,8 @@ after one coin per unit, and a micro-batch draws timesteps and noise for all its
 
 Statistical bounds are Z = 6 standard errors, 2e-9 for each that is normal; with secret noise, which no seed
 makes repeatable, a check looks at fewer than 200 of them, so a false alarm has a chance below 1e-6.
+
+Over 400 lines, for the neighbouring cohorts and the checks that read them off share one way of stepping.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 Several of these faults were published: noise too small by the batch size (found by an audit, Tramer et al.
 2022, https://arxiv.org/abs/2202.12219), shuffled batches with the accounting of Poisson samples (Chua et al.
 2024, https://arxiv.org/abs/2403.17673), clipping by parameter (https://github.com/fedbiomed/fedbiomed/issues/1443).
+
+Most of its lines are the broken versions and the one table that holds them against the checks, which is best
+read in one piece. A test whose body is one call asserts inside of it: what fails is raised by `dp_checks`.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from dp_checks import (
+    DIVISOR,
     KEYED,
     NARROW,
     REPEATABLE,
@@ -239,7 +243,7 @@ def without_multiplier(self: DPOptimizer, parameter: Tensor) -> Tensor:
 
 
 def divided_twice(self: DPOptimizer, parameter: Tensor) -> Tensor:
-    return right(self, parameter) / self.expected_batch_size
+    return right(self, parameter) / DIVISOR
 
 
 def all_but_the_last(self: DPOptimizer, parameter: Tensor) -> Tensor:

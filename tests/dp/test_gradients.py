@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -191,7 +191,7 @@ def test_only_the_parameters_asked_for_get_gradients(way: Way) -> None:
     assert all(parameter.grad is None and parameter.requires_grad for parameter in everything)
 
 
-def noise_for(model: nn.Module, rows: int) -> object:
+def noise_for(model: nn.Module, rows: int) -> Callable[[int], Batch]:
     def noise(units: int) -> Batch:
         parts = batch_of(model, units, 1, rows)
         return tuple(part.float() if part.is_floating_point() else part for part in parts)
@@ -215,7 +215,7 @@ def test_a_probe_can_decide_instead() -> None:
     model = unet().float()
     parameters, noise = list(model.parameters()), noise_for(model, 2)
     planned = plan_pass(model, parameters, noise, measured=True)
-    batch = noise(planned.units)  # type: ignore[operator]
+    batch = noise(planned.units)
     ours, _ = planned.way(model, parameters, batch)
     theirs, _ = gradients_in_turn(model, parameters, batch)
     assert_same(ours, theirs, rtol=1e-3)
