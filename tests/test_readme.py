@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from privsyn.cli import main
 from privsyn.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +84,9 @@ def test_the_recipe_guide_makes_a_study_of_other_images(tmp_path: Path) -> None:
     assert load_recipe(tmp_path / words[1] / "recipe.toml").data.classes == ("RBC", "WBC", "Platelets")
 
 
-def test_the_privacy_guide_runs_as_printed(tmp_path: Path) -> None:
+def test_the_privacy_guide_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`plan` and `ledger` with the options of docs/privacy.md, in a study of digits."""
     guide = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```\n(.*?)^```", guide, re.M | re.S)
@@ -91,10 +94,10 @@ def test_the_privacy_guide_runs_as_printed(tmp_path: Path) -> None:
     assert len(lines) == 5
 
     def run(words: list[str], folder: Path) -> str:
-        program = [sys.executable, "-m", "privsyn", *words]
-        ran = subprocess.run(program, cwd=folder, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout
+        monkeypatch.chdir(folder)
+        capsys.readouterr()
+        assert main(words) == 0, words
+        return capsys.readouterr().out
 
     quick = ["--set", "privacy.noise_multiplicity=1"]
     run(["init", "study", "--recipe", "toy", "--policy", "internal-review", *quick], tmp_path)

@@ -323,16 +323,16 @@ def reached(study: Study) -> int:
     return int(newest(study.checkpoints).name.removeprefix("step-"))
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "length"), [(3, 150), pytest.param(20, 400, marks=pytest.mark.slow)])
 def test_a_run_killed_again_and_again_ends_with_the_same_accounting(
-    template: Study, tmp_path: Path, kills: int
+    template: Study, tmp_path: Path, kills: int, length: int
 ) -> None:
     """SIGKILL at random moments, resumed each time: one charge, all steps counted once, the chain intact.
 
     The accounting is that of an unbroken run, which the recipe fixes, and never less.
     """
-    study = copied(template, tmp_path, "train.steps=400", "train.checkpoint_every=10")
-    unbroken = replace(planned_mechanism(study.recipe(["privacy.dp=true"])), steps=400)
+    study = copied(template, tmp_path, f"train.steps={length}", "train.checkpoint_every=10")
+    unbroken = replace(planned_mechanism(study.recipe(["privacy.dp=true"])), steps=length)
     with pytest.raises(Killed):
         train(study, dp=True, progress=KillAt(1))
     moments, steps = random.Random(0), [0]
@@ -342,11 +342,11 @@ def test_a_run_killed_again_and_again_ends_with_the_same_accounting(
         assert ledger.check()
         assert load_state(newest(study.checkpoints)).step == steps[-1]
     assert steps == sorted(steps)
-    assert 0 < steps[-1] < 400
+    assert 0 < steps[-1] < length
     document = train(study, dp=True, resume=True)
     ran = Mechanism(*(document["mechanism"][key] for key in ("noise_multiplier", "sample_rate", "steps")))
     assert ran == unbroken
-    assert document["provenance"]["steps_done"] == 400
+    assert document["provenance"]["steps_done"] == length
     assert document["epsilon"] == epsilon([unbroken], DELTA)
     (charge,) = only().entries
     assert (charge.state, charge.mechanisms) == ("settled", (unbroken,))

@@ -89,7 +89,8 @@ def group_epsilon(history: Sequence[Mechanism], delta: float, units: int) -> flo
     mixture of Gaussians bounds it tightly. Ganesh 2024, https://arxiv.org/abs/2401.10294, theorem 3.1.
     """
     spent = _taken(history)
-    return _pld(spent, delta, _grid(ROUGHLY, spent), units) if spent else 0.0
+    grid = units * _grid(ROUGHLY, spent)  # the figure is more than so many times as large
+    return _pld(spent, delta, grid, units) if spent else 0.0
 
 
 def noise_multiplier(
