@@ -9,6 +9,7 @@ patients that are judged.
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from scipy import stats
@@ -90,7 +91,7 @@ class _Attack:
 
     def _choose(self, part: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         patients = getattr(self.evidence, part).patients
-        names = np.unique(patients)
+        names = pd.unique(patients)  # in the order of the images: the ids are keyed and sort by chance
         names = self.generator.permutation(names)[: PATIENTS[part]]
         number = {name: index for index, name in enumerate(names)}
         seen = np.zeros(len(names), np.int64)

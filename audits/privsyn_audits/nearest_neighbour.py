@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
@@ -233,7 +234,7 @@ class _Audit:
     def _training_images(self) -> Images:
         """One image each of up to POOL training patients, at most as many as the set has images."""
         train = self.evidence.train
-        one_each = np.unique(train.patients, return_index=True)[1]
+        one_each = np.flatnonzero(~pd.Series(train.patients).duplicated())
         size = min(POOL, len(one_each), len(self.evidence.synthetic.images))
         images: Images = train.images[self.generator.choice(one_each, size, replace=False)]
         return images

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -46,14 +47,15 @@ def linked_groups(patients: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.i
         digests: (n,) digests of the pixels.
 
     Returns:
-        (n,) group number, 0 to groups - 1.
+        (n,) group number, 0 to groups - 1, in the order of first appearance. (The order of the ids would say
+        nothing: in a cohort they are keyed hashes, which sort differently on every machine.)
     """
-    people, person = np.unique(patients, return_inverse=True)
-    pictures, picture = np.unique(digests, return_inverse=True)
+    person, people = pd.factorize(patients)
+    picture, pictures = pd.factorize(digests)
     nodes = len(people) + len(pictures)
     edges = coo_matrix((np.ones(len(person)), (person, len(people) + picture)), shape=(nodes, nodes))
     _, component = connected_components(edges, directed=False)
-    return np.unique(component[person], return_inverse=True)[1].astype(np.int64)
+    return pd.factorize(component[person])[0].astype(np.int64)
 
 
 def split_patients(

@@ -8,6 +8,7 @@ from the recipe's PUBLIC `expected_units`; nothing here counts private data for 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -17,16 +18,16 @@ Rows = NDArray[np.int64]
 
 
 def units_of(patients: NDArray[np.str_], unit: Unit) -> list[Rows]:
-    """The image rows of each unit: of each patient, or each image by itself.
+    """The image rows of each unit (patient, or image by itself), in the order of first appearance.
 
     Args:
         patients: (n,) one id per image.
     """
     if unit == "image":
         return [np.array([row]) for row in range(len(patients))]
-    order = np.argsort(patients, kind="stable")
-    _, starts = np.unique(patients[order], return_index=True)
-    return np.split(order, starts[1:])
+    number, _ = pd.factorize(patients)
+    order = np.argsort(number, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(number[order])) + 1)
 
 
 def poisson_sample(number: int, sample_rate: float, generator: torch.Generator) -> list[int]:

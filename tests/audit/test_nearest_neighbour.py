@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from real_cohorts import blends
+from real_cohorts import blends, make_cohort
 
 from privsyn.audit.contract import Evidence, Finding, Settings
 from privsyn.audit.plant import planted_copies
@@ -63,7 +63,7 @@ def evidence(digits_cohort: Cohort) -> Evidence:
 
 def test_a_leak_of_the_stated_size_is_found_and_shown(evidence: Evidence) -> None:
     """Twice the smallest leak that the audit says it sees is caught, and most of its pairs are the copies."""
-    generator = np.random.default_rng(1)
+    generator = np.random.default_rng(5)
     images, _ = blends(evidence.test, 300, generator)
     clean = run(evidence, images)
     assert clean.power is not None
@@ -93,10 +93,13 @@ def test_smooth_sets_are_not_called_copiers(evidence: Evidence) -> None:
     assert finding.interval[0] == 0
 
 
-def test_the_same_seed_gives_the_same_finding(evidence: Evidence) -> None:
-    """Two runs on the same evidence agree in every number."""
+def test_the_key_of_the_machine_does_not_change_the_finding(tmp_path: Path, evidence: Evidence) -> None:
+    """One seed gives one finding, though the patients' keyed ids sort differently on every machine."""
     images, _ = blends(evidence.test, 100, np.random.default_rng(3))
-    assert run(evidence, images) == run(evidence, images)
+    again = make_cohort(tmp_path / "study", "digits", "digits", tmp_path / "home")
+    elsewhere = Evidence(again, evidence.synthetic)
+    assert sorted(elsewhere.train.patients) != sorted(evidence.train.patients)
+    assert run(elsewhere, images) == run(evidence, images)
 
 
 def test_a_small_set_says_that_it_cannot_tell(evidence: Evidence) -> None:
