@@ -58,16 +58,19 @@ def claim_in_words(claim: Mapping[str, Any] | None) -> str:
     if claim is None:
         return "No privacy claim is made: nothing is known about a bound on what this set reveals."
     unit = str(claim.get("unit", "patient"))
+    if claim.get("imported"):
+        return (
+            "No bound is claimed. The model was imported, and how it was trained, or on whose images, is not "
+            f"known: nothing limits in advance what the images can reveal about one {unit}."
+        )
     if claim.get("kind") != "dp":
         return (
             "No bound is claimed. The model was trained without differential privacy, so nothing limits in "
             f"advance what the images can reveal about one {unit}."
         )
     if claim.get("valid_for_release") is False:
-        return (
-            "No valid bound is claimed. The model was trained with noise that can be repeated "
-            "(privacy.insecure_seed), which is for tests only: this set must not be released."
-        )
+        reason = claim.get("reason", "")
+        return f"No valid bound is claimed: {reason}. This set must not be released as if it had one."
     return (
         f"The model was trained with differential privacy for the {unit} ({claim['neighbouring']}): "
         f"epsilon = {_rounded_up(claim['epsilon'])}, delta = {_rounded_up(claim['delta'])}. Whatever anybody "

@@ -19,11 +19,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from privsyn.diffusion.model import DiffusionModel, build_model
+from privsyn.diffusion.interchange import CONFIG, PIPELINE, labelled, read_diffusers
+from privsyn.diffusion.model import DiffusionModel, build_model, precision_on
+from privsyn.diffusion.swin_unet import SwinBlocks
+from privsyn.diffusion.unet import AttentionBlock
 from privsyn.dp.accounting import Mechanism
+from privsyn.dp.adam import AdamBC
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError
 from privsyn.files import file_digest, read_json, whole_folder, write_json
 from privsyn.recipe import Recipe, parse
+from privsyn.recipe import Train as TrainSettings
 
 SCHEMA_VERSION = 1
 KEEP = 2  # the newest, and one to fall back on by hand
@@ -71,14 +76,33 @@ class Training:
 
 
 def fresh_training(recipe: Recipe, device: torch.device) -> Training:
-    """Weights from the recipe's seed, EMA equal to them, AdamW without memory."""
-    model = build_model(recipe).to(device)
-    ema = copy.deepcopy(model).eval().requires_grad_(False)
+    """Weights from the recipe's seed, EMA equal to them, an optimiser without memory.
+
+    Raises:
+        RecipeError: only attention is to learn, and the network has none.
+    """
     settings = recipe.train
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    # on CUDA convolutions in bf16 want their channels last; on a CPU it made no difference
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    model = build_model(recipe).to(device).to(memory_format=layout)  # type: ignore[call-overload]
+    ema = copy.deepcopy(model).eval().requires_grad_(False)
+    model.precision = precision_on(device, settings.precision)
+    if settings.tune == "attention":
+        _only_attention_learns(model)
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    kind = AdamBC if recipe.privacy.dp and recipe.privacy.adam_bias_correction else torch.optim.AdamW
+    optimizer = kind(learning, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     return Training(model, ema, optimizer)
+
+
+def _only_attention_learns(model: DiffusionModel) -> None:
+    """Hold all weights but those of attention and of the class embedding (as in DP-LDM, arXiv:2305.15759)."""
+    attention = [module for module in model.modules() if isinstance(module, AttentionBlock | SwinBlocks)]
+    if not attention:
+        raise RecipeError("train.tune is attention, and the network has none: set model.attention_levels")
+    model.requires_grad_(False)
+    for module in (*attention, model.network.label):
+        module.requires_grad_(True)
 
 
 def save_checkpoint(checkpoints: Path, training: Training, state: State) -> None:
@@ -146,41 +170,58 @@ def load_training(folder: Path, state: State, device: torch.device) -> Training:
     return training
 
 
-def start_from(model_folder: Path, training: Training) -> tuple[str, str | None]:
-    """Begin a training with the weights of a finished model whose images were declared public.
+def start_from(folder: Path, training: Training, settings: TrainSettings) -> tuple[str, str | None]:
+    """Begin a training with public weights: of a finished model of ours, or of a diffusers folder.
 
-    The class embedding is taken over only if there are equally many classes; everything else must fit.
+    The class embedding of ours is taken over only if there are equally many classes; all else must fit.
 
     Returns:
         sha256 (hex) of the weights, and the population that the ledger charged for them.
 
     Raises:
-        RecipeError: there is no such model or it is broken, it was trained on images that are not public, or
-            it is another network.
+        RecipeError: there is no such model or it is broken, nobody declared it public, or it is another
+            network.
     """
+    where = f"train.init_from {str(folder)!r}"
+    theirs = any((folder / name).is_file() for name in (PIPELINE, CONFIG))
     try:
-        model, _, digest = load_model(model_folder)
-        declared = read_json(model_folder / "privacy.json")
+        weights, digest, declared = (_of_diffusers if theirs else _of_ours)(folder, training.model)
     except PrivsynError as error:
-        raise RecipeError(f"train.init_from {str(model_folder)!r} cannot be used: {error}") from None
-    own = declared.get("provenance", {}).get("weights_sha256") == digest
-    if declared.get("public_data") is not True or not own:
+        raise RecipeError(f"{where} cannot be used: {error}") from None
+    if declared.get("public_data") is not True and not (declared == {} and settings.init_is_public):
         raise RecipeError(
-            f"train.init_from {str(model_folder)!r}: its images were not declared public "
-            "(privacy.public_data), so starting from it would spend its patients' privacy: name another model"
+            f"{where}: its images were not declared public ("
+            + ("train.init_is_public" if declared == {} else "privacy.public_data")
+            + "), so starting from it would spend its patients' privacy: name another model"
+            + (", or declare it if you know" if declared == {} else "")
         )
-    weights, ours = model.state_dict(), training.model.state_dict()
-    if weights.keys() >= ours.keys() and weights[LABELS].shape != ours[LABELS].shape:
-        weights[LABELS] = ours[LABELS]
     try:
         training.model.load_state_dict(weights)
         training.ema.load_state_dict(weights)
     except RuntimeError:
         raise RecipeError(
-            f"train.init_from {str(model_folder)!r} is another network: [model], data.size and data.channels "
-            "must be those that it was trained with"
+            f"{where} is another network: [model], data.size and data.channels must be those that it was "
+            "trained with"
         ) from None
     return digest, (declared.get("ledger") or {}).get("population")
+
+
+def _of_ours(folder: Path, wanted: DiffusionModel) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
+    """Weights, their sha256, and the claim that belongs to them; a claim about other weights is none."""
+    model, _, digest = load_model(folder)
+    claim = read_json(folder / "privacy.json")
+    weights, ours = model.state_dict(), wanted.state_dict()
+    if weights.keys() >= ours.keys() and weights[LABELS].shape != ours[LABELS].shape:
+        weights[LABELS] = ours[LABELS]
+    own = claim.get("provenance", {}).get("weights_sha256") == digest
+    return weights, digest, claim if own else {"public_data": False}
+
+
+def _of_diffusers(folder: Path, wanted: DiffusionModel) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
+    """The same of a diffusers folder; {} where no claim came with it, as it does with an export of ours."""
+    imported, claim = read_diffusers(folder), folder / "privacy.json"
+    weights = labelled(imported, wanted.null_label)
+    return weights, imported.sha256, {"public_data": False} | read_json(claim) if claim.is_file() else {}
 
 
 def load_model(model_folder: Path) -> tuple[DiffusionModel, Recipe, str]:

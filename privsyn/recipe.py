@@ -52,30 +52,105 @@ class Data(Section):
 
 
 class Model(Section):
-    """The U-Net: width, depth and where it attends."""
+    """The network: width, depth and where it attends."""
 
+    network: Literal["unet", "swin-unet"] = Field(
+        "unet", description="U-Net, or the reference study's Swin U-Net"
+    )
     channels: Positive = Field(32, description="width of the first level")
     multipliers: tuple[Positive, ...] = Field((1, 2, 2), min_length=1, description="width factor per level")
-    blocks: Positive = Field(1, description="residual blocks per level")
-    attention_levels: tuple[int, ...] = Field((2,), description="levels (0 = full size) with self-attention")
+    blocks: Positive | tuple[Positive, ...] = Field(
+        1, description="residual blocks per level: one number, or one per level"
+    )
+    attention_levels: tuple[int, ...] = Field(
+        (2,), description="levels (0 = full size) with self-attention, or with Swin blocks"
+    )
+    head_channels: Positive | None = Field(
+        None, description="U-Net: channels of each attention head; one head for all when absent"
+    )
+    heads: tuple[Positive, ...] | None = Field(None, description="Swin: attention heads per level")
+    windows: tuple[Positive, ...] | None = Field(None, description="Swin: side of a window per level, pixels")
     groups: Positive = Field(8, description="groups of each GroupNorm")
     dropout: float = Field(0.0, ge=0, lt=1)
+    scale_shift: bool = Field(
+        False, description="U-Net: the embedding scales and shifts after the norm; the Swin U-Net always does"
+    )
+
+    @property
+    def blocks_per_level(self) -> tuple[int, ...]:
+        return (self.blocks,) * len(self.multipliers) if isinstance(self.blocks, int) else self.blocks
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
-        if any(not 0 <= level < len(self.multipliers) for level in self.attention_levels):
+        levels, widths = len(self.multipliers), {self.channels * factor for factor in self.multipliers}
+        if any(not 0 <= level < levels for level in self.attention_levels):
             raise ValueError("model.attention_levels names a level that model.multipliers does not have")
         if self.channels % self.groups:
             raise ValueError("model.channels must be a multiple of model.groups")
+        if len(self.blocks_per_level) != levels:
+            raise ValueError(f"model.blocks needs one number, or {levels} like model.multipliers")
+        if self.head_channels is not None and any(width % self.head_channels for width in widths):
+            raise ValueError("model.head_channels must divide the width of every level")
+        is_swin = self.network == "swin-unet"
+        for name in ("heads", "windows"):
+            given = getattr(self, name)
+            if is_swin != (given is not None):
+                raise ValueError(f"model.{name} belongs to the network swin-unet, which needs it")
+            if given is not None and len(given) != levels:
+                raise ValueError(f"model.{name} needs {levels} numbers, like model.multipliers")
+        if self.heads and any(
+            self.channels * factor % heads for factor, heads in zip(self.multipliers, self.heads, strict=True)
+        ):
+            raise ValueError("model.heads must divide the width of each level")
+        if is_swin and (self.head_channels or self.scale_shift):
+            raise ValueError("model.head_channels and model.scale_shift belong to the network unet")
+        if not (is_swin or self.scale_shift) and self.channels == self.groups:
+            raise ValueError(
+                "model.groups equals model.channels: norms of single channels would hide class and time from "
+                "the first level; lower model.groups, or set model.scale_shift"
+            )
         return self
 
 
 class Diffusion(Section):
-    """The variance-preserving process; training always covers all timesteps."""
+    """The variance-preserving process and what is learned of it; training always covers all timesteps."""
 
     timesteps: Positive = Field(1000, description="length T of the process")
-    schedule: Literal["cosine", "linear"] = "cosine"
-    target: Literal["v", "epsilon", "x0"] = Field("v", description="what the network predicts")
+    continuous: bool = Field(False, description="train between the timesteps too")
+    schedule: Literal["cosine", "linear", "sigmoid"] = "cosine"
+    target: Literal["v", "epsilon", "x0", "edm"] = Field("v", description="what the network predicts")
+    sigma_data: float = Field(
+        0.5, gt=0, description="spread of the data that the target edm is scaled for; PUBLIC"
+    )
+    learned_variance: bool = Field(
+        False, description="the network also says a step's variance, taught by the hybrid loss"
+    )
+    min_snr: float | None = Field(
+        None, gt=0, description="gamma of the min-SNR weighting, usually 5; none when absent"
+    )
+    law: Literal["uniform", "normal"] = Field(
+        "uniform", description="law of the times that training draws: uniform in t, or normal in log-SNR"
+    )
+    law_mean: float = Field(2.4, description="mean log-SNR of the law normal")
+    law_std: float = Field(2.4, gt=0, description="standard deviation of log-SNR of the law normal")
+    noise_shift: float | None = Field(
+        None,
+        ge=1,
+        description="law uniform: moves it towards noise, 1 = not; when absent 1 without DP, and with DP "
+        "max(1, (10 / epsilon)^(1/4))",
+    )
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.learned_variance and (self.continuous or self.timesteps < 2):
+            raise ValueError(
+                "diffusion.learned_variance needs whole timesteps: continuous = false and two or more"
+            )
+        if self.law == "normal" and self.noise_shift is not None:
+            raise ValueError(
+                "diffusion.noise_shift belongs to the law uniform: lower diffusion.law_mean instead"
+            )
+        return self
 
 
 class Train(Section):
@@ -87,16 +162,38 @@ class Train(Section):
     )
     learning_rate: float = Field(3e-4, gt=0)
     warmup_steps: int = Field(50, ge=0, description="steps of linear warm-up")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="of the rate after the warm-up")
     weight_decay: float = Field(0.0, ge=0)
-    ema_decay: float = Field(0.999, ge=0, lt=1)
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="longest; shorter in the first steps")
     label_dropout: float = Field(0.1, ge=0, le=1, description="share of labels hidden, for guidance")
+    augment: tuple[Literal["flip", "flip-vertical", "rotate-90"], ...] = Field(
+        (),
+        description="what an image may look like as well: flip for tissue, nothing for chest X-rays, "
+        "where left and right mean something",
+    )
+    accumulate: Positive = Field(
+        1,
+        description="parts in which a batch goes through the network, to save memory; unused with DP",
+    )
     checkpoint_every: Positive = Field(500, description="steps between checkpoints")
     device: str = Field("auto", description="auto (CUDA, else CPU), cpu, cuda, cuda:N")
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="of the passes through the network; auto is bf16 where the device computes in it"
+    )
+    compile: bool | Literal["auto"] = Field(
+        "auto", description="torch.compile for the network; auto where a run is long enough to pay for it"
+    )
     init_from: str | None = Field(
         None,
-        description="folder of a model of ours to start from; its training images must have been declared "
-        "public (privacy.public_data)",
+        description="folder of a model to start from: of ours, whose images were declared public "
+        "(privacy.public_data), or of diffusers",
     )
+    init_is_public: bool = Field(
+        False,
+        description="declares that a diffusers model to start from is PUBLIC and knows none of the cohort's "
+        "patients; such folders carry no claim",
+    )
+    tune: Literal["all", "attention"] = Field("all", description="the weights that learn; the others stay")
 
 
 class Privacy(Section):
@@ -112,6 +209,9 @@ class Privacy(Section):
         "come from it, never from counting private data",
     )
     clip_norm: float = Field(1e-3, gt=0, description="bound C on one unit's gradient; small = normalised")
+    adam_bias_correction: bool = Field(
+        False, description="take the noise's known variance out of Adam's second moment (DP-AdamBC)"
+    )
     noise_multiplicity: Positive = Field(8, description="noise draws K per image and step (free in privacy)")
     max_images_per_unit: Positive = Field(4, description="images of one unit used in a step, drawn anew")
     public_data: bool = Field(
@@ -139,11 +239,27 @@ class Sample(Section):
     """How the synthetic set is drawn."""
 
     count: Positive = Field(1000, description="images")
-    steps: Positive = Field(50, description="denoising steps, at most diffusion.timesteps")
-    eta: float = Field(1.0, ge=0, le=1, description="0 = DDIM (deterministic), 1 = DDPM (ancestral)")
+    sampler: Literal["ddpm", "ddim", "dpm-solver++", "heun"] = Field("ddpm", description="algorithm")
+    steps: Positive = Field(
+        50, description="denoising steps, at most diffusion.timesteps; heun takes two each"
+    )
+    eta: float = Field(0.0, ge=0, le=1, description="ddim: 0 = deterministic, 1 = as noisy as ddpm")
+    churn: float = Field(0.0, ge=0, description="heun: S_churn, 0 = deterministic; 10 to 40 add noise back")
     guidance_scale: float = Field(1.0, ge=0, description="1 = plain conditional; above 1 sharpens")
+    guidance_rescale: float = Field(
+        0.0, ge=0, le=1, description="share of the contrast that guidance may not add"
+    )
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="dynamic thresholding at this share of the pixels; plain clamping when absent",
+    )
     class_weights: tuple[float, ...] | None = Field(
         None, description="public class proportions; balanced when absent"
+    )
+    counts_are_public: bool = Field(
+        False, description="declares PUBLIC how many images each class has; `sample --like cohort` needs it"
     )
     batch_size: Positive = Field(256, description="images in flight; cannot change the result")
 
@@ -183,6 +299,14 @@ class Recipe(Section):
         if expected is not None and (self.warmup.expected_units or 0) > expected:
             raise ValueError(
                 "warmup.expected_units exceeds privacy.expected_units: the sample rate would be above 1"
+            )
+        if self.train.tune == "attention" and self.train.init_from is None:
+            raise ValueError(
+                "train.tune = attention needs train.init_from: the rest of a fresh network would never learn"
+            )
+        if self.privacy.dp and self.train.compile is True:
+            raise ValueError(
+                "train.compile is for training without DP, whose passes differ in shape: leave it auto"
             )
         if self.privacy.dp and self.privacy.public_data:
             raise ValueError("privacy.public_data protects nobody: train without differential privacy")

@@ -1,16 +1,17 @@
-"""Model to synthetic set: the same bytes for the same seed, whatever the batch size.
+"""Model to synthetic set: the same bytes for the same seed, whatever else is drawn beside an image.
 
-Image i has random numbers of its own, keyed by (seed, i), and the network always sees batches of one fixed
-size at fixed places, because kernels round differently for other batch shapes and one flipped rounding
-would be another image.
+Image i has random numbers of its own, keyed by (seed, i), and the network always sees chunks of one fixed
+size at fixed places, because kernels round differently for other batch shapes and one flipped rounding would
+be another image. On a CPU each thread takes chunks of its own, so the number of threads does not matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,22 +20,42 @@ from torch import Tensor
 
 from privsyn import __version__
 from privsyn.checkpoint import load_model
+from privsyn.cohort.cohort import load_cohort
 from privsyn.diffusion.model import DiffusionModel, device_of, to_uint8
-from privsyn.diffusion.samplers import Predict, ddim, guided
+from privsyn.diffusion.process import Process
+from privsyn.diffusion.samplers import (
+    Denoised,
+    clamped,
+    ddim,
+    ddpm,
+    dpm_solver_pp,
+    guided,
+    heun,
+    karras_times,
+    respaced,
+)
+from privsyn.dp.claim import as_sampled
 from privsyn.errors import PrivsynError, RecipeError
 from privsyn.files import read_json
+from privsyn.near_copies import NearCopies, charge_for
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
+from privsyn.recipe import Sample as SampleSettings
 from privsyn.study import Study, as_study
 from privsyn.synthetic import SyntheticSet, read_synthetic, write_synthetic
+from privsyn.threads import each
 
 COMPUTE_BATCH = 32  # images the network sees at once, always; another number would draw other images
+ROUNDS = 10  # of drawing again what was rejected
 
 
 def sample(
     study: Study | Path | str,
     *,
     count: int | None = None,
+    classes: Mapping[str, int] | None = None,
+    like: Literal["cohort"] | None = None,
+    reject_near_copies: bool = False,
     settings: Sequence[str] = (),
     force: bool = False,
     progress: Progress = SILENT,
@@ -43,13 +64,20 @@ def sample(
 
     Args:
         count: images; default `sample.count` of the recipe.
+        classes: images of each class by name; those not named get none.
+        like: draw the classes in the proportions of the cohort's training images, which must have been
+            declared public (`sample.counts_are_public`).
+        reject_near_copies: draw again what lies nearer to a training image than fresh patients do. It looks
+            at the training images without noise: that voids a DP claim, is recorded in the set and in the
+            ledger, and takes no audit's place.
         settings: `section.key=value` changes of the recipe; only `seed` and `[sample]` matter here.
         force: replace the synthetic set that the study has.
 
     Raises:
         StudyError: there is no finished model.
-        RecipeError: `[data]` is not what the model was trained on.
+        RecipeError: `[data]` is not what the model was trained on, or the classes asked for are not its own.
         PrivsynError: there is a synthetic set already.
+        Refused: near copies are to be rejected, and the population's grant does not allow it.
     """
     study = as_study(study)
     recipe = study.recipe(settings)
@@ -59,27 +87,22 @@ def sample(
         raise RecipeError("data.classes is not what the model was trained on: restore it, or train again")
     if study.synthetic.exists() and not force:
         raise PrivsynError(f"{study.synthetic} already exists: pass --force to replace it")
-    number, wanted = recipe.sample.count if count is None else count, recipe.sample
-    labels = balanced_labels(number, wanted.class_weights or (1.0,) * len(recipe.data.classes))
-    images = draw(
-        model,
-        labels,
-        seed=recipe.seed,
-        steps=wanted.steps,
-        eta=wanted.eta,
-        guidance_scale=wanted.guidance_scale,
-        batch_size=wanted.batch_size,
-        device=str(device_of(recipe)),
-        progress=progress,
-    )
-    provenance = _provenance(recipe, trained, weights_digest, number)
+    labels = _labels(study, recipe, count, classes, like)
+    one_by_one = partial(draw, model, wanted=recipe.sample, seed=recipe.seed, device=str(device_of(recipe)))
+    if reject_near_copies:
+        cohort = load_cohort(study.need(study.cohort, "prepare"))
+        charge_for(cohort)
+        images = _unlike(NearCopies.of(cohort, progress), labels, partial(one_by_one, progress=progress))
+    else:
+        images = one_by_one(labels, progress=progress)
+    provenance = _provenance(recipe, trained, weights_digest, len(labels), reject_near_copies)
     write_synthetic(
         study.synthetic,
         images,
         labels,
         trained.data.classes,
         name=study.name,
-        claim=claim,
+        claim=as_sampled(claim, provenance),
         provenance=provenance,
         force=force,
     )
@@ -91,11 +114,9 @@ def draw(
     model: DiffusionModel,
     labels: NDArray[np.int64],
     *,
+    wanted: SampleSettings,
     seed: int,
-    steps: int,
-    eta: float,
-    guidance_scale: float,
-    batch_size: int,
+    first: int = 0,
     device: str = "cpu",
     progress: Progress = SILENT,
 ) -> NDArray[np.uint8]:
@@ -103,35 +124,136 @@ def draw(
 
     Args:
         labels: (N,) int64; `model.null_label` draws from all classes.
-        seed: with the place of an image in `labels`, decides its random numbers.
-        steps: denoising steps, at most the T of the process.
-        eta: 0 is DDIM, 1 DDPM.
-        guidance_scale: 1 is plain conditional.
-        batch_size: images in flight, rounded up to `COMPUTE_BATCH`; cannot change the result.
+        wanted: sampler and its settings; `batch_size` cannot change the result.
+        seed: with the place of an image, decides its random numbers.
+        first: place of the first image, a multiple of `COMPUTE_BATCH`; so several processes can share a set.
 
     Returns:
         (N, H, W, C) uint8.
     """
+    if first % COMPUTE_BATCH:
+        raise ValueError(f"first must be a multiple of {COMPUTE_BATCH}, not {first}")
     model = model.to(device).eval()
-    in_flight = -(-batch_size // COMPUTE_BATCH) * COMPUTE_BATCH
-    total = -(-len(labels) // COMPUTE_BATCH) * steps
-    drawn = [np.empty((0, *model.image_shape[1:], model.image_shape[0]), np.uint8)]
-    with progress.stage("sample", total) as advance:
-        for first in range(0, len(labels), in_flight):
-            told = torch.tensor(labels[first : first + in_flight], device=device)
-            numbers = [_numbers_of(seed, first + i) for i in range(len(told))]
-            noise = partial(_noise, numbers, model, device)
-            images = ddim(
-                _predictor(model, told, guidance_scale),
-                model.process,
-                noise(),
-                steps=steps,
-                eta=eta,
-                draw_noise=noise,
-                on_step=partial(advance, -(-len(told) // COMPUTE_BATCH)),
+    starts = range(0, len(labels), COMPUTE_BATCH)
+    questions = evaluations(wanted) * (1 if wanted.guidance_scale == 1 else 2)
+    lock, interrupted = threading.Lock(), threading.Event()
+    with progress.stage("sample", len(starts) * questions) as advance:  # advanced by one thread at a time
+
+        def asked() -> None:
+            if interrupted.is_set():
+                raise KeyboardInterrupt
+            with lock:
+                advance()
+
+        def chunk(start: int) -> NDArray[np.uint8]:
+            told = labels[start : start + COMPUTE_BATCH]
+            return to_uint8(_draw_chunk(model, told, wanted, seed, first + start, device, asked))
+
+        if torch.device(device).type == "cpu":  # by threads always, so that kernels round alike everywhere
+            in_flight = -(-wanted.batch_size // COMPUTE_BATCH)
+            threads = max(1, min(torch.get_num_threads(), in_flight, len(starts)))
+            drawn = each(chunk, starts, threads, interrupted)
+        else:
+            drawn = [chunk(start) for start in starts]
+    return np.concatenate([np.empty((0, *model.image_shape[1:], model.image_shape[0]), np.uint8), *drawn])
+
+
+def evaluations(wanted: SampleSettings) -> int:
+    """How often a sampler asks for the clean image."""
+    return 2 * wanted.steps - 1 if wanted.sampler == "heun" else wanted.steps
+
+
+def _draw_chunk(
+    model: DiffusionModel,
+    labels: NDArray[np.int64],
+    wanted: SampleSettings,
+    seed: int,
+    first: int,
+    device: str,
+    asked: Callable[[], None],
+) -> Tensor:
+    """Up to `COMPUTE_BATCH` images in [-1, 1]; the chunk is filled up with copies of its first ones."""
+    filled = np.arange(COMPUTE_BATCH) % len(labels)
+    told = torch.tensor(labels[filled], device=device)
+    numbers = [_numbers_of(seed, first + place) for place in range(len(labels))]
+
+    def noise() -> Tensor:
+        drawn = [each.standard_normal(model.image_shape, dtype=np.float32) for each in numbers]
+        return torch.from_numpy(np.stack(drawn)[filled]).to(device)
+
+    def denoise(labels: Tensor, x: Tensor, times: Tensor) -> Denoised:
+        said, share = model.predict(x, times, labels)
+        asked()
+        return Denoised(model.process.denoise(said, x, times), share)
+
+    null = torch.full_like(told, model.null_label)
+    ask = guided(
+        partial(denoise, told), partial(denoise, null), wanted.guidance_scale, wanted.guidance_rescale
+    )
+    run, times = _sampler(model.process, wanted)
+    return run(clamped(ask, wanted.threshold), model.process, noise(), times, noise=noise)[: len(labels)]
+
+
+def _sampler(process: Process, wanted: SampleSettings) -> tuple[Callable[..., Tensor], list[float]]:
+    if wanted.sampler == "heun":
+        return partial(heun, churn=wanted.churn), karras_times(process, wanted.steps)
+    by_name: dict[str, Callable[..., Tensor]] = {
+        "ddpm": ddpm,
+        "ddim": partial(ddim, eta=wanted.eta),
+        "dpm-solver++": dpm_solver_pp,
+    }
+    return by_name[wanted.sampler], respaced(process.timesteps, wanted.steps)
+
+
+def _labels(
+    study: Study,
+    recipe: Recipe,
+    count: int | None,
+    classes: Mapping[str, int] | None,
+    like: Literal["cohort"] | None,
+) -> NDArray[np.int64]:
+    names = recipe.data.classes
+    if classes is not None:
+        unknown = [name for name in classes if name not in names]
+        if unknown:
+            raise RecipeError(f"no class is called {unknown[0]!r}: choose from {', '.join(names)}")
+        counts = [classes.get(name, 0) for name in names]
+        if count is not None or like is not None:
+            raise RecipeError(
+                "the images of each class were given: leave out their number and what they are like"
             )
-            drawn.append(to_uint8(images))
-    return np.concatenate(drawn)
+        if min(counts) < 0 or not sum(counts):
+            raise RecipeError("the number of images of a class must not be negative, nor all be 0")
+        return balanced_labels(sum(counts), counts)
+    number = recipe.sample.count if count is None else count
+    if like is None:
+        return balanced_labels(number, recipe.sample.class_weights or (1.0,) * len(names))
+    if not recipe.sample.counts_are_public:
+        raise RecipeError(
+            "how many images each class has is private: declare it public with sample.counts_are_public, "
+            "or give sample.class_weights that are known anyway"
+        )
+    cohort = load_cohort(study.need(study.cohort, "prepare"))
+    return balanced_labels(number, np.bincount(cohort.part("train").labels, minlength=len(names)).tolist())
+
+
+def _unlike(
+    near: NearCopies, labels: NDArray[np.int64], draw: Callable[..., NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """Images none of which is a near copy: those rejected are drawn again, at places never used before."""
+    images = draw(labels)
+    left = np.flatnonzero(near.among(images))
+    first = -(-len(labels) // COMPUTE_BATCH) * COMPUTE_BATCH
+    for _ in range(ROUNDS):
+        if not len(left):
+            return images
+        images[left] = draw(labels[left], first=first)
+        first += -(-len(left) // COMPUTE_BATCH) * COMPUTE_BATCH
+        left = left[near.among(images[left])]
+    raise PrivsynError(
+        f"after {ROUNDS} rounds some images are still near copies of training images: the model memorises; "
+        "train with differential privacy, or for fewer steps"
+    )
 
 
 def balanced_labels(count: int, weights: Sequence[float]) -> NDArray[np.int64]:
@@ -147,47 +269,24 @@ def balanced_labels(count: int, weights: Sequence[float]) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(counts)), counts)[np.argsort(places, kind="stable")]
 
 
-def _predictor(model: DiffusionModel, labels: Tensor, guidance_scale: float) -> Predict:
-    null = torch.full_like(labels, model.null_label)
-
-    def told(x: Tensor, timesteps: Tensor) -> Tensor:
-        return _in_fixed_batches(model, x, timesteps, labels)
-
-    def untold(x: Tensor, timesteps: Tensor) -> Tensor:
-        return _in_fixed_batches(model, x, timesteps, null)
-
-    return guided(told, untold, guidance_scale)
-
-
-def _in_fixed_batches(model: DiffusionModel, *arguments: Tensor) -> Tensor:
-    """The network on `COMPUTE_BATCH` images at a time, the last of them filled up with copies."""
-    number = len(arguments[0])
-    filled = torch.arange(-(-number // COMPUTE_BATCH) * COMPUTE_BATCH, device=arguments[0].device) % number
-    parts = [
-        model.network(*(part[rows] for part in arguments)) for rows in torch.split(filled, COMPUTE_BATCH)
-    ]
-    return torch.cat(parts)[:number]
-
-
 def _numbers_of(seed: int, image: int) -> np.random.Generator:
     """The random numbers of one image; keyed with all bits, unlike a seeded torch generator."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, image])))
 
 
-def _noise(numbers: Sequence[np.random.Generator], model: DiffusionModel, device: str) -> Tensor:
-    noise = [generator.standard_normal(model.image_shape, dtype=np.float32) for generator in numbers]
-    return torch.from_numpy(np.stack(noise)).to(device)
-
-
-def _provenance(recipe: Recipe, trained: Recipe, weights_digest: str, count: int) -> dict[str, Any]:
+def _provenance(
+    recipe: Recipe, trained: Recipe, weights_digest: str, count: int, rejected: bool
+) -> dict[str, Any]:
+    wanted = recipe.sample.model_dump(
+        mode="json", exclude={"count", "class_weights", "batch_size", "counts_are_public"}
+    )
     return {
         "generator": "privsyn",
         "version": __version__,
         "model_sha256": weights_digest,
         "recipe_sha256": trained.digest,
         "seed": recipe.seed,
-        "steps": recipe.sample.steps,
-        "eta": recipe.sample.eta,
-        "guidance_scale": recipe.sample.guidance_scale,
+        **wanted,
         "count": count,
+        "near_copies_rejected": rejected,
     }

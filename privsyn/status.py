@@ -104,6 +104,8 @@ def _model(study: Study) -> Station:
         detail = "training has begun and is not finished" if begun else ""
         return Station("model", "missing", detail, "privsyn train" + " --resume" * begun)
     claim, again = read_json(study.privacy_file), "privsyn train --force"
+    if claim.get("imported"):
+        return Station("model", "done", "imported; privacy claim: none", None)
     if claim["provenance"].get("cohort_sha256") != _of_cohort(study, "records_sha256"):
         return Station("model", "stale", "trained on another cohort, or another split of it", again)
     trained = read_json(study.resolved_recipe_file)["recipe"]

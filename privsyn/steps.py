@@ -7,7 +7,6 @@ the operating system instead, afresh for every step, and is stored nowhere.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -19,22 +18,25 @@ from numpy.typing import NDArray
 
 from privsyn.checkpoint import State, Training
 from privsyn.cohort.cohort import Part
-from privsyn.diffusion.batches import Draws, draw, noise_draws, rows_of_step
+from privsyn.diffusion.batches import Augment, Draws, draw, noise_draws, rows_of_step
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp.accounting import Mechanism
+from privsyn.dp.adam import AdamBC
 from privsyn.dp.clipping import StepFacts, private_optimizer, private_step
 from privsyn.dp.generators import CPU, keyed_generator, secret_generator
 from privsyn.dp.gradients import Found, Pass, plan_pass
 from privsyn.dp.sampling import Rows, capped, poisson_sample, units_of
-from privsyn.errors import PrivsynError
 from privsyn.recipe import Recipe
 
 TakeStep = Callable[[int], StepFacts]
+LONG_RUN = 500  # steps that make up for the minute or so that torch.compile takes
 
 
 def plain_steps(training: Training, state: State, part: Part) -> TakeStep:
     """Without privacy: batches that walk through the images, epoch after epoch."""
     recipe, device = state.recipe, device_of(state.recipe)
+    if to_compile(recipe, device):
+        training.model.compile_network()
 
     def take(step: int) -> StepFacts:
         rows = rows_of_step(len(part.labels), recipe.train.batch_size, step, recipe.seed)
@@ -47,9 +49,9 @@ def plain_steps(training: Training, state: State, part: Part) -> TakeStep:
             draws=randomness(recipe, step, "draws", device),
             dropout=randomness(recipe, step, "dropout", CPU),
             label_dropout=recipe.train.label_dropout,
+            augment=recipe.train.augment,
+            parts=recipe.train.accumulate,
         )
-        if not math.isfinite(loss):
-            raise PrivsynError(f"the loss is no longer finite at step {step + 1}: lower train.learning_rate")
         return StepFacts(loss, len(rows), 0)
 
     return take
@@ -59,13 +61,16 @@ def private_steps(training: Training, state: State, part: Part) -> TakeStep:
     """With privacy: Poisson samples of units, one clipped gradient each, noise for their sum."""
     recipe, device = state.recipe, device_of(state.recipe)
     units = units_of(part.patients, recipe.privacy.unit)
+    noise_multiplier, divisor = state.history[-1].noise_multiplier, recipe.train.batch_size
     optimizer = private_optimizer(
         training.model,
         training.optimizer,
-        noise_multiplier=state.history[-1].noise_multiplier,
+        noise_multiplier=noise_multiplier,
         clip_norm=recipe.privacy.clip_norm,
-        divisor=recipe.train.batch_size,
+        divisor=divisor,
     )
+    if isinstance(training.optimizer, AdamBC):
+        training.optimizer.noise_variance = (noise_multiplier / divisor) ** 2
     planned = planned_passes(training.model, recipe, device)
 
     def take(step: int) -> StepFacts:
@@ -123,6 +128,7 @@ def _passes(
                 generator,
                 multiplicity=recipe.privacy.noise_multiplicity,
                 label_dropout=recipe.train.label_dropout,
+                augment=recipe.train.augment,
             )
             yield plan.way(training.model, parameters, draws)
 
@@ -137,27 +143,41 @@ def step_on_images(
     draws: torch.Generator,
     dropout: torch.Generator,
     label_dropout: float = 0.0,
+    augment: Sequence[Augment] = (),
+    parts: int = 1,
 ) -> float:
     """One plain step on these rows of some images; returns its mean loss.
 
     Args:
-        draws: of timesteps, noise and label dropout, on the model's device.
+        draws: of times, noise, augmentation and label dropout, on the model's device.
         dropout: what the dropout layers draw from.
+        parts: in which the batch goes through the network one after the other, to save memory.
     """
-    one_unit = rows[None]  # so that the timesteps of a batch are spread evenly
-    batch = draw(images, labels, one_unit, model, draws, label_dropout=label_dropout)
+    one_unit = rows[None]  # so that the times of a batch are spread evenly
+    batch = draw(images, labels, one_unit, model, draws, label_dropout=label_dropout, augment=augment)
     with global_randomness(dropout):
-        return plain_step(model, optimizer, batch)
+        return plain_step(model, optimizer, batch, parts)
 
 
-def plain_step(model: DiffusionModel, optimizer: torch.optim.Optimizer, batch: Draws) -> float:
+def plain_step(
+    model: DiffusionModel, optimizer: torch.optim.Optimizer, batch: Draws, parts: int = 1
+) -> float:
     """One step of plain gradient descent on a batch of one "unit"; returns its mean loss."""
-    images, labels, timesteps, noise = (part[0] for part in batch)
+    rows = batch[0].shape[1]
     optimizer.zero_grad(set_to_none=True)
-    loss = model.loss(images, labels, timesteps, noise).mean()
-    loss.backward()  # type: ignore[no-untyped-call]
+    total = 0.0
+    for some in zip(*(values[0].chunk(parts) for values in batch), strict=True):
+        loss = model.loss(*some).sum() / rows
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
     optimizer.step()
-    return loss.item()
+    return total
+
+
+def to_compile(recipe: Recipe, device: torch.device) -> bool:
+    """Whether `torch.compile` pays: on CUDA, for long runs. On a CPU it was slower (docs/quality.md)."""
+    wanted = recipe.train.compile
+    return device.type == "cuda" and recipe.train.steps >= LONG_RUN if wanted == "auto" else wanted
 
 
 def randomness(recipe: Recipe, step: int, purpose: str, device: torch.device) -> torch.Generator:

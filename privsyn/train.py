@@ -30,6 +30,7 @@ from privsyn.checkpoint import (
     start_from,
 )
 from privsyn.cohort.cohort import Cohort, Part, load_cohort
+from privsyn.diagnosis import Watch
 from privsyn.diffusion.batches import rows_of_step
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp import accounting
@@ -41,6 +42,7 @@ from privsyn.errors import CheckpointError, PrivsynError, RecipeError, StudyErro
 from privsyn.files import file_digest, whole_folder, write_json, write_text
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
+from privsyn.recipe import Train as TrainSettings
 from privsyn.steps import plain_steps, private_steps, step_on_images
 from privsyn.study import Study, as_study
 from privsyn.warmup import queries, warm_up
@@ -105,13 +107,15 @@ def _run(study: Study, training: Training, state: State, part: Part, progress: P
     take_step = steps_of(training, state, part)
     training.model.train()
     recent: list[StepFacts] = []
+    watch = Watch()
     began, shown = time.monotonic(), dict[str, str]()
     with progress.stage("train", settings.steps) as advance, study.training_log.open("a") as log:
         advance(first)
         for step in range(first, settings.steps):
-            rate = settings.learning_rate * warmed(step, settings.warmup_steps)
-            set_learning_rate(training.optimizer, rate)
+            set_learning_rate(training.optimizer, rate_of_step(step, settings))
             recent.append(take_step(step))
+            if not recipe.privacy.dp:
+                watch.see(step + 1, recent[-1].loss)
             update_ema(training, ema_decay(step, settings.ema_decay))
 
             done = step + 1
@@ -182,9 +186,13 @@ def finetune(
     return trained.eval().requires_grad_(False)
 
 
-def warmed(step: int, warmup_steps: int) -> float:
-    """Factor of the learning rate in a step (from 0): linear to 1 over the warm-up, then constant."""
-    return min(1.0, (step + 1) / (warmup_steps + 1))
+def rate_of_step(step: int, settings: TrainSettings) -> float:
+    """Learning rate of a step (from 0): linear over the warm-up; then constant, or a half cosine to 0."""
+    warm = settings.warmup_steps
+    if step < warm or settings.schedule == "constant":
+        return settings.learning_rate * min(1.0, (step + 1) / (warm + 1))
+    done = (step - warm) / max(settings.steps - warm, 1)
+    return settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -223,7 +231,7 @@ def _begun(
         raise StudyError(f"{study.model} already exists: --resume continues it, --force replaces it")
     _check_data(recipe, cohort)
     training, initial = fresh_training(recipe, device_of(recipe)), recipe.train.init_from
-    start = None if initial is None else _start(study.root / initial, training, cohort)
+    start = None if initial is None else _start(study.root / initial, training, cohort, recipe.train)
     state = State(0, recipe, cohort.digest, (), secrets.token_hex(16), start)
     if recipe.privacy.dp:
         check_supported(training.model)
@@ -242,9 +250,9 @@ def _begun(
     return training, state
 
 
-def _start(folder: Path, training: Training, cohort: Cohort) -> str:
+def _start(folder: Path, training: Training, cohort: Cohort, settings: TrainSettings) -> str:
     """Begin with public weights, unless the ledger knows that our own patients are in them."""
-    digest, population = start_from(folder, training)
+    digest, population = start_from(folder, training, settings)
     patients = cohort.records["patient"].tolist()
     if population is not None and population in ledger.ids_of(patients):
         raise RecipeError(

@@ -4,17 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from digits_study import KillAt, Killed, copied, prepared
 
 from privsyn.checkpoint import load_model
+from privsyn.cohort.cohort import load_cohort
 from privsyn.diffusion.model import DiffusionModel
 from privsyn.errors import PrivsynError, RecipeError, StudyError
 from privsyn.files import read_json
+from privsyn.recipe import Sample
 from privsyn.sample import COMPUTE_BATCH, balanced_labels, draw, sample
 from privsyn.study import Study
 from privsyn.train import train
 
-ETA_1 = {"seed": 3, "steps": 4, "eta": 1.0, "guidance_scale": 1.5}
+WANTED = Sample(steps=4, guidance_scale=1.5, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +32,40 @@ def model(trained: Study) -> DiffusionModel:
     return load_model(trained.model)[0]
 
 
-@pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_the_batch_size_cannot_change_a_byte(model: DiffusionModel, eta: float) -> None:
-    """1, 7, 64 images in flight, or all: the same bytes."""
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm-solver++", "heun"])
+def test_neither_batch_size_nor_threads_nor_processes_change_a_byte(
+    model: DiffusionModel, sampler: str
+) -> None:
+    """1, 7, 64 images in flight, or all; one thread or two; in one go or in parts: the same bytes."""
     labels = balanced_labels(COMPUTE_BATCH * 2 + 5, [1.0] * 10)
-    settings = ETA_1 | {"eta": eta}
-    drawn = [draw(model, labels, batch_size=size, **settings) for size in (1, 7, 64, 1000)]  # type: ignore[arg-type]
+    wanted = WANTED.model_copy(update={"sampler": sampler, "churn": 3.0})
+    sizes = [wanted.model_copy(update={"batch_size": size}) for size in (1, 7, 64, 1000)]
+    drawn = [draw(model, labels, wanted=each, seed=3) for each in sizes]
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        drawn.append(draw(model, labels, wanted=sizes[-1], seed=3))
+    finally:
+        torch.set_num_threads(threads)
+    parts = [slice(0, COMPUTE_BATCH), slice(COMPUTE_BATCH, None)]
+    apart = [draw(model, labels[part], wanted=wanted, seed=3, first=part.start) for part in parts]
+    drawn.append(np.concatenate(apart))
     assert drawn[0].shape == (len(labels), 8, 8, 1)
     for other in drawn[1:]:
         np.testing.assert_array_equal(drawn[0], other)
 
 
+def test_a_part_begins_where_a_chunk_does(model: DiffusionModel) -> None:
+    """Elsewhere the same image would be rounded in another place of its chunk."""
+    with pytest.raises(ValueError, match="multiple of 32"):
+        draw(model, np.zeros(3, np.int64), wanted=WANTED, seed=3, first=5)
+
+
 def test_an_image_depends_on_its_place_seed_and_label_alone(model: DiffusionModel) -> None:
     """A longer set begins with the shorter one; another seed shares no image; nor do two places."""
     labels = np.zeros(COMPUTE_BATCH, np.int64)
-    long, short = (draw(model, labels[:n], batch_size=8, **ETA_1) for n in (COMPUTE_BATCH, 5))  # type: ignore[arg-type]
-    other = draw(model, labels, batch_size=8, **(ETA_1 | {"seed": 4}))  # type: ignore[arg-type]
+    long, short = (draw(model, labels[:n], wanted=WANTED, seed=3) for n in (COMPUTE_BATCH, 5))
+    other = draw(model, labels, wanted=WANTED, seed=4)
     np.testing.assert_array_equal(long[:5], short)
     everything = np.concatenate([long, other]).reshape(2 * COMPUTE_BATCH, -1)
     assert len(np.unique(everything, axis=0)) == 2 * COMPUTE_BATCH
@@ -61,12 +82,13 @@ def test_labels_are_balanced_and_interleaved() -> None:
 def test_a_set_is_written_with_its_provenance(trained: Study, tmp_path: Path) -> None:
     """The set reads back as drawn and says which model, recipe, seed and settings made it."""
     study = copied(trained, tmp_path)
-    drawn = sample(study, count=23, settings=["sample.steps=3", "sample.eta=0.0", "seed=9"])
+    drawn = sample(study, count=23, settings=["sample.steps=3", "sample.sampler=ddim", "seed=9"])
     assert drawn.images.shape == (23, 8, 8, 1)
     assert np.bincount(drawn.labels).tolist() == [3, 3, 3, 2, 2, 2, 2, 2, 2, 2]
     _, recipe, digest = load_model(study.model)
     assert drawn.provenance is not None
     expected = {"model_sha256": digest, "recipe_sha256": recipe.digest, "seed": 9, "steps": 3, "eta": 0.0}
+    expected |= {"sampler": "ddim", "near_copies_rejected": False}
     assert expected.items() <= drawn.provenance.items()
     assert drawn.provenance["generator"] == "privsyn"
     assert drawn.provenance["count"] == 23
@@ -93,3 +115,29 @@ def test_other_classes_than_the_models_are_refused(trained: Study, tmp_path: Pat
     study = copied(trained, tmp_path)
     with pytest.raises(RecipeError, match=r"data\.classes"):
         sample(study, settings=['data.classes=["a", "b"]'])
+
+
+def test_a_set_holds_the_classes_that_were_asked_for(trained: Study, tmp_path: Path) -> None:
+    """As many of each as named, none of the others; what is not a class, or nothing at all, is refused."""
+    study = copied(trained, tmp_path)
+    settings = ["sample.steps=2"]
+    drawn = sample(study, classes={"3": 5, "7": 2}, settings=settings)
+    assert np.bincount(drawn.labels, minlength=10).tolist() == [0, 0, 0, 5, 0, 0, 0, 2, 0, 0]
+    with pytest.raises(RecipeError, match="no class is called 'three'"):
+        sample(study, classes={"three": 5}, settings=settings, force=True)
+    with pytest.raises(RecipeError, match="nor all be 0"):
+        sample(study, classes={"3": 0}, settings=settings, force=True)
+    with pytest.raises(RecipeError, match="leave out"):
+        sample(study, count=3, classes={"3": 1}, settings=settings, force=True)
+
+
+def test_class_counts_are_private_until_they_are_declared_public(trained: Study, tmp_path: Path) -> None:
+    """`like="cohort"` is refused, and with the declaration follows the training images' counts."""
+    study = copied(trained, tmp_path)
+    with pytest.raises(RecipeError, match=r"sample\.counts_are_public"):
+        sample(study, count=50, like="cohort")
+    drawn = sample(
+        study, count=50, like="cohort", settings=["sample.steps=1", "sample.counts_are_public=true"]
+    )
+    there = np.bincount(load_cohort(study.cohort).part("train").labels, minlength=10)
+    assert np.abs(np.bincount(drawn.labels, minlength=10) - 50 * there / there.sum()).max() <= 1

@@ -16,8 +16,9 @@ from privsyn.diffusion.model import to_float
 from privsyn.dp.accounting import Mechanism, epsilon
 from privsyn.errors import CheckpointError, RecipeError, StudyError
 from privsyn.files import read_json, tree_digests
+from privsyn.recipe import Train
 from privsyn.study import Study, init
-from privsyn.train import ema_decay, finetune, train, warmed
+from privsyn.train import ema_decay, finetune, rate_of_step, train
 
 SHORT = ("train.steps=12", "train.checkpoint_every=5", "train.warmup_steps=3")
 DP = ("privacy.dp=true", "privacy.epsilon=1.0", "privacy.delta=1e-3")
@@ -241,6 +242,7 @@ def test_finetuning_learns_its_images_and_leaves_the_model_alone(template: Study
 
 def test_rate_and_average_start_gently() -> None:
     """The learning rate rises linearly; the average is short while there is little to average."""
-    assert [warmed(step, 3) for step in (0, 1, 3, 100)] == [0.25, 0.5, 1.0, 1.0]
-    assert warmed(0, 0) == 1
+    settings = Train(learning_rate=8, warmup_steps=3, steps=103)
+    assert [rate_of_step(step, settings) for step in (0, 1, 3, 100)] == [2, 4, 8, 8]
+    assert rate_of_step(0, Train(learning_rate=8, warmup_steps=0)) == 8
     assert [ema_decay(step, 0.9) for step in (0, 10, 10_000)] == [0.1, 0.55, 0.9]

@@ -19,6 +19,8 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:  # noqa: ARG00
     claim = evidence.claim
     if claim is None:
         return [_finding(applicable=False, reason="the set comes without a model, so nothing is claimed")]
+    if claim.get("imported"):
+        return [_finding(conclusive=False, reason="the model was imported: nothing is known about a bound")]
     if claim["kind"] != "dp":
         return [
             _finding(conclusive=False, reason="the model was trained without differential privacy: no bound")

@@ -13,6 +13,7 @@ from privsyn.audit.contract import Audit, Evidence, Finding, Settings
 from privsyn.audit.policy import Policy, judge, load_policy
 from privsyn.checkpoint import load_model
 from privsyn.cohort.cohort import Cohort, load_cohort
+from privsyn.dp.claim import as_sampled
 from privsyn.errors import PrivsynError, StudyError
 from privsyn.files import json_digest, read_json, whole_folder, write_json
 from privsyn.home import count_attempt
@@ -167,7 +168,10 @@ def _evidence(question: Question, progress: Progress) -> tuple[Evidence, str | N
     if question.model is None or synthetic.provenance is None:  # a set of unknown origin has no model
         return Evidence(cohort, synthetic, progress=progress), None
     model, recipe, weights = load_model(question.model)
-    claim = read_json(question.model / "privacy.json")
+    claim = as_sampled(read_json(question.model / "privacy.json"), synthetic.provenance)
+    if claim.get("imported"):  # whom it was trained on is unknown, so no attack on it has members
+        _check_drawn_by(synthetic, weights)
+        return Evidence(cohort, synthetic, claim=claim, progress=progress), recipe.digest
     _check_lineage(cohort, synthetic, claim, weights)
     evidence = Evidence(cohort, synthetic, model=model, claim=claim, fine_tune=finetune, progress=progress)
     return evidence, recipe.digest
@@ -177,6 +181,10 @@ def _check_lineage(cohort: Cohort, synthetic: SyntheticSet, claim: dict[str, Any
     """Members are those whom the model was trained on: another split would make every attack meaningless."""
     if claim["provenance"].get("cohort_sha256") != cohort.digest:
         raise StudyError("the model was trained on another cohort or split: run `privsyn train --force`")
+    _check_drawn_by(synthetic, weights)
+
+
+def _check_drawn_by(synthetic: SyntheticSet, weights: str) -> None:
     if synthetic.provenance is not None and synthetic.provenance.get("model_sha256") != weights:
         raise StudyError(
             "the synthetic set was drawn from another model than the study has now: run `privsyn sample`"

@@ -10,6 +10,8 @@ import privsyn
 from privsyn.cli import ledger, policies, recipes, release
 from privsyn.cli.audit import audit
 from privsyn.cli.demo import demo
+from privsyn.cli.export import export
+from privsyn.cli.import_ import import_
 from privsyn.cli.init import init
 from privsyn.cli.options import group
 from privsyn.cli.plan import plan
@@ -20,11 +22,11 @@ from privsyn.cli.status import status
 from privsyn.cli.train import train
 from privsyn.cli.verify import verify
 
-VERBS = (demo, init, status, prepare, plan, train, sample, audit, report, verify)
+VERBS = (demo, init, status, prepare, plan, train, sample, audit, report, verify, export, import_)
 GROUPS = (recipes.app, policies.app, ledger.app, release.app)
 ORDER = (
     "demo", "init", "status", "recipes", "policies", "ledger",
-    "prepare", "plan", "train", "sample", "audit", "report", "release", "verify",
+    "prepare", "plan", "train", "sample", "audit", "report", "release", "verify", "export", "import",
 )  # fmt: skip
 
 
@@ -33,7 +35,7 @@ def command() -> Any:
     app = group("privsyn")
     app.callback()(_root)
     for verb in VERBS:
-        app.command()(verb)
+        app.command(verb.__name__.rstrip("_"))(verb)
     for sub in GROUPS:
         app.add_typer(sub)
     made: Any = typer.main.get_command(app)

@@ -45,6 +45,8 @@ def train(
 ) -> None:
     """Train the model on the cohort, and write its privacy claim."""
     from privsyn.cli.console import TerminalProgress, show
+    from privsyn.diagnosis import dead
+    from privsyn.study import as_study
     from privsyn.train import train
 
     claim = train(
@@ -57,11 +59,20 @@ def train(
         allow_unbounded=allow_unbounded,
         progress=TerminalProgress(),
     )
-    show(claim, f"privacy claim: {in_words(claim)}", "next: privsyn sample", as_json=as_json)
+    found = "" if claim["kind"] == "dp" else dead(as_study(study).training_log)
+    show(
+        claim,
+        *([f"warning: {found}"] if found else []),
+        f"privacy claim: {in_words(claim)}",
+        "next: privsyn sample",
+        as_json=as_json,
+    )
 
 
 def in_words(claim: dict[str, Any] | None) -> str:
     """A privacy claim as one line; epsilon is rounded up."""
+    if claim is not None and claim.get("imported"):
+        return "none (imported: how it was trained is not known)"
     if claim is None or claim["kind"] == "none":
         return "none (trained without differential privacy)"
     if claim.get("valid_for_release") is False:

@@ -1,6 +1,10 @@
-"""What a step shows the network: images with labels, timesteps and noise, drawn from one generator."""
+"""What a step shows the network: images with labels, times and noise, drawn from one generator."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,6 +14,13 @@ from torch import Tensor
 from privsyn.diffusion.model import DiffusionModel, to_float
 
 Draws = tuple[Tensor, Tensor, Tensor, Tensor]
+Augment = Literal["flip", "flip-vertical", "rotate-90"]
+
+WAYS: Mapping[str, Sequence[Callable[[Tensor], Tensor]]] = {
+    "flip": (lambda images: images.flip(-1),),
+    "flip-vertical": (lambda images: images.flip(-2),),
+    "rotate-90": tuple(partial(torch.rot90, k=turns, dims=(-2, -1)) for turns in (1, 2, 3)),
+}
 
 
 def draw(
@@ -21,8 +32,9 @@ def draw(
     *,
     multiplicity: int = 1,
     label_dropout: float = 0.0,
+    augment: Sequence[Augment] = (),
 ) -> Draws:
-    """Images of some units, each `multiplicity` times with its own timestep, noise and label dropout.
+    """Images of some units, each `multiplicity` times with a time, noise and augmentation of its own.
 
     Args:
         images, labels: (N, H, W, C) uint8 and (N,), of which `rows` are taken.
@@ -31,7 +43,7 @@ def draw(
 
     Returns:
         The arguments of `DiffusionModel.loss`, with R = m * multiplicity: images (units, R, C, H, W), labels
-        (units, R), timesteps (units, R), noise like images.
+        (units, R), times (units, R), noise like images.
     """
     device = generator.device
     units, per_unit = rows.shape
@@ -40,9 +52,10 @@ def draw(
     clean = clean.repeat(1, multiplicity, 1, 1, 1)
     told = torch.from_numpy(labels[rows]).to(device).repeat(1, multiplicity)
     hidden = torch.rand(told.shape, generator=generator, device=device) < label_dropout
-    timesteps = stratified(units, per_unit * multiplicity, model.process.timesteps, generator)
+    times = model.process.times_at(stratified(units, per_unit * multiplicity, generator))
     noise = torch.randn(clean.shape, generator=generator, device=device)
-    return clean, told.masked_fill(hidden, model.null_label), timesteps, noise
+    clean = augmented(clean, augment, generator)
+    return clean, told.masked_fill(hidden, model.null_label), times, noise
 
 
 def noise_draws(model: DiffusionModel, units: int, rows: int, generator: torch.Generator) -> Draws:
@@ -50,20 +63,31 @@ def noise_draws(model: DiffusionModel, units: int, rows: int, generator: torch.G
     device, many = generator.device, (units, rows)
     images = torch.rand(*many, *model.image_shape, generator=generator, device=device) * 2 - 1
     labels = torch.randint(model.null_label + 1, many, generator=generator, device=device)
-    timesteps = torch.randint(model.process.timesteps, many, generator=generator, device=device)
-    return images, labels, timesteps, torch.randn(images.shape, generator=generator, device=device)
+    times = model.process.times_at(stratified(units, rows, generator))
+    return images, labels, times, torch.randn(images.shape, generator=generator, device=device)
 
 
-def stratified(units: int, draws: int, timesteps: int, generator: torch.Generator) -> Tensor:
-    """Timesteps (units, draws): each uniform over [0, T), those of one unit spread over `draws` equal strata.
+def augmented(images: Tensor, kinds: Sequence[Augment], generator: torch.Generator) -> Tensor:
+    """Images (units, R, C, H, W), each flipped with chance 1/2, or turned by 0 to 270 degrees, as named."""
+    for kind in kinds:
+        ways = [images, *(turn(images) for turn in WAYS[kind])]
+        chosen = torch.randint(len(ways), images.shape[:2], generator=generator, device=images.device)
+        for number, turned in enumerate(ways):
+            images = torch.where((chosen == number)[..., None, None, None], turned, images)
+    return images
+
+
+def stratified(units: int, draws: int, generator: torch.Generator) -> Tensor:
+    """Quantiles (units, draws) float64: uniform over [0, 1), those of one unit spread over `draws` strata.
 
     Less variance for nothing: Kingma et al. 2021, "Variational Diffusion Models", appendix I.1,
     https://arxiv.org/abs/2107.00630
     """
     device = generator.device
     offsets = torch.rand(units, draws, generator=generator, device=device, dtype=torch.float64)
-    strata = torch.arange(draws, device=device)
-    return ((strata + offsets) / draws * timesteps).long().clamp(max=timesteps - 1)
+    # dealt at random, or the same images of a unit would always get the same strata
+    strata = torch.rand(units, draws, generator=generator, device=device).argsort(dim=1)
+    return (strata + offsets) / draws
 
 
 def rows_of_step(number: int, batch_size: int, step: int, seed: int) -> NDArray[np.int64]:

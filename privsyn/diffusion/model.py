@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from privsyn.diffusion.process import Process, build_process
-from privsyn.diffusion.unet import UNet
+from privsyn.diffusion.posterior import bound
+from privsyn.diffusion.process import Process, SamplingLaw, log_snrs
+from privsyn.diffusion.swin_unet import swin_unet
+from privsyn.diffusion.unet import UNet, plain_unet
 from privsyn.errors import RecipeError
 from privsyn.recipe import Recipe
+
+VARIANCE_WEIGHT = 1e-3  # of the bound, summed over all T steps: Nichol & Dhariwal 2021, eq. 17
 
 
 class DiffusionModel(nn.Module):
     """A class-conditional diffusion model.
 
     Attributes:
-        network: predicts `process.target` from (noisy images, timesteps, labels).
+        network: says `process.target`, and the variance if it learns it, of (noisy images, times, labels).
         process: the noise it is trained on.
         image_shape: (C, H, W) of one image.
-        null_label: the label that stands for "class not told", `len(classes)`.
+        precision: of the passes through the network in training mode; losses are always float32 or better.
     """
 
     def __init__(self, network: UNet, process: Process, image_shape: tuple[int, int, int]) -> None:
@@ -28,50 +35,110 @@ class DiffusionModel(nn.Module):
         self.network = network
         self.process = process
         self.image_shape = image_shape
+        self.precision: torch.dtype = torch.float32
+        self._compiled: Callable[..., Tensor] | None = None
 
     @property
     def null_label(self) -> int:
+        """The label that stands for "class not told", `len(classes)`."""
         return self.network.label.num_embeddings - 1
 
-    def loss(self, images: Tensor, labels: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """Squared error of the target, averaged over channels and pixels.
+    def compile_network(self) -> None:
+        """Let `torch.compile` make the passes in training mode; state and names of the weights stay."""
+        self._compiled = torch.compile(self.network.forward)
+
+    def predict(self, noisy: Tensor, times: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the network says at x_t: the target (B, C, H, W), and the share of the variance or None."""
+        given = noisy * self.process.coefficients(times, noisy).input
+        reduced = self.training and self.precision != torch.float32
+        with torch.autocast(noisy.device.type, self.precision, enabled=reduced):
+            network = self._compiled if self.training and self._compiled else self.network
+            said = network(given, times, labels)
+        said = said.to(noisy.dtype)
+        if not self.process.learned_variance:
+            return said, None
+        target, share = said.chunk(2, dim=1)
+        return target, share
+
+    def loss(self, images: Tensor, labels: Tensor, times: Tensor, noise: Tensor) -> Tensor:
+        """Mean squared error of the target over channels and pixels; plus the bound, if variance is learned.
 
         Args:
             images: (B, C, H, W) in [-1, 1].
             labels: (B,) int64, `null_label` where the class is hidden.
-            timesteps: (B,) int64 in [0, T).
+            times: (B,) in [0, T - 1].
             noise: standard normal, like `images`.
 
         Returns:
             (B,) one loss per image.
         """
-        noisy = self.process.add_noise(images, noise, timesteps)
-        prediction = self.network(noisy, timesteps, labels)
-        target = self.process.target_of(images, noise, timesteps)
-        return (prediction - target).square().flatten(1).mean(dim=1)  # type: ignore[no-any-return]
+        process = self.process
+        noisy = process.add_noise(images, noise, times)
+        said, share = self.predict(noisy, times, labels)
+        error = (said - process.target_of(images, noise, times)).square().flatten(1).mean(dim=1)
+        loss: Tensor = process.weight(times).to(error) * error
+        if share is not None:
+            clean = process.denoise(said.detach(), noisy, times)
+            weight = VARIANCE_WEIGHT * process.timesteps
+            loss = loss + weight * bound(process, images, noisy, clean, share, times)
+        return loss
 
-    def forward(self, images: Tensor, labels: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor, times: Tensor, noise: Tensor) -> Tensor:
         """The same as `loss`, so that `torch.func.functional_call` reaches it."""
-        return self.loss(images, labels, timesteps, noise)
+        return self.loss(images, labels, times, noise)
 
 
 def build_model(recipe: Recipe) -> DiffusionModel:
     """A fresh model; its weights follow from `recipe.seed`, and the global generator is left alone."""
-    settings, diffusion = recipe.model, recipe.diffusion
     with torch.random.fork_rng(devices=[]):  # torch initialises layers from the global generator only
         torch.manual_seed(recipe.seed)
-        network = UNet(
-            image_channels=recipe.data.channels,
-            labels=len(recipe.data.classes) + 1,
-            channels=settings.channels,
-            multipliers=settings.multipliers,
-            blocks=settings.blocks,
-            attention_levels=settings.attention_levels,
-            groups=settings.groups,
-            dropout=settings.dropout,
-        )
-    process = build_process(diffusion.schedule, diffusion.timesteps, diffusion.target)
-    return DiffusionModel(network, process, (recipe.data.channels, recipe.data.size, recipe.data.size))
+        network = _network(recipe)
+    return DiffusionModel(
+        network, build_process(recipe), (recipe.data.channels, recipe.data.size, recipe.data.size)
+    )
+
+
+def build_process(recipe: Recipe) -> Process:
+    """The process that a recipe declares."""
+    wanted = recipe.diffusion
+    shift = wanted.noise_shift or (
+        max(1.0, (10 / recipe.privacy.epsilon) ** 0.25) if recipe.privacy.dp else 1.0
+    )
+    return Process(
+        log_snrs(wanted.schedule, wanted.timesteps),
+        wanted.target,
+        continuous=wanted.continuous,
+        law=SamplingLaw(wanted.law, wanted.law_mean, wanted.law_std, shift),
+        min_snr=wanted.min_snr,
+        sigma_data=wanted.sigma_data,
+        learned_variance=wanted.learned_variance,
+    )
+
+
+def _network(recipe: Recipe) -> UNet:
+    wanted, channels = recipe.model, recipe.data.channels
+    common: dict[str, Any] = {
+        "multipliers": wanted.multipliers,
+        "blocks": wanted.blocks_per_level,
+        "groups": wanted.groups,
+        "dropout": wanted.dropout,
+        "image_channels": channels,
+        "outputs": channels * (2 if recipe.diffusion.learned_variance else 1),
+        "labels": len(recipe.data.classes) + 1,
+        "channels": wanted.channels,
+    }
+    if wanted.network == "swin-unet":
+        assert wanted.heads is not None  # the recipe demands them
+        assert wanted.windows is not None
+        levels, heads, windows = wanted.attention_levels, wanted.heads, wanted.windows
+        return swin_unet(**common, swin_levels=levels, heads=heads, windows=windows)
+    per_head = wanted.head_channels
+    return plain_unet(
+        **common,
+        attention_levels=wanted.attention_levels,
+        heads=lambda width: 1 if per_head is None else width // per_head,
+        scale_shift=wanted.scale_shift,
+    )
 
 
 def device_of(recipe: Recipe) -> torch.device:
@@ -86,6 +153,17 @@ def device_of(recipe: Recipe) -> torch.device:
     if device.type == "cuda" and not has_cuda:
         raise RecipeError(f"train.device is {wanted!r}, but no CUDA device is at hand: use auto or cpu")
     return device
+
+
+def precision_on(device: torch.device, wanted: str) -> torch.dtype:
+    """bf16 if the recipe asks for it, or leaves it open and the device computes in it; else float32."""
+    if wanted != "auto":
+        return torch.bfloat16 if wanted == "bf16" else torch.float32
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if able else torch.float32
 
 
 def to_float(images: NDArray[np.uint8]) -> Tensor:

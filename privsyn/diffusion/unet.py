@@ -1,14 +1,15 @@
 """The class-conditional U-Net: our own, so that every layer is one that per-patient gradients support.
 
-Its blocks correspond in structure to `UNet2DModel` of diffusers (single-head attention), which is what our
-tests hold it against; see docs/decisions/0007-own-unet.md. The network was introduced by Ho et al. 2020,
-"Denoising Diffusion Probabilistic Models", appendix B, https://arxiv.org/abs/2006.11239
+Its blocks correspond one to one to those of diffusers' `UNet2DModel`, and `interchange_unet` maps the
+weights both ways; see docs/decisions/0007-own-unet.md. The network was introduced by Ho et al. 2020,
+"Denoising Diffusion Probabilistic Models", appendix B, https://arxiv.org/abs/2006.11239. `swin_unet` puts
+other blocks into the same frame.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,31 +17,49 @@ from torch.nn import functional as F
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm-SiLU-conv, plus the embedding, GroupNorm-SiLU-dropout-conv, plus the (1x1) shortcut."""
+    """GroupNorm-SiLU-conv, GroupNorm told the embedding, SiLU-dropout-conv, plus the (1x1) shortcut.
 
-    def __init__(self, inputs: int, outputs: int, embedding: int, groups: int, dropout: float) -> None:
+    Args:
+        scale_shift: the embedding scales and shifts what the second norm gives (Dhariwal & Nichol 2021,
+            section 3.1, https://arxiv.org/abs/2105.05233); without it, it is added before that norm. (The
+            norm of a group of ONE channel would take an added constant away again.)
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, embedding: int, groups: int, dropout: float, scale_shift: bool
+    ) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, inputs)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.embed = nn.Linear(embedding, outputs)
+        self.embed = nn.Linear(embedding, 2 * outputs if scale_shift else outputs)
         self.norm2 = nn.GroupNorm(groups, outputs)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.conv2: nn.Module = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+        self.scale_shift = scale_shift
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, inputs, H, W) and (B, embedding) to (B, outputs, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.embed(F.silu(embedding))[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return self.shortcut(x) + h  # type: ignore[no-any-return]
+        told = self.embed(F.silu(embedding))[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = told.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + told)
+        return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))  # type: ignore[no-any-return]
 
 
 class AttentionBlock(nn.Module):
-    """Single-head self-attention over all pixels, with a residual connection."""
+    """Self-attention over all pixels, with a residual connection.
 
-    def __init__(self, channels: int, groups: int) -> None:
+    Args:
+        heads: must divide `channels`.
+    """
+
+    def __init__(self, channels: int, groups: int, heads: int) -> None:
         super().__init__()
+        self.heads = heads
         self.norm = nn.GroupNorm(groups, channels)
         self.query = nn.Linear(channels, channels)
         self.key = nn.Linear(channels, channels)
@@ -50,17 +69,26 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
         pixels = self.norm(x).flatten(2).transpose(1, 2)  # (B, H*W, C)
-        mixed = F.scaled_dot_product_attention(self.query(pixels), self.key(pixels), self.value(pixels))
+        query, key, value = (
+            split_heads(project(pixels), self.heads) for project in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         return x + self.out(mixed).transpose(1, 2).reshape(x.shape)  # type: ignore[no-any-return]
 
 
-class Level(nn.Module):
-    """Residual blocks at one resolution, each followed by attention where asked."""
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """(B, N, C) to (B, heads, N, C / heads)."""
+    split: Tensor = tokens.reshape(*tokens.shape[:2], heads, -1).transpose(1, 2)
+    return split
 
-    def __init__(self, blocks: Sequence[ResidualBlock], attention: Sequence[AttentionBlock] | None) -> None:
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, each followed by attention or by nothing."""
+
+    def __init__(self, blocks: Sequence[ResidualBlock], attention: Sequence[nn.Module]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
-        self.attention = nn.ModuleList(attention or [nn.Identity() for _ in blocks])
+        self.attention = nn.ModuleList(attention)
 
 
 class Downsample(nn.Module):
@@ -86,41 +114,41 @@ class Upsample(nn.Module):
 
 
 class UNet(nn.Module):
-    """The network of the diffusion model.
+    """The frame: levels on the way down, a middle, and levels on the way up that also see what went down.
 
     Args:
         image_channels: 1 or 3.
+        outputs: channels of the prediction; twice `image_channels` if it also says a variance.
         labels: rows of the class embedding, the null label included.
         channels: width of the first level; with `multipliers`, of every level.
-        blocks: residual blocks per level on the way down; one more on the way up.
-        attention_levels: levels (0 = full size) with self-attention; the middle always has it.
-        groups: of each GroupNorm; must divide `channels`.
+        blocks: residual blocks of each level on the way down; one more on the way up.
+        residual: makes the residual block of a level from (level, inputs, outputs, width of the embedding).
+        attention: makes what follows each residual block of a level from (level, width); None for nothing.
+            The level `len(multipliers)` is the middle.
+        groups: of the last GroupNorm.
     """
 
     def __init__(
         self,
         *,
         image_channels: int,
+        outputs: int,
         labels: int,
         channels: int,
         multipliers: Sequence[int],
-        blocks: int,
-        attention_levels: Sequence[int],
+        blocks: Sequence[int],
+        residual: Callable[[int, int, int, int], ResidualBlock],
+        attention: Callable[[int, int], AttentionBlock | None],
         groups: int,
-        dropout: float,
     ) -> None:
         super().__init__()
         widths = [channels * multiplier for multiplier in multipliers]
         embedding = 4 * channels
 
-        def residual(inputs: int, outputs: int) -> ResidualBlock:
-            return ResidualBlock(inputs, outputs, embedding, groups, dropout)
-
         def level(number: int, inputs: Sequence[int]) -> Level:
             width = widths[number]
-            attends = number in attention_levels
-            attention = [AttentionBlock(width, groups) for _ in inputs] if attends else None
-            return Level([residual(width_in, width) for width_in in inputs], attention)
+            made = [residual(number, width_in, width, embedding) for width_in in inputs]
+            return Level(made, [attention(number, width) or nn.Identity() for _ in inputs])
 
         self.multiple = 2 ** (len(widths) - 1)
         self.channels = channels
@@ -130,34 +158,35 @@ class UNet(nn.Module):
 
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         skips = [channels]
-        for number, width in enumerate(widths):
-            self.down.append(level(number, [skips[-1], *[width] * (blocks - 1)]))
-            skips += [width] * blocks
+        for number, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            self.down.append(level(number, [skips[-1], *[width] * (count - 1)]))
+            skips += [width] * count
             if number < len(widths) - 1:
                 self.downsample.append(Downsample(width))
                 skips.append(width)
 
-        bottom = widths[-1]
-        self.middle1, self.middle2 = residual(bottom, bottom), residual(bottom, bottom)
-        self.middle_attention = AttentionBlock(bottom, groups)
+        bottom, middle = widths[-1], len(widths)
+        self.middle1 = residual(middle, bottom, bottom, embedding)
+        self.middle_attention = attention(middle, bottom) or nn.Identity()
+        self.middle2 = residual(middle, bottom, bottom, embedding)
 
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
         previous = bottom
         for number, width in reversed(list(enumerate(widths))):
-            carried = [previous, *[width] * blocks]
+            carried = [previous, *[width] * blocks[number]]
             self.up.append(level(number, [width_in + skips.pop() for width_in in carried]))
             if number > 0:
                 self.upsample.append(Upsample(width))
             previous = width
 
-        self.norm_out = nn.GroupNorm(groups, channels * multipliers[0])
-        self.conv_out = nn.Conv2d(channels * multipliers[0], image_channels, 3, padding=1)
+        self.norm_out = nn.GroupNorm(groups, widths[0])
+        self.conv_out = nn.Conv2d(widths[0], outputs, 3, padding=1)
         # A fresh network predicts zero, the mean of every target, whatever the input.
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
-        """Noisy images (B, C, H, W) of any size, timesteps (B,), labels (B,) to predictions (B, C, H, W)."""
+        """Noisy images (B, C, H, W) of any size, times (B,), labels (B,) to (B, outputs, H, W)."""
         height, width = x.shape[-2:]
         embedding = self.time(sinusoids(timesteps, self.channels).to(x.dtype)) + self.label(labels)
         h = self.conv_in(F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple)))
@@ -181,6 +210,46 @@ class UNet(nn.Module):
 
         out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return out[..., :height, :width]
+
+
+def plain_unet(
+    *,
+    multipliers: Sequence[int],
+    blocks: Sequence[int],
+    attention_levels: Sequence[int],
+    heads: Callable[[int], int],
+    groups: int,
+    dropout: float,
+    scale_shift: bool,
+    image_channels: int,
+    outputs: int,
+    labels: int,
+    channels: int,
+) -> UNet:
+    """The U-Net of DDPM: residual blocks, self-attention in the middle and at some levels (0 = full size).
+
+    Args:
+        heads: number of attention heads at a width.
+    """
+
+    def residual(_: int, inputs: int, width: int, embedding: int) -> ResidualBlock:
+        return ResidualBlock(inputs, width, embedding, groups, dropout, scale_shift)
+
+    def attention(level: int, width: int) -> AttentionBlock | None:
+        attends = level in attention_levels or level == len(multipliers)
+        return AttentionBlock(width, groups, heads(width)) if attends else None
+
+    return UNet(
+        image_channels=image_channels,
+        outputs=outputs,
+        labels=labels,
+        channels=channels,
+        multipliers=multipliers,
+        blocks=blocks,
+        residual=residual,
+        attention=attention,
+        groups=groups,
+    )
 
 
 def sinusoids(timesteps: Tensor, channels: int) -> Tensor:

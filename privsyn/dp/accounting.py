@@ -188,7 +188,8 @@ def _pld(history: tuple[Mechanism, ...], delta: float, grid: float, units: int =
     accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=grid)
     for part in history:
         accountant.compose(_event(part) if units == 1 else _group_event(part, units), part.steps)
-    return math.ceil(float(accountant.get_epsilon(delta)) * ROUNDING) / ROUNDING
+    found = float(accountant.get_epsilon(delta))
+    return math.ceil(found * ROUNDING) / ROUNDING if math.isfinite(found) else math.inf
 
 
 @lru_cache(maxsize=256)

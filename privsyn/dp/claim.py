@@ -31,6 +31,11 @@ NO_BOUND = (
     "Trained without differential privacy: nothing bounds in advance what this model, or an image drawn from "
     "it, can reveal about one {unit}. Only audits speak for it, and they can only find leaks."
 )
+IMPORTED = (
+    "Imported: how this model was trained, and on whose images, is not known here, so nothing bounds in "
+    "advance what it, or an image drawn from it, can reveal about one {unit}. Only audits speak for it, and "
+    "they can only find leaks."
+)
 BOUND = (
     "Adding or removing one {unit} changes the chance of any outcome by a factor of at most e^epsilon, but "
     "for a chance of delta."
@@ -64,6 +69,9 @@ NOT_COVERED_PATIENT = (
 NOT_COVERED_IMAGE = (
     "A patient with several images: the bound is for one image. `group` says what it is for 2, 4 and 8 "
     "images of one patient at the same delta; beyond that, more.",
+)
+FILTERED = (
+    "near copies were rejected by comparing with the training images, a query that the claim does not cover"
 )
 GROUPS = (2, 4, 8)  # images; public numbers, not what the cohort holds
 PUBLIC_START = (
@@ -119,6 +127,43 @@ def claim(
         statement = PUBLIC_DATA if recipe.privacy.public_data else NO_BOUND
         return document | {"kind": "none", "statement": statement.format(unit=recipe.privacy.unit)}
     return document | _bound(recipe, cohort.document, history)
+
+
+def imported_claim(recipe: Recipe, *, weights_sha256: str, source_sha256: str) -> dict[str, Any]:
+    """The document for a model that was trained elsewhere: `kind` is `none`, and `imported` says why.
+
+    Args:
+        recipe: of the study; `[data]`, `[model]` and `[diffusion]` are those of the model.
+        weights_sha256: of the weights as this study keeps them.
+        source_sha256: of the file that they came from.
+    """
+    public = _public(recipe, None)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "none",
+        "imported": True,
+        "statement": IMPORTED.format(unit=recipe.privacy.unit),
+        "unit": recipe.privacy.unit,
+        "public": {key: public[key] for key in ("classes", "size", "channels", "value_range")},
+        "public_data": False,
+        "ledger": None,
+        "cumulative": None,
+        "provenance": {
+            "recipe_sha256": recipe.digest,
+            "cohort_fingerprint": None,
+            "cohort_sha256": None,
+            "weights_sha256": weights_sha256,
+            "imported_sha256": source_sha256,
+            "steps_done": 0,
+        },
+    }
+
+
+def as_sampled(claim: Mapping[str, Any], provenance: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A model's claim for a set drawn from it: void where the training images were looked at again."""
+    if claim["kind"] != "dp" or not (provenance or {}).get("near_copies_rejected"):
+        return dict(claim)
+    return {**claim, "valid_for_release": False, "reason": FILTERED}
 
 
 def _bound(recipe: Recipe, cohort: Mapping[str, Any], history: Sequence[Mechanism]) -> dict[str, Any]:

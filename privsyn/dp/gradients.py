@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import copy
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from privsyn.dp.layers import RULES
+from privsyn.threads import each
 
 # Arguments of the model, each (units, rows, ...).
 Batch = Sequence[Tensor]
@@ -27,7 +28,7 @@ Found = tuple[list[Tensor], Tensor]  # one (units, *shape) per parameter, and th
 Way = Callable[[nn.Module, Sequence[nn.Parameter], Batch], Found]
 
 SMALL_UNIT = 4096  # pixels of a unit's rows; below, one unit does not fill the kernels of a CPU
-PASS_PIXELS = 2**14  # of one pass that takes units at once, whose activations are all held
+PASS_PIXELS = 2**15  # of one pass that takes units at once, whose activations are all held
 PASS_FLOATS = 2**24  # of the gradients of one pass: 64 MiB
 MOST_IN_TURN = 16  # units whose gradients are kept before they are clipped together
 TOLERANCE = 1e-3  # relative; between the two ways, in float32
@@ -83,7 +84,7 @@ def ways_agree(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Batc
             weight.add_(torch.randn(weight.shape, generator=generator).to(weight), alpha=SHAKEN)
     chosen = [theirs[names[id(parameter)]] for parameter in parameters]
     try:
-        found, _ = gradients_at_once(twin, chosen, batch)
+        found, _ = gradients_at_once(twin, chosen, batch, threads=1)  # so that units could meet
     except (_NotTapped, RuntimeError):
         return False
     expected, _ = gradients_in_turn(twin, chosen, batch)
@@ -94,36 +95,51 @@ def ways_agree(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Batc
 def gradients_in_turn(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Batch) -> Found:
     """One plain backward per unit: no slower than training without privacy once a unit fills the kernels.
 
+    On a CPU with several threads each of them takes units of its own, which wastes less than several threads
+    within one small kernel, and gives the numbers that one thread gives.
+
     Args:
         model: its forward maps a unit's rows to one loss per row.
     """
     units = len(batch[0])
     gradients = [parameter.new_empty(units, *parameter.shape) for parameter in parameters]
     losses = parameters[0].new_empty(units)
-    for unit in range(units):
+
+    def take(unit: int) -> None:
         loss = model(*(part[unit] for part in batch)).mean()
         losses[unit] = loss.detach()
         for stacked, gradient in zip(
             gradients, torch.autograd.grad(loss, parameters, materialize_grads=True), strict=True
         ):
             stacked[unit] = gradient
+
+    threads = _threads(model, units)
+    if threads > 1:
+        each(take, range(units), threads)
+    else:
+        for unit in range(units):
+            take(unit)
     return gradients, losses
 
 
-def gradients_at_once(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Batch) -> Found:
+def gradients_at_once(
+    model: nn.Module, parameters: Sequence[nn.Parameter], batch: Batch, *, threads: int | None = None
+) -> Found:
     """One backward through the activations, and one weight-gradient kernel per layer for all units.
 
-    The weights are held fixed, so autograd computes no gradient for them; each layer's input is kept, and
+    The weights ask for no gradient meanwhile, so autograd computes none; each layer's input is kept, and
     when the gradient of its output comes back, its rule (`privsyn.dp.layers`) makes what the weights need.
+
+    Args:
+        threads: that share the units; default as many as help.
 
     Raises:
         _NotTapped: a parameter lies outside the layers that have a rule.
     """
-    units, rows = batch[0].shape[:2]
-    found: dict[str, Tensor] = {}
+    taps = threading.local()  # what each thread finds, by the parameter's name
 
     def tap(name: str, layer: nn.Module, inputs: Tensor, output: Tensor) -> None:
-        given = inputs.detach()
+        given, found, units = inputs.detach(), taps.found, taps.units
 
         def record(gradient: Tensor) -> None:
             exact = gradient.float() if gradient.dtype in (torch.bfloat16, torch.float16) else gradient
@@ -139,24 +155,48 @@ def gradients_at_once(model: nn.Module, parameters: Sequence[nn.Parameter], batc
         output.register_hook(record)  # type: ignore[no-untyped-call]
 
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    held = {name: parameter.detach() for name, parameter in model.named_parameters()}
     layers = [(name, module) for name, module in model.named_modules() if type(module) in RULES]
     handles = [
         module.register_forward_hook(lambda layer, given, out, name=name: tap(name, layer, given[0], out))
         for name, module in layers
     ]
+
+    def take(some: Batch) -> Found:
+        taps.found, taps.units = {}, len(some[0])
+        flat = tuple(part.flatten(0, 1) for part in some)
+        losses = model(*flat).reshape(some[0].shape[:2]).mean(dim=1)
+        if losses.requires_grad:
+            losses.sum().backward()
+        try:
+            return [taps.found[names[id(parameter)]] for parameter in parameters], losses.detach()
+        except KeyError as error:
+            raise _NotTapped(f"no rule gives the gradient of {error.args[0]}") from None
+
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        flat = tuple(part.flatten(0, 1) for part in batch)
-        losses = functional_call(model, held, flat).reshape(units, rows).mean(dim=1)
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        count = threads or _threads(model, len(batch[0]))
+        parts = list(zip(*(part.chunk(count) for part in batch), strict=True))
+        taken = [take(parts[0])] if len(parts) == 1 else each(take, parts, len(parts))
     finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
         for handle in handles:
             handle.remove()
-    if losses.requires_grad:
-        losses.sum().backward()
-    try:
-        return [found[names[id(parameter)]] for parameter in parameters], losses.detach()
-    except KeyError as error:
-        raise _NotTapped(f"no rule gives the gradient of {error.args[0]}") from None
+    gradients = [torch.cat(each) for each in zip(*(gradients for gradients, _ in taken), strict=True)]
+    return gradients, torch.cat([losses for _, losses in taken])
+
+
+def _threads(model: nn.Module, units: int) -> int:
+    """How many CPU threads can take units of their own (docs/decisions, 0016).
+
+    Not where layers draw random numbers: dropout has one global generator, whose order threads would change.
+    """
+    layers = (module for module in model.modules() if isinstance(module, nn.modules.dropout._DropoutNd))
+    draws = any(layer.p > 0 and layer.training for layer in layers)
+    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
+    return max(1, min(units, torch.get_num_threads())) if on_cpu and not draws else 1
 
 
 class _NotTapped(Exception):

@@ -38,14 +38,17 @@ PUBLIC_RULE_KEYS = (
     "id", "severity", "outcome", "audit", "statistic", "scope", "side", "op", "threshold", "rationale"
 )  # fmt: skip
 PUBLIC_CLAIM_KEYS = (
-    "kind", "unit", "neighbouring", "epsilon", "delta", "epsilon_rdp", "mechanism", "accountant", "public",
-    "not_covered", "valid_for_release", "group",
+    "kind", "imported", "unit", "neighbouring", "epsilon", "delta", "epsilon_rdp", "mechanism", "accountant",
+    "public", "not_covered", "valid_for_release", "group",
 )  # fmt: skip
 PUBLIC_MECHANISM_KEYS = (
     "name", "noise_multiplier", "sample_rate", "steps", "clip_norm", "sampling", "noise_multiplicity",
     "max_images_per_unit", "expected_units", "composed",
 )  # fmt: skip
-PUBLIC_PROVENANCE_KEYS = ("generator", "version", "steps", "eta", "guidance_scale", "seed", "model_sha256")
+PUBLIC_PROVENANCE_KEYS = (
+    "generator", "version", "sampler", "steps", "eta", "churn", "guidance_scale", "guidance_rescale",
+    "threshold", "seed", "model_sha256", "near_copies_rejected",
+)  # fmt: skip
 PUBLIC_INPUT_KEYS = (
     "policy",
     "recipe",
@@ -165,14 +168,15 @@ def public_view(material: Material) -> PublicView:
         provenance=_only(PUBLIC_PROVENANCE_KEYS, synthetic.provenance or {}),
         plugins=tuple(_only(("name", "version"), plugin) for plugin in verdict["plugins"]),
         privsyn_version=verdict["privsyn_version"],
-        claim=None if claim is None else _public_claim(claim),
+        claim=None if claim is None else public_claim(claim),
         images=len(synthetic.labels),
         classes=tuple(synthetic.classes),
         sheet=_public_sheet(material),
     )
 
 
-def _public_claim(claim: Mapping[str, Any]) -> dict[str, Any]:
+def public_claim(claim: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `model/privacy.json` may leave: not its provenance, nor the ledger's view of other studies."""
     nested = {"mechanism": PUBLIC_MECHANISM_KEYS, "accountant": ("name", "library", "version")}
     inner = {part: _only(keys, claim[part]) for part, keys in nested.items() if part in claim}
     return _only(PUBLIC_CLAIM_KEYS, claim) | inner

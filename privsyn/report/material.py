@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from privsyn.audit.contract import Finding
 from privsyn.cohort.cohort import Cohort, load_cohort
+from privsyn.dp.claim import as_sampled
 from privsyn.errors import StudyError
 from privsyn.files import file_digest, read_json
 from privsyn.study import Study
@@ -83,7 +84,7 @@ def _claim(study: Study, synthetic: SyntheticSet) -> dict[str, Any] | None:
         raise StudyError(
             f"{study.synthetic} was drawn from an earlier model: run `privsyn sample --force` and audit again"
         )
-    return claim
+    return as_sampled(claim, synthetic.provenance)
 
 
 def _document(path: Path) -> dict[str, Any]:

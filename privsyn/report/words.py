@@ -163,8 +163,13 @@ def not_covered(privacy: Mapping[str, Any] | None) -> list[str]:
 
 def _no_bound_in_words(privacy: Mapping[str, Any]) -> str:
     unit = privacy.get("unit", "patient")
+    why = (
+        "The model was imported, and how it was trained is not known"
+        if privacy.get("imported")
+        else "The model was trained without differential privacy"
+    )
     return (
-        "There is no bound. The model was trained without differential privacy, so nothing limits in advance "
+        f"There is no bound. {why}, so nothing limits in advance "
         f"what it, and the images drawn from it, can reveal about one {unit}: epsilon is infinite.\n\n"
         "Only the audits speak for this set. They can find a leak; they cannot show that there is none."
     )

@@ -173,13 +173,17 @@ def test_an_interrupted_command_leaves_nothing_half_written(study: Path, stage: 
     process = subprocess.Popen(
         [sys.executable, "-m", "privsyn", stage, "--study", str(study), "--force", *slow],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # as a terminal has it
     )  # fmt: skip
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith(stage):
-            break
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith(stage):
+                break
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert (process.returncode, out) == (130, "")
     assert err.endswith("interrupted; nothing is left half-written\n")
     assert "Traceback" not in err
@@ -228,7 +232,13 @@ def test_the_chain_runs_on_a_slice_of_real_x_rays(run: Run, tmp_path: Path, shar
         images, labels = whole["train_images"][:150], whole["train_labels"][:150]
     np.savez(tmp_path / "slice.npz", images=images, labels=labels.ravel())
     at = ["--study", tmp_path / "study"]
-    small = ("train.steps=20", "train.batch_size=16", "model.channels=8", "model.multipliers=[1, 1, 1]")
+    small = (
+        "train.steps=20",
+        "train.batch_size=16",
+        "model.channels=8",
+        "model.groups=4",
+        "model.multipliers=[1, 1, 1]",
+    )
     made = run(
         "init",
         at[1],

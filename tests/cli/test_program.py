@@ -34,7 +34,7 @@ VERBS = (
     "demo", "init", "status", "recipes", "policies", "prepare", "plan", "train", "sample", "audit", "report",
     "release", "release draft", "verify", *(f"recipes {sub}" for sub in ("show", "copy", "check", "schema")),
     *(f"policies {sub}" for sub in ("show", "copy", "check")),
-    "ledger", *(f"ledger {sub}" for sub in ("show", "check", "grant")),
+    "export", "import", "ledger", *(f"ledger {sub}" for sub in ("show", "check", "grant")),
 )  # fmt: skip
 
 

@@ -1,0 +1,27 @@
+"""`privsyn import`: a network that diffusers saved, as the model of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from privsyn.cli.options import HERE, Force, Json, StudyFolder
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A folder that save_pretrained of diffusers wrote.")
+]
+
+
+def import_(folder: Folder, force: Force = False, study: StudyFolder = HERE, as_json: Json = False) -> None:
+    """Make a network that diffusers saved the model of the study.
+
+    The recipe must describe it; if it does not, the message says what to write. No privacy is claimed for it.
+    """
+    from privsyn.cli.console import show
+    from privsyn.cli.train import in_words
+    from privsyn.export import import_model
+
+    claim = import_model(folder, study, force=force)
+    show(claim, f"privacy claim: {in_words(claim)}", "next: privsyn sample", as_json=as_json)

@@ -1,0 +1,108 @@
+"""One step back in closed form, and the bound on the likelihood that teaches a network its variance.
+
+For two times s < t of the process (neighbours, or neighbours of a respaced sampler) all follows from alpha
+and sigma at both: beta = 1 - (alpha_t / alpha_s)^2 is the noise that the step from s to t adds. Ho et al.
+2020, eq. 6 and 7, https://arxiv.org/abs/2006.11239; Nichol & Dhariwal 2021, "Improved Denoising Diffusion
+Probabilistic Models", eq. 15 and 16, https://arxiv.org/abs/2102.09672
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from privsyn.diffusion.process import Process
+
+HALF_STEP = 1 / 255  # half the distance of two grey levels of an 8-bit image in [-1, 1]
+
+
+class Posterior(NamedTuple):
+    """q(x_s | x_t, x_0) is normal with mean `of_clean` x_0 + `of_noisy` x_t and log-variance `smallest`.
+
+    Attributes:
+        largest: ln(beta), the log-variance that would be right if x_0 were pure noise.
+    """
+
+    of_clean: Tensor
+    of_noisy: Tensor
+    smallest: Tensor
+    largest: Tensor
+
+    def mean(self, clean: Tensor, noisy: Tensor) -> Tensor:
+        return self.of_clean * clean + self.of_noisy * noisy
+
+    def log_variance(self, share: Tensor | None) -> Tensor:
+        """Between `smallest` (share -1, or None) and `largest` (share 1), on a log scale; eq. 15."""
+        if share is None:
+            return self.smallest
+        return torch.lerp(self.smallest.to(share), self.largest.to(share), (share + 1) / 2)
+
+
+def posterior(log_snr: Tensor, earlier: Tensor) -> Posterior:
+    """The step from log-SNR at t back to the higher one at s; both broadcast with images, float64.
+
+    At s the image may be clean (log-SNR inf): then the smallest variance is 0, its logarithm -inf.
+    """
+    abar, abar_s = log_snr.sigmoid(), earlier.sigmoid()
+    noise, noise_s = (-log_snr).sigmoid(), (-earlier).sigmoid()
+    beta = 1 - abar / abar_s
+    return Posterior(
+        of_clean=abar_s.sqrt() * beta / noise,
+        of_noisy=(abar / abar_s).sqrt() * noise_s / noise,
+        smallest=(noise_s / noise * beta).log(),
+        largest=beta.log(),
+    )
+
+
+def bound(
+    process: Process, clean: Tensor, noisy: Tensor, said: Tensor, share: Tensor, times: Tensor
+) -> Tensor:
+    """Terms (B,) of the variational bound at whole times, in bits per dimension.
+
+    Args:
+        said: x_0 (B, C, H, W) as the network sees it; detached, so that the bound teaches the variance alone.
+        share: (B, C, H, W) the network's word on the variance.
+
+    Returns:
+        KL of the true step from the model's where t > 0; at t = 0 minus the 8-bit image's log-likelihood.
+    """
+    shape = (-1, *[1] * (clean.ndim - 1))
+    first = (times == 0).reshape(shape)
+    before = process.log_snr((times - 1).clamp(min=0)).reshape(shape)
+    here = process.log_snr(times.clamp(min=1)).reshape(
+        shape
+    )  # at t = 0 the smallest variance is that of t = 1
+    step = posterior(here, before)
+    start = process.log_snr(times).reshape(shape)
+    log_variance = torch.where(
+        first,
+        torch.lerp(step.smallest, (-start).sigmoid().log(), (share.double() + 1) / 2),
+        step.log_variance(share.double()),
+    )
+    mean, true = step.mean(said.double(), noisy.double()), step.mean(clean.double(), noisy.double())
+    mean = torch.where(first, said.double(), mean)
+    divergence = 0.5 * (
+        log_variance
+        - step.smallest
+        + (step.smallest - log_variance).exp()
+        - 1
+        + (true - mean).square() * (-log_variance).exp()
+    )
+    surprise = -_log_likelihood(clean.double(), mean, 0.5 * log_variance)
+    terms = torch.where(first, surprise, divergence)
+    return (terms.flatten(1).mean(dim=1) / math.log(2)).to(clean.dtype)
+
+
+def _log_likelihood(images: Tensor, mean: Tensor, log_spread: Tensor) -> Tensor:
+    """ln P(grey level) of a normal, integrated over half a level to both sides; open at black and white."""
+    scaled = (-log_spread).exp()
+
+    def below(values: Tensor) -> Tensor:
+        return torch.special.ndtr((values - mean) * scaled)  # type: ignore[no-any-return]
+
+    upper = torch.where(images > 1 - HALF_STEP, torch.ones_like(images), below(images + HALF_STEP))
+    lower = torch.where(images < -1 + HALF_STEP, torch.zeros_like(images), below(images - HALF_STEP))
+    return (upper - lower).clamp_min(1e-12).log()
