@@ -29,7 +29,7 @@ Way = Callable[[nn.Module, Sequence[nn.Parameter], Batch], Found]
 
 SMALL_UNIT = 4096  # pixels of a unit's rows; below, one unit does not fill the kernels of a CPU
 PASS_PIXELS = 2**15  # of one pass that takes units at once, whose activations are all held
-PASS_FLOATS = 2**24  # of the gradients of one pass: 64 MiB
+PASS_FLOATS = 2**26  # of the gradients of one pass: 256 MiB; with fewer units kernels do not fill
 MOST_IN_TURN = 16  # units whose gradients are kept before they are clipped together
 TOLERANCE = 1e-3  # relative; between the two ways, in float32
 SHAKEN = 0.02  # standard deviation of what is added to the weights to compare the ways
