@@ -118,7 +118,7 @@ def save_grid(images: np.ndarray, file: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--source", default="digits", help="what to prepare; default the embedded digits")
     parser.add_argument("--epsilon", type=float, default=8.0, help="default 8; 0 trains without privacy")

@@ -73,7 +73,7 @@ def features(images: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE")
     parser.add_argument("--train-steps", type=int, default=2000, help="of the model; default 2000")
     parser.add_argument("--count", type=int, default=1000, help="images per sampler; default 1000")

@@ -127,7 +127,7 @@ def measure(steps: dict[str, Step], repeats: int, device: torch.device) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE")
     parser.add_argument("--sizes", type=int, nargs="+", default=[28, 64], help="pixels; default 28 64")
     parser.add_argument("--batch", type=int, default=64, help="images per step; default 64")

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from privsyn.diffusion.interchange import CONFIG, PIPELINE, labelled, read_diffusers
+from privsyn.diffusion.interchange import CONFIG, LABELS, PIPELINE, labelled, read_diffusers
 from privsyn.diffusion.model import DiffusionModel, build_model, precision_on
 from privsyn.diffusion.swin_unet import SwinBlocks
 from privsyn.diffusion.unet import AttentionBlock
@@ -32,7 +32,6 @@ from privsyn.recipe import Train as TrainSettings
 
 SCHEMA_VERSION = 1
 KEEP = 2  # the newest, and one to fall back on by hand
-LABELS = "network.label.weight"
 WEIGHTS, EMA, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -185,15 +184,17 @@ def start_from(folder: Path, training: Training, settings: TrainSettings) -> tup
     where = f"train.init_from {str(folder)!r}"
     theirs = any((folder / name).is_file() for name in (PIPELINE, CONFIG))
     try:
-        weights, digest, declared = (_of_diffusers if theirs else _of_ours)(folder, training.model)
+        weights, digest, claim = (_of_diffusers if theirs else _of_ours)(folder, training.model)
     except PrivsynError as error:
         raise RecipeError(f"{where} cannot be used: {error}") from None
-    if declared.get("public_data") is not True and not (declared == {} and settings.init_is_public):
+    if claim is None:
+        is_public, key, cure = settings.init_is_public, "train.init_is_public", ", or declare it if you know"
+    else:
+        is_public, key, cure = claim.get("public_data") is True, "privacy.public_data", ""
+    if not is_public:
         raise RecipeError(
-            f"{where}: its images were not declared public ("
-            + ("train.init_is_public" if declared == {} else "privacy.public_data")
-            + "), so starting from it would spend its patients' privacy: name another model"
-            + (", or declare it if you know" if declared == {} else "")
+            f"{where}: its images were not declared public ({key}), so starting from it would spend its "
+            f"patients' privacy: name another model{cure}"
         )
     try:
         training.model.load_state_dict(weights)
@@ -203,25 +204,27 @@ def start_from(folder: Path, training: Training, settings: TrainSettings) -> tup
             f"{where} is another network: [model], data.size and data.channels must be those that it was "
             "trained with"
         ) from None
-    return digest, (declared.get("ledger") or {}).get("population")
+    return digest, ((claim or {}).get("ledger") or {}).get("population")
 
 
-def _of_ours(folder: Path, wanted: DiffusionModel) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
-    """Weights, their sha256, and the claim that belongs to them; a claim about other weights is none."""
+def _of_ours(folder: Path, wanted: DiffusionModel) -> tuple[dict[str, Tensor], str, dict[str, Any] | None]:
+    """Weights, their sha256, and their claim; one about other weights declares nothing."""
     model, _, digest = load_model(folder)
     claim = read_json(folder / "privacy.json")
     weights, ours = model.state_dict(), wanted.state_dict()
     if weights.keys() >= ours.keys() and weights[LABELS].shape != ours[LABELS].shape:
         weights[LABELS] = ours[LABELS]
     own = claim.get("provenance", {}).get("weights_sha256") == digest
-    return weights, digest, claim if own else {"public_data": False}
+    return weights, digest, claim if own else {}
 
 
-def _of_diffusers(folder: Path, wanted: DiffusionModel) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
-    """The same of a diffusers folder; {} where no claim came with it, as it does with an export of ours."""
-    imported, claim = read_diffusers(folder), folder / "privacy.json"
+def _of_diffusers(
+    folder: Path, wanted: DiffusionModel
+) -> tuple[dict[str, Tensor], str, dict[str, Any] | None]:
+    """The same of a diffusers folder; a claim comes with an export of ours alone."""
+    imported, file = read_diffusers(folder), folder / "privacy.json"
     weights = labelled(imported, wanted.null_label)
-    return weights, imported.sha256, {"public_data": False} | read_json(claim) if claim.is_file() else {}
+    return weights, imported.sha256, read_json(file) if file.is_file() else None
 
 
 def load_model(model_folder: Path) -> tuple[DiffusionModel, Recipe, str]:

@@ -42,23 +42,28 @@ class NearCopies:
     def of(cls, cohort: Cohort, progress: Progress = SILENT) -> NearCopies:
         """Calibrated on `test` patients; the holdout stays for the audit."""
         train, fresh = cohort.part("train").images, cohort.part("test").images
-        whitening = Whitening.fit(embed("lite0-mid", fresh, progress))
-        ours = cls(whitening, (), (), progress)
-        rows = ours.rows(train)
-        distances = [nearest(a, b, 1).distances[:, 0] for a, b in zip(ours.rows(fresh), rows, strict=True)]
+        features = embed("lite0-mid", fresh, progress)
+        whitening = Whitening.fit(features)
+        rows = _rows(train, whitening, progress)
+        distances = [
+            nearest(some, others, 1).distances[:, 0]
+            for some, others in zip((embed("pixels", fresh), whitening(features)), rows, strict=True)
+        ]
         return cls(whitening, rows, tuple(float(np.quantile(each, NATURAL)) for each in distances), progress)
-
-    def rows(self, images: Images) -> tuple[Floats, ...]:
-        """Images (n, H, W, C) as pixels and as whitened lite0 features, (n, d) each."""
-        return embed("pixels", images), self.whitening(embed("lite0-mid", images, self.progress))
 
     def among(self, images: Images) -> NDArray[np.bool_]:
         """Which of the images (n, H, W, C), or their mirror images, are too near; (n,)."""
         found = np.zeros(len(images), np.bool_)
         for side in (images, images[:, :, ::-1]):
-            for rows, train, threshold in zip(self.rows(side), self.train, self.threshold, strict=True):
+            looked = zip(_rows(side, self.whitening, self.progress), self.train, self.threshold, strict=True)
+            for rows, train, threshold in looked:
                 found |= nearest(rows, train, 1).distances[:, 0] <= threshold
         return found
+
+
+def _rows(images: Images, whitening: Whitening, progress: Progress) -> tuple[Floats, ...]:
+    """Images (n, H, W, C) as pixels and as whitened lite0 features, (n, d) each."""
+    return embed("pixels", images), whitening(embed("lite0-mid", images, progress))
 
 
 def charge_for(cohort: Cohort) -> None:

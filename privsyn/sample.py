@@ -88,13 +88,20 @@ def sample(
     if study.synthetic.exists() and not force:
         raise PrivsynError(f"{study.synthetic} already exists: pass --force to replace it")
     labels = _labels(study, recipe, count, classes, like)
-    one_by_one = partial(draw, model, wanted=recipe.sample, seed=recipe.seed, device=str(device_of(recipe)))
+    draw_these = partial(
+        draw,
+        model,
+        wanted=recipe.sample,
+        seed=recipe.seed,
+        device=str(device_of(recipe)),
+        progress=progress,
+    )
     if reject_near_copies:
         cohort = load_cohort(study.need(study.cohort, "prepare"))
         charge_for(cohort)
-        images = _unlike(NearCopies.of(cohort, progress), labels, partial(one_by_one, progress=progress))
+        images = _unlike(NearCopies.of(cohort, progress), labels, draw_these)
     else:
-        images = one_by_one(labels, progress=progress)
+        images = draw_these(labels)
     provenance = _provenance(recipe, trained, weights_digest, len(labels), reject_near_copies)
     write_synthetic(
         study.synthetic,
@@ -150,12 +157,16 @@ def draw(
             return to_uint8(_draw_chunk(model, told, wanted, seed, first + start, device, asked))
 
         if torch.device(device).type == "cpu":  # by threads always, so that kernels round alike everywhere
-            in_flight = -(-wanted.batch_size // COMPUTE_BATCH)
-            threads = max(1, min(torch.get_num_threads(), in_flight, len(starts)))
+            threads = max(1, min(torch.get_num_threads(), _chunks(wanted.batch_size), len(starts)))
             drawn = each(chunk, starts, threads, interrupted)
         else:
             drawn = [chunk(start) for start in starts]
     return np.concatenate([np.empty((0, *model.image_shape[1:], model.image_shape[0]), np.uint8), *drawn])
+
+
+def _chunks(images: int) -> int:
+    """How many chunks hold so many images."""
+    return -(-images // COMPUTE_BATCH)
 
 
 def evaluations(wanted: SampleSettings) -> int:
@@ -178,7 +189,7 @@ def _draw_chunk(
     numbers = [_numbers_of(seed, first + place) for place in range(len(labels))]
 
     def noise() -> Tensor:
-        drawn = [each.standard_normal(model.image_shape, dtype=np.float32) for each in numbers]
+        drawn = [image.standard_normal(model.image_shape, dtype=np.float32) for image in numbers]
         return torch.from_numpy(np.stack(drawn)[filled]).to(device)
 
     def denoise(labels: Tensor, x: Tensor, times: Tensor) -> Denoised:
@@ -243,12 +254,12 @@ def _unlike(
     """Images none of which is a near copy: those rejected are drawn again, at places never used before."""
     images = draw(labels)
     left = np.flatnonzero(near.among(images))
-    first = -(-len(labels) // COMPUTE_BATCH) * COMPUTE_BATCH
+    first = _chunks(len(labels)) * COMPUTE_BATCH
     for _ in range(ROUNDS):
         if not len(left):
             return images
         images[left] = draw(labels[left], first=first)
-        first += -(-len(left) // COMPUTE_BATCH) * COMPUTE_BATCH
+        first += _chunks(len(left)) * COMPUTE_BATCH
         left = left[near.among(images[left])]
     raise PrivsynError(
         f"after {ROUNDS} rounds some images are still near copies of training images: the model memorises; "

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privsyn.diffusion.interchange_unet import LAYOUT, refused, whole_number
-from privsyn.diffusion.process import cosine_betas, linear_betas, sigmoid_betas
+from privsyn.diffusion.process import BETAS, Schedule, cosine_betas, linear_betas
 from privsyn.errors import RecipeError
 from privsyn.recipe import Recipe
 
@@ -29,7 +29,6 @@ SCHEDULER_DEFAULTS: Mapping[str, Any] = {
 }
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler")
 PREDICTIONS = {"v": "v_prediction", "epsilon": "epsilon", "x0": "sample"}
-BETAS = {"cosine": cosine_betas, "linear": linear_betas, "sigmoid": sigmoid_betas}
 
 
 def scheduler_config(recipe: Recipe) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def process_settings(config: Mapping[str, Any], where: str, *, learned_variance:
     return {"timesteps": timesteps, "schedule": schedule, "target": targets[get["prediction_type"]]}
 
 
-def _beta_fields(schedule: str, timesteps: int) -> dict[str, Any]:
+def _beta_fields(schedule: Schedule, timesteps: int) -> dict[str, Any]:
     """The schedule by the name that diffusers has for it, or as a list where it has none."""
     betas = BETAS[schedule](timesteps)
     if schedule == "cosine":

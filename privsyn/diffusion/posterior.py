@@ -76,12 +76,9 @@ def bound(
         shape
     )  # at t = 0 the smallest variance is that of t = 1
     step = posterior(here, before)
-    start = process.log_snr(times).reshape(shape)
-    log_variance = torch.where(
-        first,
-        torch.lerp(step.smallest, (-start).sigmoid().log(), (share.double() + 1) / 2),
-        step.log_variance(share.double()),
-    )
+    smallest_noise = (-process.log_snr(times)).sigmoid().log().reshape(shape)  # ln(beta) at t = 0
+    step = step._replace(largest=torch.where(first, smallest_noise, step.largest))
+    log_variance = step.log_variance(share.double())
     mean, true = step.mean(said.double(), noisy.double()), step.mean(clean.double(), noisy.double())
     mean = torch.where(first, said.double(), mean)
     divergence = 0.5 * (

@@ -18,6 +18,7 @@ Models", eq. 7, https://arxiv.org/abs/2206.00364, in our coordinates):
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -189,8 +190,7 @@ class Process:
 
 def log_snrs(schedule: Schedule, timesteps: int) -> Tensor:
     """ln(abar / (1 - abar)) of a schedule, (T,) float64; abar is multiplied up in float64."""
-    betas = {"cosine": cosine_betas, "linear": linear_betas, "sigmoid": sigmoid_betas}[schedule](timesteps)
-    kept = np.cumsum(np.log1p(-betas))
+    kept = np.cumsum(np.log1p(-BETAS[schedule](timesteps)))
     return torch.from_numpy(kept - np.log(-np.expm1(kept)))
 
 
@@ -223,3 +223,10 @@ def sigmoid_betas(timesteps: int) -> NDArray[np.float64]:
 def _betas(abar: NDArray[np.float64]) -> NDArray[np.float64]:
     betas: NDArray[np.float64] = np.minimum(1 - abar[1:] / abar[:-1], MAX_BETA)
     return betas
+
+
+BETAS: Mapping[Schedule, Callable[[int], NDArray[np.float64]]] = {
+    "cosine": cosine_betas,
+    "linear": linear_betas,
+    "sigmoid": sigmoid_betas,
+}

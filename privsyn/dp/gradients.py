@@ -13,8 +13,10 @@ import copy
 import statistics
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,8 @@ from privsyn.threads import each
 # Arguments of the model, each (units, rows, ...).
 Batch = Sequence[Tensor]
 Found = tuple[list[Tensor], Tensor]  # one (units, *shape) per parameter, and the losses (units,)
+T = TypeVar("T")
+R = TypeVar("R")
 Way = Callable[[nn.Module, Sequence[nn.Parameter], Batch], Found]
 
 SMALL_UNIT = 4096  # pixels of a unit's rows; below, one unit does not fill the kernels of a CPU
@@ -113,12 +117,7 @@ def gradients_in_turn(model: nn.Module, parameters: Sequence[nn.Parameter], batc
         ):
             stacked[unit] = gradient
 
-    threads = _threads(model, units)
-    if threads > 1:
-        each(take, range(units), threads)
-    else:
-        for unit in range(units):
-            take(unit)
+    _shared(take, range(units), _threads(model, units))
     return gradients, losses
 
 
@@ -136,7 +135,35 @@ def gradients_at_once(
     Raises:
         _NotTapped: a parameter lies outside the layers that have a rule.
     """
-    taps = threading.local()  # what each thread finds, by the parameter's name
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    taps = threading.local()  # units and found of each thread, see `_tapped`
+
+    def take(some: Batch) -> Found:
+        taps.found, taps.units = {}, len(some[0])
+        flat = tuple(part.flatten(0, 1) for part in some)
+        losses = model(*flat).reshape(some[0].shape[:2]).mean(dim=1)
+        if losses.requires_grad:
+            losses.sum().backward()
+        try:
+            return [taps.found[names[id(parameter)]] for parameter in parameters], losses.detach()
+        except KeyError as error:
+            raise _NotTapped(f"no rule gives the gradient of {error.args[0]}") from None
+
+    threads = threads or _threads(model, len(batch[0]))
+    parts = list(zip(*(part.chunk(threads) for part in batch), strict=True))
+    with _tapped(model, taps):
+        taken = _shared(take, parts, threads)
+    gradients = [torch.cat(found) for found in zip(*(found for found, _ in taken), strict=True)]
+    return gradients, torch.cat([losses for _, losses in taken])
+
+
+@contextmanager
+def _tapped(model: nn.Module, taps: threading.local) -> Iterator[None]:
+    """Meanwhile no weight asks for a gradient, and a backward pass puts what their rules make into `taps`.
+
+    Args:
+        taps: of the thread that passes: `units` in the pass, and `found`, gradients by the parameter's name.
+    """
 
     def tap(name: str, layer: nn.Module, inputs: Tensor, output: Tensor) -> None:
         given, found, units = inputs.detach(), taps.found, taps.units
@@ -154,38 +181,26 @@ def gradients_at_once(
             output.requires_grad_()
         output.register_hook(record)  # type: ignore[no-untyped-call]
 
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    layers = [(name, module) for name, module in model.named_modules() if type(module) in RULES]
     handles = [
         module.register_forward_hook(lambda layer, given, out, name=name: tap(name, layer, given[0], out))
-        for name, module in layers
+        for name, module in model.named_modules()
+        if type(module) in RULES
     ]
-
-    def take(some: Batch) -> Found:
-        taps.found, taps.units = {}, len(some[0])
-        flat = tuple(part.flatten(0, 1) for part in some)
-        losses = model(*flat).reshape(some[0].shape[:2]).mean(dim=1)
-        if losses.requires_grad:
-            losses.sum().backward()
-        try:
-            return [taps.found[names[id(parameter)]] for parameter in parameters], losses.detach()
-        except KeyError as error:
-            raise _NotTapped(f"no rule gives the gradient of {error.args[0]}") from None
-
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in learning:
             parameter.requires_grad_(False)
-        count = threads or _threads(model, len(batch[0]))
-        parts = list(zip(*(part.chunk(count) for part in batch), strict=True))
-        taken = [take(parts[0])] if len(parts) == 1 else each(take, parts, len(parts))
+        yield
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
         for handle in handles:
             handle.remove()
-    gradients = [torch.cat(each) for each in zip(*(gradients for gradients, _ in taken), strict=True)]
-    return gradients, torch.cat([losses for _, losses in taken])
+
+
+def _shared(take: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
+    """`take` of each item; a single thread keeps all cores, for kernels that use them."""
+    return each(take, items, threads) if threads > 1 else [take(item) for item in items]
 
 
 def _threads(model: nn.Module, units: int) -> int:
@@ -195,7 +210,7 @@ def _threads(model: nn.Module, units: int) -> int:
     """
     layers = (module for module in model.modules() if isinstance(module, nn.modules.dropout._DropoutNd))
     draws = any(layer.p > 0 and layer.training for layer in layers)
-    on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
+    on_cpu = next(model.parameters()).device.type == "cpu"
     return max(1, min(units, torch.get_num_threads())) if on_cpu and not draws else 1
 
 

@@ -343,14 +343,19 @@ def test_the_error_falls_at_the_order_of_the_paper(
 
 
 def test_deterministic_samplers_draw_no_noise() -> None:
-    """DDIM with eta 0, DPM-Solver++ and Heun without churn never ask for any."""
+    """DDIM with eta 0, DPM-Solver++ and Heun without churn never ask for any; DDPM does."""
+    asked: list[object] = []
 
     def noise() -> Tensor:
-        raise AssertionError("asked for noise")
+        asked.append(None)
+        return START
 
     process = cosine("v")
     for sampler in (ddim, dpm_solver_pp, heun):
         sampler(denoiser(process), process, START, respaced(T, 5), noise=noise)
+    assert asked == []
+    ddpm(denoiser(process), process, START, respaced(T, 5), noise=noise)
+    assert len(asked) == 4
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
