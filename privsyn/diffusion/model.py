@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from privsyn.diffusion.posterior import bound
 from privsyn.diffusion.process import Process, SamplingLaw, log_snrs
 from privsyn.diffusion.swin_unet import swin_unet
-from privsyn.diffusion.unet import UNet, plain_unet
+from privsyn.diffusion.unet import Frame, UNet, plain_unet
 from privsyn.errors import RecipeError
 from privsyn.recipe import Recipe
 
@@ -117,11 +116,10 @@ def build_process(recipe: Recipe) -> Process:
 
 def _network(recipe: Recipe) -> UNet:
     wanted, channels = recipe.model, recipe.data.channels
-    common: dict[str, Any] = {
+    frame: Frame = {
         "multipliers": wanted.multipliers,
         "blocks": wanted.blocks_per_level,
         "groups": wanted.groups,
-        "dropout": wanted.dropout,
         "image_channels": channels,
         "outputs": channels * (2 if recipe.diffusion.learned_variance else 1),
         "labels": len(recipe.data.classes) + 1,
@@ -131,12 +129,13 @@ def _network(recipe: Recipe) -> UNet:
         assert wanted.heads is not None  # the recipe demands them
         assert wanted.windows is not None
         levels, heads, windows = wanted.attention_levels, wanted.heads, wanted.windows
-        return swin_unet(**common, swin_levels=levels, heads=heads, windows=windows)
+        return swin_unet(**frame, swin_levels=levels, heads=heads, windows=windows, dropout=wanted.dropout)
     per_head = wanted.head_channels
     return plain_unet(
-        **common,
+        **frame,
         attention_levels=wanted.attention_levels,
         heads=lambda width: 1 if per_head is None else width // per_head,
+        dropout=wanted.dropout,
         scale_shift=wanted.scale_shift,
     )
 

@@ -11,12 +11,13 @@ per-patient gradients support; the size of 256 px is nowhere built in.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from privsyn.diffusion.unet import ResidualBlock, UNet, split_heads
+from privsyn.diffusion.unet import Frame, ResidualBlock, UNet, split_heads
 
 MLP_RATIO = 4
 
@@ -129,17 +130,11 @@ class SwinBlocks(nn.Module):
 
 def swin_unet(
     *,
-    multipliers: Sequence[int],
-    blocks: Sequence[int],
     swin_levels: Sequence[int],
     heads: Sequence[int],
     windows: Sequence[int],
-    groups: int,
     dropout: float,
-    image_channels: int,
-    outputs: int,
-    labels: int,
-    channels: int,
+    **frame: Unpack[Frame],
 ) -> UNet:
     """A U-Net with scale-shift norm, and Swin blocks in the residual blocks of `swin_levels` and the middle.
 
@@ -148,20 +143,13 @@ def swin_unet(
     """
 
     def residual(level: int, inputs: int, width: int, embedding: int) -> ResidualBlock:
-        block = ResidualBlock(inputs, width, embedding, groups, dropout, scale_shift=True)
-        place = min(level, len(multipliers) - 1)  # the middle is like the last level
+        block = ResidualBlock(inputs, width, embedding, frame["groups"], dropout, scale_shift=True)
+        place = min(level, len(frame["multipliers"]) - 1)  # the middle is like the last level
         if place in swin_levels:
             block.conv2 = SwinBlocks(width, heads[place], windows[place])
         return block
 
-    return UNet(
-        image_channels=image_channels,
-        outputs=outputs,
-        labels=labels,
-        channels=channels,
-        multipliers=multipliers,
-        blocks=blocks,
-        residual=residual,
-        attention=lambda level, width: None,  # noqa: ARG005 - the Swin blocks attend
-        groups=groups,
-    )
+    def attention(level: int, width: int) -> None:
+        """The Swin blocks attend."""
+
+    return UNet(**frame, residual=residual, attention=attention)

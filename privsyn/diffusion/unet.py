@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -113,36 +114,46 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
 
 
-class UNet(nn.Module):
-    """The frame: levels on the way down, a middle, and levels on the way up that also see what went down.
+class Frame(TypedDict):
+    """What every U-Net has, whatever its blocks.
 
-    Args:
+    Attributes:
         image_channels: 1 or 3.
         outputs: channels of the prediction; twice `image_channels` if it also says a variance.
         labels: rows of the class embedding, the null label included.
         channels: width of the first level; with `multipliers`, of every level.
         blocks: residual blocks of each level on the way down; one more on the way up.
+        groups: of each GroupNorm.
+    """
+
+    image_channels: int
+    outputs: int
+    labels: int
+    channels: int
+    multipliers: Sequence[int]
+    blocks: Sequence[int]
+    groups: int
+
+
+class UNet(nn.Module):
+    """The frame: levels on the way down, a middle, and levels on the way up that also see what went down.
+
+    Args:
         residual: makes the residual block of a level from (level, inputs, outputs, width of the embedding).
         attention: makes what follows each residual block of a level from (level, width); None for nothing.
             The level `len(multipliers)` is the middle.
-        groups: of the last GroupNorm.
     """
 
     def __init__(
         self,
         *,
-        image_channels: int,
-        outputs: int,
-        labels: int,
-        channels: int,
-        multipliers: Sequence[int],
-        blocks: Sequence[int],
         residual: Callable[[int, int, int, int], ResidualBlock],
         attention: Callable[[int, int], AttentionBlock | None],
-        groups: int,
+        **frame: Unpack[Frame],
     ) -> None:
         super().__init__()
-        widths = [channels * multiplier for multiplier in multipliers]
+        channels, blocks = frame["channels"], frame["blocks"]
+        widths = [channels * multiplier for multiplier in frame["multipliers"]]
         embedding = 4 * channels
 
         def level(number: int, inputs: Sequence[int]) -> Level:
@@ -153,8 +164,8 @@ class UNet(nn.Module):
         self.multiple = 2 ** (len(widths) - 1)
         self.channels = channels
         self.time = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        self.label = nn.Embedding(labels, embedding)
-        self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1)
+        self.label = nn.Embedding(frame["labels"], embedding)
+        self.conv_in = nn.Conv2d(frame["image_channels"], channels, 3, padding=1)
 
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         skips = [channels]
@@ -179,8 +190,8 @@ class UNet(nn.Module):
                 self.upsample.append(Upsample(width))
             previous = width
 
-        self.norm_out = nn.GroupNorm(groups, widths[0])
-        self.conv_out = nn.Conv2d(widths[0], outputs, 3, padding=1)
+        self.norm_out = nn.GroupNorm(frame["groups"], widths[0])
+        self.conv_out = nn.Conv2d(widths[0], frame["outputs"], 3, padding=1)
         # A fresh network predicts zero, the mean of every target, whatever the input.
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
@@ -214,42 +225,27 @@ class UNet(nn.Module):
 
 def plain_unet(
     *,
-    multipliers: Sequence[int],
-    blocks: Sequence[int],
     attention_levels: Sequence[int],
     heads: Callable[[int], int],
-    groups: int,
     dropout: float,
     scale_shift: bool,
-    image_channels: int,
-    outputs: int,
-    labels: int,
-    channels: int,
+    **frame: Unpack[Frame],
 ) -> UNet:
     """The U-Net of DDPM: residual blocks, self-attention in the middle and at some levels (0 = full size).
 
     Args:
         heads: number of attention heads at a width.
     """
+    groups, middle = frame["groups"], len(frame["multipliers"])
 
     def residual(_: int, inputs: int, width: int, embedding: int) -> ResidualBlock:
         return ResidualBlock(inputs, width, embedding, groups, dropout, scale_shift)
 
     def attention(level: int, width: int) -> AttentionBlock | None:
-        attends = level in attention_levels or level == len(multipliers)
+        attends = level in (*attention_levels, middle)
         return AttentionBlock(width, groups, heads(width)) if attends else None
 
-    return UNet(
-        image_channels=image_channels,
-        outputs=outputs,
-        labels=labels,
-        channels=channels,
-        multipliers=multipliers,
-        blocks=blocks,
-        residual=residual,
-        attention=attention,
-        groups=groups,
-    )
+    return UNet(**frame, residual=residual, attention=attention)
 
 
 def sinusoids(timesteps: Tensor, channels: int) -> Tensor:
