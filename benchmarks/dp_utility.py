@@ -36,10 +36,34 @@ SPLIT = "data.split=[0.8, 0.1, 0.1]"
 TASKS: dict[str, dict[str, Any]] = {
     "digits": {
         "recipe": "digits",
-        "settings": ["privacy.unit=image", "privacy.expected_units=1437"],
+        "settings": ["privacy.unit=image", "privacy.expected_units=1437", "train.batch_size=300"],
         "count": 2000,
     },
-    "pneumonia": {"recipe": "chest-xray-28", "settings": ["privacy.expected_units=4684"], "count": 4000},
+    "pneumonia": {
+        "recipe": "chest-xray-28-dp",
+        "settings": ["privacy.unit=image", "privacy.expected_units=4684"],
+        "count": 4000,
+    },
+}
+SMALLER: dict[
+    str, list[tuple[float, list[str]]]
+] = {  # below such an epsilon, what the recipe's 8 does not say
+    "digits": [
+        (
+            4.0,
+            [
+                "train.learning_rate=1e-3",
+                "warmup.images=8",
+                "warmup.noise_multiplier=7",
+                "warmup.covariance_noise=4",
+            ],
+        ),
+        (
+            2.0,
+            ["warmup.images=1", "warmup.noise_multiplier=5", "warmup.covariance_noise=7", "train.steps=100"],
+        ),
+    ],
+    "pneumonia": [],
 }
 COLUMNS, PICTURES = 20, 160
 
@@ -73,7 +97,8 @@ def run(
 ) -> dict[str, Any]:
     """One training and one set; epsilon None trains without privacy."""
     wanted = TASKS[task]
-    settings = [SPLIT, *wanted["settings"], f"seed={seed}", *changes]
+    smaller = [more for below, some in SMALLER[task] for more in some if (epsilon or 8.0) < below]
+    settings = [SPLIT, *wanted["settings"], *smaller, f"seed={seed}", *changes]
     with tempfile.TemporaryDirectory() as folder:
         study = init(
             Path(folder) / "study", recipe=wanted["recipe"], policy="internal-review", settings=settings

@@ -225,14 +225,31 @@ class Privacy(Section):
 
 
 class Warmup(Section):
-    """Steps on noisy class means before DP-SGD, paid for by the same budget (DP-FETA); only with DP."""
+    """Steps on noisy moments of the images before DP-SGD, paid for by the same budget; only with DP."""
 
-    images: int = Field(0, ge=0, description="noisy means per class; 0 = no warm-up")
+    images: int = Field(0, ge=0, description="noisy means per class (DP-FETA); 0 = no warm-up")
     noise_multiplier: float = Field(5.0, gt=0, description="noise of each mean by its sensitivity")
-    expected_units: Positive | None = Field(
-        None, description="EXPECTED number of units in a mean, PUBLIC; default privacy.expected_units (all)"
+    covariance_noise: float | None = Field(
+        None,
+        gt=0,
+        description="noise of the covariance within classes by its sensitivity; asked for when given, and "
+        "steps are then on pictures drawn from a Gaussian per class, not on the means",
     )
-    steps: Positive = Field(200, description="plain optimiser steps on the means; free in privacy")
+    covariance_size: Positive = Field(
+        8, description="side of the grid that the covariance is seen on, pixels"
+    )
+    spread: float = Field(
+        0.4,
+        gt=0,
+        le=2,
+        description="root mean square distance of a coarse image from its class mean, on [-1, 1], beyond "
+        "which it is brought nearer; PUBLIC",
+    )
+    expected_units: Positive | None = Field(
+        None, description="EXPECTED number of units in a query, PUBLIC; default privacy.expected_units (all)"
+    )
+    steps: Positive = Field(200, description="plain optimiser steps on the pictures; free in privacy")
+    batch_size: Positive = Field(128, description="pictures per step")
 
 
 class Sample(Section):
@@ -300,6 +317,12 @@ class Recipe(Section):
             raise ValueError(
                 "warmup.expected_units exceeds privacy.expected_units: the sample rate would be above 1"
             )
+        if self.warmup.covariance_noise is not None and not self.warmup.images:
+            raise ValueError(
+                "warmup.covariance_noise needs warmup.images: the covariance is around the noisy means"
+            )
+        if self.warmup.covariance_noise is not None and self.warmup.covariance_size > self.data.size:
+            raise ValueError("warmup.covariance_size exceeds data.size: no grid is finer than the pixels")
         if self.train.tune == "attention" and self.train.init_from is None:
             raise ValueError(
                 "train.tune = attention needs train.init_from: the rest of a fresh network would never learn"

@@ -1,8 +1,8 @@
-"""A warm-up on noisy class means before DP-SGD: a query of the patients, paid for by the same budget."""
+"""A warm-up on noisy moments of the images before DP-SGD: queries that the same budget pays for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional as F
 
 from privsyn.checkpoint import State, Training
 from privsyn.cohort.cohort import Part
 from privsyn.diffusion.batches import rows_of_step
 from privsyn.diffusion.model import device_of, to_float, to_uint8
+from privsyn.dp import central, covariance
 from privsyn.dp.accounting import Mechanism
-from privsyn.dp.central import central_images, contribution, noisy_sum
 from privsyn.dp.generators import CPU, keyed_generator
 from privsyn.dp.sampling import Rows, units_of
 from privsyn.files import whole_file
@@ -24,58 +25,112 @@ from privsyn.progress import Progress
 from privsyn.recipe import Recipe
 from privsyn.steps import randomness, sampled, step_on_images
 
-KEY = "means"  # (images, classes, C, H, W) uint8
+MEANS = "means"  # (images, classes, H, W, C) uint8
+DIRECTIONS = "directions"  # (k, C, side, side) float32; only where the covariance was asked for
+DRAWN = 256  # pictures of each class, where they are drawn from a Gaussian
 
 
 def queries(recipe: Recipe) -> tuple[Mechanism, ...]:
-    """What the warm-up spends: a Gaussian mechanism on a Poisson sample of the units per mean; or nothing."""
+    """What the warm-up spends: Gaussian mechanisms on Poisson samples of the units; or nothing."""
     warmup, expected = recipe.warmup, recipe.privacy.expected_units
     if not (recipe.privacy.dp and warmup.images and expected):
         return ()
     rate = (warmup.expected_units or expected) / expected
-    return (Mechanism(warmup.noise_multiplier, rate, warmup.images),)
+    means = Mechanism(warmup.noise_multiplier, rate, warmup.images)
+    if warmup.covariance_noise is None:
+        return (means,)
+    return (means, Mechanism(warmup.covariance_noise, rate, 1))
 
 
 def warm_up(file: Path, training: Training, state: State, part: Part, progress: Progress) -> None:
-    """Train the fresh network on the noisy means in `file`, which are asked for only if it is not there.
+    """Train the fresh network on the noisy moments in `file`, which are asked for only if it is not there.
 
-    A run that is killed before the file is whole has shown the means to nobody, so asking again spends
-    nothing more; once it is there, a resumed run starts from the same means.
+    A run that is killed before the file is whole has shown them to nobody, so asking again spends nothing
+    more; once it is there, a resumed run starts from the same ones.
     """
     recipe = state.recipe
     if not file.exists():
-        units = units_of(part.patients, recipe.privacy.unit)
-        means = [_means(recipe, part, units, number) for number in range(recipe.warmup.images)]
+        moments = _moments(recipe, part)
         with whole_file(file) as partial:
-            save_file({KEY: torch.from_numpy(np.stack(means))}, partial)
-    _train_on(load_file(file)[KEY], training, recipe, progress)
+            save_file(moments, partial)
+    _train_on(*pictures_of(load_file(file), recipe), training, recipe, progress)
     training.ema.load_state_dict(training.model.state_dict())
 
 
-def _means(recipe: Recipe, part: Part, units: Sequence[Rows], number: int) -> NDArray[np.uint8]:
-    """One noisy mean per class, (classes, H, W, C) uint8."""
-    (mechanism,) = queries(recipe)
-    sample = sampled(units, recipe, mechanism, randomness(recipe, -1 - number, "central units", CPU))
+def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
+    """Noisy means, and the directions of the noisy covariance around them if the recipe wants it."""
+    units, asked = units_of(part.patients, recipe.privacy.unit), queries(recipe)
     classes, size, channels = len(recipe.data.classes), recipe.data.size, recipe.data.channels
-    like = torch.zeros(classes, channels * size**2 + 1)
-    total = noisy_sum(
-        (_contribution(part, rows, classes) for rows in sample),
-        like,
-        mechanism.noise_multiplier,
-        randomness(recipe, -1 - number, "central noise", CPU),
+    shape = (channels, size, size)
+
+    def summed(number: int, mechanism: Mechanism, like: Tensor, one: Callable[[Rows], Tensor]) -> Tensor:
+        sample = sampled(units, recipe, mechanism, randomness(recipe, -1 - number, "central units", CPU))
+        noise = randomness(recipe, -1 - number, "central noise", CPU)
+        return central.noisy_sum(map(one, sample), like, mechanism.noise_multiplier, noise)
+
+    def images_and_labels(rows: Rows) -> tuple[Tensor, Tensor]:
+        return to_float(part.images[rows]), torch.from_numpy(part.labels[rows])
+
+    def mean(number: int) -> NDArray[np.uint8]:
+        like = torch.zeros(classes, channels * size**2 + 1)
+        total = summed(
+            number, asked[0], like, lambda rows: central.contribution(*images_and_labels(rows), classes)
+        )
+        return to_uint8(central.central_images(total, shape, asked[0].noise_multiplier))
+
+    means = np.stack([mean(number) for number in range(recipe.warmup.images)])
+    if len(asked) == 1:
+        return {MEANS: torch.from_numpy(means)}
+
+    side, spread, expected = (
+        recipe.warmup.covariance_size,
+        recipe.warmup.spread,
+        recipe.privacy.expected_units,
     )
-    return to_uint8(central_images(total, (channels, size, size), mechanism.noise_multiplier))
+    assert expected is not None  # the recipe demands it for DP
+    around = covariance.coarse(_average(torch.from_numpy(means)), side)
+    total = summed(
+        len(means),
+        asked[1],
+        torch.zeros(around.shape[1], around.shape[1]),
+        lambda rows: covariance.second_moment(*images_and_labels(rows), around, spread),
+    )
+    found = covariance.directions(total, expected * asked[1].sample_rate, asked[1].noise_multiplier, spread)
+    return {MEANS: torch.from_numpy(means), DIRECTIONS: found.reshape(-1, channels, side, side)}
 
 
-def _contribution(part: Part, rows: Rows, classes: int) -> Tensor:
-    return contribution(to_float(part.images[rows]), torch.from_numpy(part.labels[rows]), classes)
+def pictures_of(moments: dict[str, Tensor], recipe: Recipe) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """What the steps are on, with labels: the means, or draws from a Gaussian around the average of each."""
+    means = moments[MEANS]
+    if DIRECTIONS not in moments:
+        return means.flatten(0, 1).numpy(), np.tile(np.arange(means.shape[1]), means.shape[0])
+    labels = torch.arange(means.shape[1]).repeat(DRAWN)
+    directions = moments[DIRECTIONS]
+    weights = torch.randn(
+        len(labels), len(directions), generator=keyed_generator(CPU, recipe.seed, "gaussian")
+    )
+    coarse = torch.tensordot(weights, directions, dims=1)
+    size = recipe.data.size
+    finer = F.interpolate(coarse, size=(size, size), mode="bilinear")
+    return to_uint8((_average(means)[labels] + finer).clamp(-1, 1)), labels.numpy()
 
 
-def _train_on(means: Tensor, training: Training, recipe: Recipe, progress: Progress) -> None:
+def _average(means: Tensor) -> Tensor:
+    """(classes, C, H, W) in [-1, 1], with less noise than each of the means."""
+    several = [to_float(each.numpy()) for each in means]
+    return torch.stack(several).mean(dim=0)
+
+
+def _train_on(
+    pictures: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    training: Training,
+    recipe: Recipe,
+    progress: Progress,
+) -> None:
     """Plain steps on what is no longer private; DP-SGD begins with an optimiser without memory."""
-    pictures = means.flatten(0, 1).numpy()
-    labels = np.tile(np.arange(means.shape[1]), means.shape[0])
     optimizer = torch.optim.AdamW(training.model.parameters(), lr=recipe.train.learning_rate)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.warmup.steps)
     device = device_of(recipe)
     training.model.train()
     with progress.stage("warm up", recipe.warmup.steps) as advance:
@@ -85,9 +140,10 @@ def _train_on(means: Tensor, training: Training, recipe: Recipe, progress: Progr
                 optimizer,
                 pictures,
                 labels,
-                rows_of_step(len(labels), recipe.train.batch_size, step, recipe.seed),
+                rows_of_step(len(labels), recipe.warmup.batch_size, step, recipe.seed),
                 draws=keyed_generator(device, recipe.seed, step, "warm-up"),
                 dropout=keyed_generator(CPU, recipe.seed, step, "warm-up dropout"),
                 label_dropout=recipe.train.label_dropout,
             )
+            falling.step()
             advance()

@@ -1,24 +1,29 @@
-"""The warm-up on noisy class means, as part of a training."""
+"""The warm-up on noisy moments of the images, as part of a training."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from digits_study import KillAt, Killed, copied, prepared, weights
+from numpy.typing import NDArray
 from safetensors.torch import load_file
+from sklearn.linear_model import LogisticRegression
 
 from privsyn import ledger
 from privsyn.checkpoint import load_model
+from privsyn.cohort.cohort import load_cohort
 from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.errors import RecipeError
 from privsyn.files import file_digest, read_json
 from privsyn.progress import Advance
 from privsyn.recipe import find_shipped, load_recipe
 from privsyn.study import Study
 from privsyn.train import train
-from privsyn.warmup import queries
+from privsyn.warmup import pictures_of, queries
 
 SHORT = ("train.steps=4", "train.checkpoint_every=2", "privacy.dp=true", "privacy.epsilon=3.0")
 WARM = ("warmup.images=2", "warmup.noise_multiplier=6.0", "warmup.steps=30")
@@ -36,6 +41,68 @@ def test_it_is_off_unless_asked_for() -> None:
     assert queries(toy.with_settings(["privacy.dp=false", *WARM])) == ()
     asked = toy.with_settings([*WARM, "warmup.expected_units=250"])
     assert queries(asked) == (Mechanism(6.0, 0.25, 2),)
+
+
+def test_the_covariance_is_a_query_of_its_own(template: Study, tmp_path: Path) -> None:
+    """It is paid for, stands in the claim and the ledger, and pictures then vary within a class."""
+    study = copied(template, tmp_path, "warmup.covariance_noise=4.0", "train.steps=1")
+    document = train(study)
+    asked = (Mechanism(6.0, 1.0, 2), Mechanism(4.0, 1.0, 1))
+    composed = document["mechanism"]["composed"]
+    assert composed == [
+        {"name": "central-images", **asked[0].to_dict()},
+        {"name": "class-covariance", **asked[1].to_dict()},
+    ]
+    (population,) = ledger.populations()
+    assert population.entries[-1].mechanisms[:-1] == asked
+    assert document["epsilon"] <= 3.0
+    moments = load_file(study.central_images)
+    assert moments["directions"].shape[1:] == (1, 8, 8)
+    assert len(moments["directions"]) > 2
+    pictures, labels = pictures_of(moments, study.recipe())
+    assert pictures.dtype == np.uint8
+    assert np.bincount(labels).tolist() == [len(pictures) // 10] * 10
+    assert pictures[labels == 0].std(axis=0).mean() > 10
+
+
+def test_its_pictures_teach_more_than_the_means_alone(template: Study, tmp_path: Path) -> None:
+    """A linear classifier that saw nothing else names most of the real digits."""
+    study = copied(
+        template,
+        tmp_path,
+        "warmup.images=4",
+        "warmup.covariance_noise=3.0",
+        "privacy.epsilon=8.0",
+        "train.steps=1",
+    )
+    train(study)
+    part = load_cohort(study.cohort).part("train")
+    moments = load_file(study.central_images)
+    right = {}
+    for name, some in (("gaussian", moments), ("means", {"means": moments["means"]})):
+        pictures, labels = pictures_of(some, study.recipe())
+        model = LogisticRegression(max_iter=1000).fit(flat(pictures), labels)
+        right[name] = model.score(flat(part.images), part.labels)
+    assert right["gaussian"] > 0.8
+    assert right["gaussian"] > right["means"] + 0.03
+
+
+def flat(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    scaled: NDArray[np.float64] = images.reshape(len(images), -1) / 255
+    return scaled
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["warmup.covariance_noise=3.0"], "needs warmup.images"),
+        (["warmup.images=1", "warmup.covariance_noise=3.0", "warmup.covariance_size=9"], "exceeds data.size"),
+    ],
+)
+def test_a_covariance_without_means_or_finer_than_pixels_is_refused(settings: list[str], words: str) -> None:
+    """What the query needs is said when the recipe is read."""
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(find_shipped("recipes", "toy"), ["data.size=8", *settings])
 
 
 def test_it_is_paid_for_by_the_same_budget(template: Study, tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 SENSITIVITY = 1.0  # of the sum, adding or removing one unit
+IMAGE_SHARE = 0.9  # of a contribution's squared length; the rest is the count's, which needs less
 
 
 def contribution(images: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """What one unit adds: its images' mean of (image / sqrt(D), 1) / sqrt(2), at the place of their class.
+    """What one unit adds: its images' mean of (sqrt(.9 / D) image, sqrt(.1)), at the place of their class.
 
     Args:
         images: (m, C, H, W) in [-1, 1], of which D = C H W.
@@ -29,8 +30,8 @@ def contribution(images: Tensor, labels: Tensor, classes: int) -> Tensor:
     Returns:
         (classes, D + 1) float32; its length is at most 1, for it averages vectors of length at most 1.
     """
-    flat = images.flatten(1).nan_to_num(0).clamp(-1, 1) / math.sqrt(images[0].numel())
-    vectors = torch.cat([flat, torch.ones(len(flat), 1)], dim=1) / math.sqrt(2)
+    flat = images.flatten(1).nan_to_num(0).clamp(-1, 1) * math.sqrt(IMAGE_SHARE / images[0].numel())
+    vectors = torch.cat([flat, torch.full((len(flat), 1), math.sqrt(1 - IMAGE_SHARE))], dim=1)
     mean = torch.zeros(classes, vectors.shape[1]).index_add_(0, labels, vectors) / len(vectors)
     return mean / max(1.0, float(mean.norm()) / SENSITIVITY)  # it is, but for rounding
 
@@ -41,7 +42,7 @@ def noisy_sum(
     """The sum of all contributions plus noise; also where there are none.
 
     Args:
-        like: (classes, D + 1), for the shape.
+        like: of the shape of a contribution.
         generator: of the noise; must be secret. Noise is a sum of four draws, as for the gradients.
     """
     total = torch.zeros_like(like)
@@ -56,6 +57,6 @@ def central_images(total: Tensor, image_shape: tuple[int, int, int], noise_multi
 
     A count below its own noise is taken for that noise, so an absent class fades to grey and never blows up.
     """
-    counts = total[:, -1:].clamp(min=noise_multiplier * SENSITIVITY)
-    means = total[:, :-1] / counts * math.sqrt(math.prod(image_shape))
+    counts = total[:, -1:].clamp(min=noise_multiplier * SENSITIVITY) / math.sqrt(1 - IMAGE_SHARE)
+    means = total[:, :-1] / counts * math.sqrt(math.prod(image_shape) / IMAGE_SHARE)
     return means.clamp(-1, 1).reshape(-1, *image_shape)

@@ -21,6 +21,7 @@ from privsyn.dp.accounting import (
 from privsyn.recipe import Recipe
 
 SCHEMA_VERSION = 1
+QUERIES = ("central-images", "class-covariance")  # of a warm-up, in their order
 NEIGHBOURING = "add-or-remove-one"
 
 PUBLIC_DATA = (
@@ -183,7 +184,10 @@ def _bound(recipe: Recipe, cohort: Mapping[str, Any], history: Sequence[Mechanis
             "noise_multiplicity": privacy.noise_multiplicity,
             "max_images_per_unit": privacy.max_images_per_unit,
             "expected_units": privacy.expected_units,
-            "composed": [{"name": "central-images", **part.to_dict()} for part in history[:-1]],
+            "composed": [
+                {"name": name, **part.to_dict()}
+                for name, part in zip(QUERIES[: len(history) - 1], history[:-1], strict=True)
+            ],
         },
         "accountant": accountant_name(),
         "group": _group(recipe, history, delta),

@@ -1,0 +1,66 @@
+"""How images differ from their class's mean, on a coarse grid: a second noisy query that a warm-up may ask.
+
+"Analyze Gauss" (Dwork et al. 2014, algorithm 1, https://doi.org/10.1145/2591796.2591883): the second moment
+of vectors of length at most 1, plus Gaussian noise. The vectors are an image's residual from the NOISY mean
+of its class, which is public by then; all classes share one covariance, so that rare ones have one too.
+Together with the means it is a Gaussian per class: the simplest thing that varies as the images do.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def coarse(images: Tensor, side: int) -> Tensor:
+    """(B, C, H, W) to its means over a grid of side x side areas, (B, D) with D = C side^2."""
+    return F.adaptive_avg_pool2d(images, side).flatten(1)
+
+
+def second_moment(images: Tensor, labels: Tensor, means: Tensor, spread: float) -> Tensor:
+    """What one unit adds: the mean over its images of r r^T, r the coarse residual, at most 1 long.
+
+    Args:
+        images: (m, C, H, W) in [-1, 1].
+        labels: (m,).
+        means: (classes, C side^2) of `coarse` noisy means.
+        spread: root mean square of a residual that is 1 long; longer ones are shortened to that.
+
+    Returns:
+        (D, D) float32; its Frobenius norm is at most 1.
+    """
+    side = math.isqrt(means.shape[1] // images.shape[1])
+    residuals = coarse(images.nan_to_num(0).clamp(-1, 1), side) - means[labels]
+    residuals = residuals / (spread * math.sqrt(means.shape[1]))
+    residuals = residuals / residuals.norm(dim=1, keepdim=True).clamp(min=1)
+    moment: Tensor = residuals.T @ residuals / len(residuals)
+    return moment / max(1.0, float(moment.norm()))  # it is, but for rounding
+
+
+def directions(total: Tensor, units: float, noise_multiplier: float, spread: float) -> Tensor:
+    """What stands out of a noisy sum of second moments, as vectors that add up to its covariance.
+
+    The largest eigenvalue of the symmetric part of noise with deviation s lies near s sqrt(2 D), beyond it by
+    more than D^(-2/3) of that once in about a hundred times (Tracy & Widom 1996,
+    https://doi.org/10.1007/BF02099545). What is below is taken for noise; an eigenvalue above is a true one
+    that noise has raised (Capitaine et al. 2009, theorem 2.1, https://doi.org/10.1214/08-AOP394), and is
+    lowered again.
+
+    Args:
+        total: (D, D), with noise of deviation `noise_multiplier` on every entry.
+        units: PUBLIC expected number of units in the sum.
+
+    Returns:
+        (k, D), so that standard normal weights (k,) times it have the covariance; k = 0 if nothing stands
+        out.
+    """
+    values, vectors = torch.linalg.eigh((total + total.T).double() / 2)
+    edge = noise_multiplier * math.sqrt(2 * len(total))
+    found = values > edge * (1 + len(total) ** (-2 / 3))
+    lowered = (values[found] + (values[found].square() - edge**2).sqrt()) / 2
+    deviations = (lowered / units * len(total)).sqrt() * spread
+    scaled: Tensor = (vectors[:, found] * deviations).T.float().contiguous()
+    return scaled
