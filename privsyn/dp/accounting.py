@@ -156,10 +156,11 @@ def _rdp_noise_multiplier(
 
     low, high = (math.log(edge) for edge in NOISE_RANGE)
     if excess(high) > 0:
+        beside = " beside the warm-up" * bool(composed)
+        ways = "ask the warm-up for less (fewer images, more noise)" if composed else "train fewer steps"
         raise RecipeError(
             f"no noise reaches epsilon {target_epsilon:g} with delta {delta:g} in {steps} steps at sample "
-            f"rate {sample_rate:g}{' beside the warm-up' * bool(composed)}: ask for a larger "
-            "privacy.epsilon, or train fewer steps"
+            f"rate {sample_rate:g}{beside}: {ways}, or ask for a larger privacy.epsilon"
         )
     return math.exp(brentq(excess, low, high, xtol=RELATIVE_TOLERANCE))
 

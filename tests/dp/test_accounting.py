@@ -86,7 +86,7 @@ def test_noise_leaves_room_for_what_is_composed() -> None:
     assert found > 1.005 * noise_multiplier(3.0, 1e-4, 0.1, 200)
     assert epsilon([warm_up, Mechanism(found, 0.1, 200)], 1e-4) <= 3.0
     assert epsilon([warm_up, Mechanism(found * 0.999, 0.1, 200)], 1e-4) > 3.0
-    with pytest.raises(RecipeError, match="beside the warm-up"):
+    with pytest.raises(RecipeError, match="beside the warm-up: ask the warm-up for less"):
         noise_multiplier(1.0, 1e-4, 0.1, 200, composed=[Mechanism(0.5, 1.0, 5)])
 
 
