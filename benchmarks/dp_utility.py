@@ -45,7 +45,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "count": 4000,
     },
 }
-SMALLER: dict[str, dict[float, list[str]]] = {  # at such an epsilon, what the recipe's 8 does not say
+SMALLER: dict[str, dict[float, list[str]]] = {  # at such an epsilon; the recipes are for 8
     "digits": {
         3.0: ["train.learning_rate=1e-3", "train.steps=80", "warmup.images=4", "warmup.covariance_noise=4"],
         1.0: ["train.learning_rate=1e-3", "train.steps=50", "warmup.images=1", "warmup.covariance_noise=7"],

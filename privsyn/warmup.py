@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from privsyn.diffusion.model import device_of, to_float, to_uint8
 from privsyn.dp import central, covariance
 from privsyn.dp.accounting import Mechanism
 from privsyn.dp.generators import CPU, keyed_generator
-from privsyn.dp.sampling import Rows, units_of
+from privsyn.dp.sampling import units_of
 from privsyn.files import whole_file
 from privsyn.progress import Progress
 from privsyn.recipe import Recipe
@@ -27,6 +28,7 @@ from privsyn.steps import randomness, sampled, step_on_images
 
 MEANS = "means"  # (images, classes, H, W, C) uint8
 DIRECTIONS = "directions"  # (k, C, side, side) float32; only where the covariance was asked for
+Contribution = Callable[[Tensor, Tensor], Tensor]  # of a unit's images and labels
 DRAWN = 256  # pictures of each class, where they are drawn from a Gaussian
 
 
@@ -59,44 +61,40 @@ def warm_up(file: Path, training: Training, state: State, part: Part, progress: 
 
 def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
     """Noisy means, and the directions of the noisy covariance around them if the recipe wants it."""
-    units, asked = units_of(part.patients, recipe.privacy.unit), queries(recipe)
-    classes, size, channels = len(recipe.data.classes), recipe.data.size, recipe.data.channels
-    shape = (channels, size, size)
+    units, warmup = units_of(part.patients, recipe.privacy.unit), recipe.warmup
+    of_means, *of_covariance = queries(recipe)
+    classes, channels, size = len(recipe.data.classes), recipe.data.channels, recipe.data.size
 
-    def summed(number: int, mechanism: Mechanism, like: Tensor, one: Callable[[Rows], Tensor]) -> Tensor:
+    def summed(number: int, mechanism: Mechanism, like: Tensor, one: Contribution) -> Tensor:
         sample = sampled(units, recipe, mechanism, randomness(recipe, -1 - number, "central units", CPU))
         noise = randomness(recipe, -1 - number, "central noise", CPU)
-        return central.noisy_sum(map(one, sample), like, mechanism.noise_multiplier, noise)
+        parts = (one(to_float(part.images[rows]), torch.from_numpy(part.labels[rows])) for rows in sample)
+        return central.noisy_sum(parts, like, mechanism.noise_multiplier, noise)
 
-    def images_and_labels(rows: Rows) -> tuple[Tensor, Tensor]:
-        return to_float(part.images[rows]), torch.from_numpy(part.labels[rows])
+    like = torch.zeros(classes, channels * size**2 + 1)
+    totals = [
+        summed(number, of_means, like, partial(central.contribution, classes=classes))
+        for number in range(warmup.images)
+    ]
+    shape, noise = (channels, size, size), of_means.noise_multiplier
+    shown = [to_uint8(central.central_images(total, shape, noise)) for total in totals]
+    means = torch.from_numpy(np.stack(shown))
+    if not of_covariance:
+        return {MEANS: means}
 
-    def mean(number: int) -> NDArray[np.uint8]:
-        like = torch.zeros(classes, channels * size**2 + 1)
-        total = summed(
-            number, asked[0], like, lambda rows: central.contribution(*images_and_labels(rows), classes)
-        )
-        return to_uint8(central.central_images(total, shape, asked[0].noise_multiplier))
-
-    means = np.stack([mean(number) for number in range(recipe.warmup.images)])
-    if len(asked) == 1:
-        return {MEANS: torch.from_numpy(means)}
-
-    side, spread, expected = (
-        recipe.warmup.covariance_size,
-        recipe.warmup.spread,
-        recipe.privacy.expected_units,
-    )
+    (mechanism,) = of_covariance
+    side, spread = warmup.covariance_size, warmup.spread
+    expected = warmup.expected_units or recipe.privacy.expected_units
     assert expected is not None  # the recipe demands it for DP
-    around = covariance.coarse(_average(torch.from_numpy(means)), side)
+    around = covariance.coarse(_average(means), side)
     total = summed(
-        len(means),
-        asked[1],
+        warmup.images,
+        mechanism,
         torch.zeros(around.shape[1], around.shape[1]),
-        lambda rows: covariance.second_moment(*images_and_labels(rows), around, spread),
+        partial(covariance.second_moment, means=around, spread=spread),
     )
-    found = covariance.directions(total, expected * asked[1].sample_rate, asked[1].noise_multiplier, spread)
-    return {MEANS: torch.from_numpy(means), DIRECTIONS: found.reshape(-1, channels, side, side)}
+    found = covariance.directions(total, expected, mechanism.noise_multiplier, spread)
+    return {MEANS: means, DIRECTIONS: found.reshape(-1, channels, side, side)}
 
 
 def pictures_of(moments: dict[str, Tensor], recipe: Recipe) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -112,7 +110,7 @@ def pictures_of(moments: dict[str, Tensor], recipe: Recipe) -> tuple[NDArray[np.
     coarse = torch.tensordot(weights, directions, dims=1)
     size = recipe.data.size
     finer = F.interpolate(coarse, size=(size, size), mode="bilinear")
-    return to_uint8((_average(means)[labels] + finer).clamp(-1, 1)), labels.numpy()
+    return to_uint8(_average(means)[labels] + finer), labels.numpy()
 
 
 def _average(means: Tensor) -> Tensor:

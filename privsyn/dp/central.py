@@ -33,7 +33,12 @@ def contribution(images: Tensor, labels: Tensor, classes: int) -> Tensor:
     flat = images.flatten(1).nan_to_num(0).clamp(-1, 1) * math.sqrt(IMAGE_SHARE / images[0].numel())
     vectors = torch.cat([flat, torch.full((len(flat), 1), math.sqrt(1 - IMAGE_SHARE))], dim=1)
     mean = torch.zeros(classes, vectors.shape[1]).index_add_(0, labels, vectors) / len(vectors)
-    return mean / max(1.0, float(mean.norm()) / SENSITIVITY)  # it is, but for rounding
+    return within_bound(mean)
+
+
+def within_bound(contribution: Tensor) -> Tensor:
+    """At most as long as the sensitivity, which it is already, but for rounding."""
+    return contribution / max(1.0, float(contribution.norm()) / SENSITIVITY)
 
 
 def noisy_sum(

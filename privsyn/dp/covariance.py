@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from privsyn.dp.central import within_bound
+
 
 def coarse(images: Tensor, side: int) -> Tensor:
     """(B, C, H, W) to its means over a grid of side x side areas, (B, D) with D = C side^2."""
@@ -36,8 +38,7 @@ def second_moment(images: Tensor, labels: Tensor, means: Tensor, spread: float) 
     residuals = coarse(images.nan_to_num(0).clamp(-1, 1), side) - means[labels]
     residuals = residuals / (spread * math.sqrt(means.shape[1]))
     residuals = residuals / residuals.norm(dim=1, keepdim=True).clamp(min=1)
-    moment: Tensor = residuals.T @ residuals / len(residuals)
-    return moment / max(1.0, float(moment.norm()))  # it is, but for rounding
+    return within_bound(residuals.T @ residuals / len(residuals))
 
 
 def directions(total: Tensor, units: float, noise_multiplier: float, spread: float) -> Tensor:
