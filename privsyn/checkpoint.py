@@ -25,6 +25,7 @@ from privsyn.diffusion.swin_unet import SwinBlocks
 from privsyn.diffusion.unet import AttentionBlock
 from privsyn.dp.accounting import Mechanism
 from privsyn.dp.adam import AdamBC
+from privsyn.dp.marks import add_marks
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError
 from privsyn.files import file_digest, read_json, whole_folder, write_json
 from privsyn.recipe import Recipe, parse
@@ -44,6 +45,8 @@ class State:
         history: every mechanism that touched the private data so far, a warm-up first; empty without DP.
         reference: names this training in the ledger; random.
         init_sha256: sha256 (hex) of the weights it started from, if it did.
+        canaries_sha256: commitment to the canaries that were planted, if any were.
+        canary_scores: white-box scores of the canaries so far; empty where none are taken.
     """
 
     step: int
@@ -52,6 +55,8 @@ class State:
     history: tuple[Mechanism, ...]
     reference: str
     init_sha256: str | None = None
+    canaries_sha256: str | None = None
+    canary_scores: tuple[float, ...] = ()
 
     @property
     def planned(self) -> tuple[Mechanism, ...]:
@@ -67,11 +72,13 @@ class Training:
 
     Attributes:
         ema: the exponential moving average of `model`; what samples are drawn from.
+        marks: one weight for each canary, of the optimiser's alone; only with DP.
     """
 
     model: DiffusionModel
     ema: DiffusionModel
     optimizer: torch.optim.Optimizer
+    marks: torch.nn.Parameter | None = None
 
 
 def fresh_training(recipe: Recipe, device: torch.device) -> Training:
@@ -91,7 +98,9 @@ def fresh_training(recipe: Recipe, device: torch.device) -> Training:
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kind = AdamBC if recipe.privacy.dp and recipe.privacy.adam_bias_correction else torch.optim.AdamW
     optimizer = kind(learning, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    return Training(model, ema, optimizer)
+    marked = recipe.privacy.dp and recipe.train.canaries > 0
+    marks = add_marks(optimizer, recipe.train.canaries, device) if marked else None
+    return Training(model, ema, optimizer, marks)
 
 
 def _only_attention_learns(model: DiffusionModel) -> None:
@@ -152,6 +161,8 @@ def load_state(folder: Path) -> State:
             history=tuple(Mechanism(**part) for part in document["history"]),
             reference=str(document["reference"]),
             init_sha256=document["init_sha256"],
+            canaries_sha256=document.get("canaries_sha256"),
+            canary_scores=tuple(float(score) for score in document.get("canary_scores", ())),
         )
     except CheckpointError:
         raise
@@ -252,6 +263,8 @@ def _document(state: State, digests: Mapping[str, str]) -> dict[str, Any]:
         "history": [part.to_dict() for part in state.history],
         "reference": state.reference,
         "init_sha256": state.init_sha256,
+        "canaries_sha256": state.canaries_sha256,
+        "canary_scores": list(state.canary_scores),
         "files": dict(digests),
     }
 

@@ -152,7 +152,7 @@ def declaration(recipe: Recipe) -> str:
 def probe(recipe: Recipe) -> tuple[Cost, int]:
     """Time a few passes of a fresh network on noise, and the number of its parameters."""
     device = device_of(recipe)
-    training = fresh_training(recipe, device)
+    training = fresh_training(recipe.with_settings(["train.canaries=0"]), device)
     parameters = [parameter for parameter in training.model.parameters() if parameter.requires_grad]
     draws = recipe.privacy.noise_multiplicity
     passes = planned_passes(training.model, recipe, device)
@@ -180,6 +180,19 @@ def probe(recipe: Recipe) -> tuple[Cost, int]:
         per_unit[images] = max(whole - empty, 0.0) / units
     count = sum(parameter.numel() for parameter in parameters)
     return Cost(str(device), draws, per_unit, empty, plain, _peak(device)), count
+
+
+def training_seconds(recipe: Recipe) -> float:
+    """Seconds that the steps of a training take on this machine, from a few passes on noise."""
+    if recipe.privacy.dp:
+        cost, _ = probe(recipe)
+        return _training_seconds(recipe, cost, images=1)
+    device = device_of(recipe)
+    training = fresh_training(recipe, device)
+    rows = min(PLAIN_IMAGES, recipe.train.batch_size)
+    batch = noise_draws(training.model, 1, rows, keyed_generator(device, "plan", 1, rows))
+    seconds = median_seconds(device, lambda: plain_step(training.model, training.optimizer, batch))
+    return recipe.train.steps * recipe.train.batch_size * seconds / rows
 
 
 def _changes(recipe: Recipe) -> list[tuple[str, tuple[str, ...]]]:
@@ -232,7 +245,8 @@ def _variation(change: str, recipe: Recipe, cost: Cost, parameters: int, here: f
 def _training_seconds(recipe: Recipe, cost: Cost, images: int) -> float:
     """Of a whole training, if every unit has so many images; other draws are taken to cost in proportion."""
     per_unit = cost.per_unit[images] * recipe.privacy.noise_multiplicity / cost.draws
-    return recipe.train.steps * (cost.per_step + recipe.train.batch_size * per_unit)
+    canaries = recipe.train.canaries / 2 / (recipe.privacy.expected_units or 1)  # by units: half are in
+    return recipe.train.steps * (cost.per_step + recipe.train.batch_size * (1 + canaries) * per_unit)
 
 
 def _claim(recipe: Recipe, history: Sequence[Mechanism]) -> dict[str, Any]:

@@ -194,6 +194,12 @@ class Train(Section):
         "patients; such folders carry no claim",
     )
     tune: Literal["all", "attention"] = Field("all", description="the weights that learn; the others stay")
+    canaries: int = Field(
+        0,
+        ge=0,
+        description="pictures of nobody, each trained on or not by a secret coin, for the audit `canary`; "
+        "their number is PUBLIC",
+    )
 
 
 class Privacy(Section):

@@ -19,7 +19,7 @@ from privsyn.synthetic import read_provenance
 
 State = Literal["missing", "done", "stale"]
 # Given on the command line rather than in the recipe, so a difference there is no news.
-_FLAGS = {"privacy.dp", "privacy.epsilon"}
+_FLAGS = {"privacy.dp", "privacy.epsilon", "train.canaries"}
 
 
 @dataclass(frozen=True)

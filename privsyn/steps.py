@@ -25,6 +25,7 @@ from privsyn.dp.adam import AdamBC
 from privsyn.dp.clipping import StepFacts, private_optimizer, private_step
 from privsyn.dp.generators import CPU, keyed_generator, secret_generator
 from privsyn.dp.gradients import Found, Pass, plan_pass
+from privsyn.dp.marks import marked
 from privsyn.dp.sampling import Rows, capped, poisson_sample, units_of
 from privsyn.recipe import Recipe
 
@@ -57,8 +58,17 @@ def plain_steps(training: Training, state: State, part: Part) -> TakeStep:
     return take
 
 
-def private_steps(training: Training, state: State, part: Part) -> TakeStep:
-    """With privacy: Poisson samples of units, one clipped gradient each, noise for their sum."""
+def private_steps(
+    training: Training,
+    state: State,
+    part: Part,
+    watch: Callable[[Sequence[torch.Tensor]], None] | None = None,
+) -> TakeStep:
+    """With privacy: Poisson samples of units, one clipped gradient each, noise for their sum.
+
+    Args:
+        watch: see `private_optimizer`.
+    """
     recipe, device = state.recipe, device_of(state.recipe)
     units = units_of(part.patients, recipe.privacy.unit)
     noise_multiplier, divisor = state.history[-1].noise_multiplier, recipe.train.batch_size
@@ -68,6 +78,7 @@ def private_steps(training: Training, state: State, part: Part) -> TakeStep:
         noise_multiplier=noise_multiplier,
         clip_norm=recipe.privacy.clip_norm,
         divisor=divisor,
+        watch=watch,
     )
     if isinstance(training.optimizer, AdamBC):
         training.optimizer.noise_variance = (noise_multiplier / divisor) ** 2
@@ -130,7 +141,11 @@ def _passes(
                 label_dropout=recipe.train.label_dropout,
                 augment=recipe.train.augment,
             )
-            yield plan.way(training.model, parameters, draws)
+            gradients, losses = plan.way(training.model, parameters, draws)
+            if training.marks is not None:
+                canary = -1 - part.rows[rows[start : start + plan.units, 0]]
+                gradients = marked(gradients, canary, training.marks, recipe.privacy.clip_norm)
+            yield gradients, losses
 
 
 def step_on_images(

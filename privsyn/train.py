@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import secrets
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from privsyn import ledger
+from privsyn.canaries import Canaries, plant, planted, with_canaries
 from privsyn.checkpoint import (
     EMA,
     State,
@@ -38,6 +40,7 @@ from privsyn.dp.claim import NEIGHBOURING, claim, delta_of
 from privsyn.dp.clipping import StepFacts
 from privsyn.dp.generators import CPU, keyed_generator
 from privsyn.dp.layers import check_supported
+from privsyn.dp.marks import MarkScores
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError, StudyError
 from privsyn.files import file_digest, whole_folder, write_json, write_text
 from privsyn.progress import SILENT, Progress
@@ -56,6 +59,7 @@ def train(
     *,
     dp: bool | None = None,
     epsilon: float | None = None,
+    canaries: int | None = None,
     settings: Sequence[str] = (),
     resume: bool = False,
     force: bool = False,
@@ -71,8 +75,10 @@ def train(
     Args:
         dp: train with differential privacy; default `privacy.dp` of the recipe.
         epsilon: budget of the whole training; default `privacy.epsilon`.
+        canaries: pictures of nobody to plant for the audit `canary`; default `train.canaries`.
         settings: `section.key=value` changes of the recipe.
-        resume: continue; dp, epsilon and settings must be those of the run, dp and epsilon may be left out.
+        resume: continue; dp, epsilon, canaries and settings must be those of the run, but the first three may
+            be left out.
         force: replace the model that the study has, once the new run has started validly; what the old one
             spent stays charged.
         allow_unbounded: train without a bound although the patients' population has a grant.
@@ -89,22 +95,33 @@ def train(
     study = as_study(study)
     cohort = load_cohort(study.need(study.cohort, "prepare"))
     if resume:
-        training, state = _resumed(study, cohort, dp, epsilon, settings)
+        training, state = _resumed(study, cohort, dp, epsilon, canaries, settings)
         _reserve(state, cohort, allow_unbounded)
     else:
-        recipe = _recipe(study, dp, epsilon, settings)
+        recipe = _recipe(study, dp, epsilon, canaries, settings)
         training, state = _begun(study, cohort, recipe, force, allow_unbounded, progress)
     if state.step == 0 and queries(state.recipe):
+        # without canaries: they would spoil the moments, and no score looks at them
         warm_up(study.central_images, training, state, cohort.part("train"), progress)
-    state = _run(study, training, state, cohort.part("train"), progress)
+    state = _run(study, training, state, cohort.part("train"), _planted(study, state), progress)
     return _finish(study, cohort, state)
 
 
-def _run(study: Study, training: Training, state: State, part: Part, progress: Progress) -> State:
+def _run(
+    study: Study, training: Training, state: State, part: Part, canaries: Canaries | None, progress: Progress
+) -> State:
     """The loop. Returns the state after the last step, which is also the newest checkpoint."""
     recipe, settings, first = state.recipe, state.recipe.train, state.step
-    steps_of = private_steps if recipe.privacy.dp else plain_steps
-    take_step = steps_of(training, state, part)
+    part = with_canaries(part, canaries)
+    scored = None
+    if training.marks is not None:
+        clip_norm, scores = recipe.privacy.clip_norm, state.canary_scores
+        scored = MarkScores(state.history[-1], clip_norm, len(training.marks), scores)
+    take_step = (
+        private_steps(training, state, part, scored)
+        if recipe.privacy.dp
+        else plain_steps(training, state, part)
+    )
     training.model.train()
     recent: list[StepFacts] = []
     watch = Watch()
@@ -130,6 +147,8 @@ def _run(study: Study, training: Training, state: State, part: Part, progress: P
             if to_save:
                 _check_finite(training.model, done)
                 state = _advanced(state, done)
+                if scored is not None:
+                    state = replace(state, canary_scores=scored.scores)
                 save_checkpoint(study.checkpoints, training, state)
                 if recipe.privacy.dp:
                     rough = done < settings.steps
@@ -186,6 +205,50 @@ def finetune(
     return trained.eval().requires_grad_(False)
 
 
+def train_shadow(
+    recipe: Recipe,
+    cohort: Cohort,
+    rows: NDArray[np.int64],
+    *,
+    seed: int,
+    root: Path = Path(),
+    progress: Progress = SILENT,
+) -> DiffusionModel:
+    """A model trained by the same recipe on other rows of the cohort, for audits: INTERNAL.
+
+    It lives in memory and, while it trains, in a temporary folder. With DP it trains with the same noise, so
+    that it is what the model under audit might have been. The ledger is not told: nothing of a shadow is
+    released, and what an audit says of real patients is not DP with or without it.
+
+    Args:
+        rows: (n,) of the cohort, of any part.
+        seed: of weights and batches; without DP the same seed gives the same model.
+        root: the study folder, where `train.init_from` begins.
+
+    Returns:
+        The moving average, in eval mode on the CPU.
+    """
+    recipe = recipe.with_settings(
+        [f"seed={seed}", "train.canaries=0", f"train.checkpoint_every={recipe.train.steps}"]
+    )
+    records = cohort.records.iloc[rows]
+    part = Part(
+        cohort.images[rows], records["label"].to_numpy(np.int64), records["patient"].to_numpy(np.str_), rows
+    )
+    training, initial = fresh_training(recipe, device_of(recipe)), recipe.train.init_from
+    if initial is not None:
+        start_from(root / initial, training, recipe.train)
+    history = (*queries(recipe), planned_mechanism(recipe)) if recipe.privacy.dp else ()
+    state = State(0, recipe, cohort.digest, history, reference="")
+    with tempfile.TemporaryDirectory(prefix="privsyn-shadow-") as folder:
+        study = Study(Path(folder))
+        study.model.mkdir()
+        if queries(recipe):
+            warm_up(study.central_images, training, state, part, progress)
+        _run(study, training, state, part, None, progress)
+    return training.ema.cpu()
+
+
 def rate_of_step(step: int, settings: TrainSettings) -> float:
     """Learning rate of a step (from 0): linear over the warm-up; then constant, or a half cosine to 0."""
     warm = settings.warmup_steps
@@ -213,8 +276,10 @@ def update_ema(training: Training, decay: float) -> None:
         average.lerp_(weight, 1 - decay)
 
 
-def _recipe(study: Study, dp: bool | None, epsilon: float | None, settings: Sequence[str]) -> Recipe:
-    recipe = study.recipe([*settings, *_privacy_settings(dp, epsilon)])
+def _recipe(
+    study: Study, dp: bool | None, epsilon: float | None, canaries: int | None, settings: Sequence[str]
+) -> Recipe:
+    recipe = study.recipe([*settings, *_settings_of(dp, epsilon, canaries)])
     if epsilon is not None and not recipe.privacy.dp:
         raise RecipeError("an epsilon was given for a training without differential privacy: add --dp")
     return recipe
@@ -240,6 +305,9 @@ def _begun(
             advance()
     try:
         with whole_folder(study.model, replace=force) as folder:
+            if recipe.train.canaries:
+                committed = plant(folder, recipe.train.canaries, recipe.data).commitment
+                state = replace(state, canaries_sha256=committed)
             save_checkpoint(folder / study.checkpoints.name, training, state)
             write_text(folder / study.training_log.name, json.dumps({"notice": NOTICE}) + "\n")
             _reserve(state, cohort, allow_unbounded)
@@ -248,6 +316,16 @@ def _begun(
             ledger.void(state.reference)
         raise
     return training, state
+
+
+def _planted(study: Study, state: State) -> Canaries | None:
+    """The canaries that were committed to when the run began; coins are never tossed again."""
+    canaries = planted(study.model, state.recipe.data) if state.canaries_sha256 else None
+    if (canaries.commitment if canaries else None) != state.canaries_sha256:
+        raise CheckpointError(
+            f"{study.model} has other canaries than its checkpoint: train anew with --force"
+        )
+    return canaries
 
 
 def _start(folder: Path, training: Training, cohort: Cohort, settings: TrainSettings) -> str:
@@ -307,13 +385,20 @@ def planned_mechanism(recipe: Recipe) -> accounting.Mechanism:
 
 
 def _resumed(
-    study: Study, cohort: Cohort, dp: bool | None, epsilon: float | None, settings: Sequence[str]
+    study: Study,
+    cohort: Cohort,
+    dp: bool | None,
+    epsilon: float | None,
+    canaries: int | None,
+    settings: Sequence[str],
 ) -> tuple[Training, State]:
     folder = newest(study.need(study.checkpoints, "train"))
     state = load_state(folder)
     dp = state.recipe.privacy.dp if dp is None else dp
     epsilon = state.recipe.privacy.epsilon if epsilon is None else epsilon
-    different = _differences(state.recipe, _recipe(study, dp, epsilon if dp else None, settings))
+    canaries = state.recipe.train.canaries if canaries is None else canaries
+    asked = _recipe(study, dp, epsilon if dp else None, canaries, settings)
+    different = _differences(state.recipe, asked)
     if different:
         raise CheckpointError(
             f"{folder} was trained with another {', '.join(different)}: pass the same options again, "
@@ -340,9 +425,10 @@ def _differences(trained: Recipe, asked: Recipe) -> list[str]:
     return [f"{part}.{key}".lstrip(".") for part, key in pairs if ours[part][key] != theirs[part][key]]
 
 
-def _privacy_settings(dp: bool | None, epsilon: float | None) -> list[str]:
+def _settings_of(dp: bool | None, epsilon: float | None, canaries: int | None) -> list[str]:
     asked = [] if dp is None else [f"privacy.dp={str(dp).lower()}"]
-    return asked + ([] if epsilon is None else [f"privacy.epsilon={epsilon!r}"])
+    asked += [] if epsilon is None else [f"privacy.epsilon={epsilon!r}"]
+    return asked + ([] if canaries is None else [f"train.canaries={canaries}"])
 
 
 def _check_data(recipe: Recipe, cohort: Cohort) -> None:
@@ -374,6 +460,7 @@ def _finish(study: Study, cohort: Cohort, state: State) -> dict[str, Any]:
         steps=state.step,
         weights_sha256=weights,
         init_sha256=state.init_sha256,
+        canaries_sha256=state.canaries_sha256,
         account=ledger.account(state.reference),
     )
     resolved = {"schema_version": 1, "sha256": recipe.digest, "recipe": recipe.model_dump(mode="json")}

@@ -23,6 +23,16 @@ Epsilon = Annotated[
         help="Privacy budget of the whole training; smaller protects more. Default: privacy.epsilon.",
     ),
 ]
+Canaries = Annotated[
+    int | None,
+    typer.Option(
+        "--canaries",
+        metavar="M",
+        min=0,
+        help="Plant M pictures of nobody, each by a secret coin, so that the audit `canary` can bound "
+        "epsilon from below; a thousand show more than a hundred. Default: train.canaries.",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")]
 AllowUnbounded = Annotated[
     bool,
@@ -36,6 +46,7 @@ AllowUnbounded = Annotated[
 def train(
     dp: Dp = None,
     epsilon: Epsilon = None,
+    canaries: Canaries = None,
     resume: Resume = False,
     settings: Settings = None,
     allow_unbounded: AllowUnbounded = False,
@@ -53,6 +64,7 @@ def train(
         study,
         dp=dp,
         epsilon=epsilon,
+        canaries=canaries,
         settings=settings or (),
         resume=resume,
         force=force,

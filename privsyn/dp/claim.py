@@ -71,6 +71,11 @@ NOT_COVERED_IMAGE = (
     "A patient with several images: the bound is for one image. `group` says what it is for 2, 4 and 8 "
     "images of one patient at the same delta; beyond that, more.",
 )
+CANARIES = (
+    "Pictures of nobody, each trained on if its coin said so; they are not protected and not counted as "
+    "patients, and take nothing from the bound for patients. Commitment: sha256 of seed, pictures and coins, "
+    "written before the first step."
+)
 FILTERED = (
     "near copies were rejected by comparing with the training images, a query that the claim does not cover"
 )
@@ -100,6 +105,7 @@ def claim(
     steps: int,
     weights_sha256: str,
     init_sha256: str | None = None,
+    canaries_sha256: str | None = None,
     account: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The document; `kind` is `dp` with all its parameters, or `none`.
@@ -108,6 +114,7 @@ def claim(
         history: every mechanism that touched the private data, in order; empty without DP.
         steps: optimiser steps in the weights.
         init_sha256: of the public weights that it started from.
+        canaries_sha256: commitment to the canaries, if any were planted.
         account: `ledger` and `cumulative`, what all trainings on these patients cost together.
     """
     document = {
@@ -124,6 +131,9 @@ def claim(
             "steps_done": steps,
         },
     }
+    if canaries_sha256 is not None:
+        planted = {"planted": recipe.train.canaries, "commitment": canaries_sha256}
+        document["canaries"] = {**planted, "statement": CANARIES}
     if not recipe.privacy.dp:
         statement = PUBLIC_DATA if recipe.privacy.public_data else NO_BOUND
         return document | {"kind": "none", "statement": statement.format(unit=recipe.privacy.unit)}

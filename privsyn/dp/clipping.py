@@ -8,7 +8,7 @@ up and noise are Opacus' own `DPOptimizer`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +41,7 @@ def private_optimizer(
     noise_multiplier: float,
     clip_norm: float,
     divisor: int,
+    watch: Callable[[Sequence[Tensor]], None] | None = None,
 ) -> DPOptimizer:
     """Opacus' optimiser around ours; gradients reach ours in units of the clip norm.
 
@@ -50,6 +51,8 @@ def private_optimizer(
 
     Args:
         divisor: PUBLIC expected number of units per step, whatever the number in a sample.
+        watch: is shown every step's noised sum, one tensor per parameter, before the weights move; an audit's
+            view, which must not change what it is shown.
     """
     check_supported(model)
     # Opacus calls this mode secure: the noise is a sum of four normal draws, which closes the known attack
@@ -64,6 +67,8 @@ def private_optimizer(
     )
 
     def rescale(dp_optimizer: DPOptimizer) -> None:
+        if watch is not None:
+            watch([parameter.grad for parameter in dp_optimizer.params])
         for parameter in dp_optimizer.params:
             parameter.grad /= clip_norm * divisor
 

@@ -84,7 +84,7 @@ def roc_log_log(
 
 def interval_strip(
     value: float | None,
-    interval: tuple[float, float] | None,
+    interval: tuple[float, float | None] | None,
     *,
     name: str,
     baseline: float | None,
@@ -117,7 +117,8 @@ def interval_strip(
         if baseline is not None:
             axes.axvline(baseline, color=MUTED, lw=1.2, ls="--")
         if interval is not None:
-            axes.plot(interval, [0.5, 0.5], color=LINE, lw=3, solid_capstyle="butt", marker="|", ms=11, mew=2)
+            ends = [high if end is None else end for end in interval]
+            axes.plot(ends, [0.5, 0.5], color=LINE, lw=3, solid_capstyle="butt", marker="|", ms=11, mew=2)
         if value is not None:
             axes.plot([value], [0.5], "o", color=LINE, ms=7, mec="white", mew=1.2)
         axes.set(xlim=(low, high), ylim=(0, 1))

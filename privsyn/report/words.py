@@ -57,8 +57,8 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
-def interval(bounds: tuple[float, float] | list[float] | None) -> str:
-    """`[lower, upper]`, or a dash."""
+def interval(bounds: Sequence[float | None] | None) -> str:
+    """`[lower, upper]`, with a dash for the end that there is not; or a dash."""
     return NOTHING if bounds is None else f"[{number(bounds[0])}, {number(bounds[1])}]"
 
 
