@@ -19,15 +19,19 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from scipy import stats
 
+from privsyn.audit.blind import BlindGuess, appearance, blind_guess
+from privsyn.audit.cache import Arrays, Cache
+from privsyn.canaries import Canaries
 from privsyn.cohort.cohort import Cohort, Part
 from privsyn.cohort.split import linked_groups, patient_strata
 from privsyn.diffusion.model import DiffusionModel
-from privsyn.features.embed import Floats, Images, embed
+from privsyn.features.embed import CHEAP, Floats, Images, embed
 from privsyn.progress import SILENT, Progress
 from privsyn.synthetic import SyntheticSet
 
-Threat = Literal["synthetic-only", "model", "shadow", "canary", "quality", "claim"]
+Threat = Literal["none", "synthetic-only", "model", "shadow", "canary", "quality", "claim"]
 
 
 class _Frozen(BaseModel):
@@ -86,7 +90,8 @@ class Finding(_Frozen):
 
     Attributes:
         value: the point estimate; `None` if it could not be measured.
-        interval: lower and upper bound at `confidence`, which holds over all findings of the audit.
+        interval: lower and upper bound at `confidence`, which holds over all findings of the audit; the upper
+            one is `None` where the audit bounds from below alone, and a rule about it is then inconclusive.
         n: sizes, images and patients on every side.
         baseline: what an honest generator is expected to show.
         applicable: False if the evidence cannot exist (no model given); `reason` says which.
@@ -100,7 +105,7 @@ class Finding(_Frozen):
     statistic: str
     scope: dict[str, str] = Field(default_factory=dict)
     value: float | None = None
-    interval: tuple[float, float] | None = None
+    interval: tuple[float, float | None] | None = None
     confidence: float | None = None
     n: dict[str, int] = Field(default_factory=dict)
     baseline: float | None = None
@@ -130,6 +135,33 @@ class FineTune(Protocol):
         learning_rate: float = ...,
         seed: int,
     ) -> DiffusionModel: ...
+
+
+class TrainShadow(Protocol):
+    """Train a fresh model by the recipe of the one under audit on rows (n,) of the cohort; INTERNAL."""
+
+    def __call__(self, rows: NDArray[np.int64], *, seed: int) -> DiffusionModel: ...
+
+
+@dataclass(frozen=True)
+class Shadows:
+    """How many shadow models were asked for, and what trains one."""
+
+    count: int
+    train: TrainShadow
+
+
+@dataclass(frozen=True, eq=False)
+class CanaryRecord:
+    """The canaries of a training, and what an adversary inside of it read about them.
+
+    Attributes:
+        planted: pictures, labels, kinds and coins, checked against the commitment.
+        white_box: (m,) scores from the noised sums, high = in; `None` without DP.
+    """
+
+    planted: Canaries
+    white_box: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +195,9 @@ class Evidence:
         model: the generator, if there is one.
         claim: the document `model/privacy.json`, if there is one.
         fine_tune: makes the over-fitted model of a positive control.
+        canaries: of the model's training, if any were planted.
+        shadows: models of the same recipe to train, if any were asked for.
+        cache: keeps what is dear to compute; None keeps it in memory.
     """
 
     def __init__(
@@ -173,12 +208,19 @@ class Evidence:
         model: DiffusionModel | None = None,
         claim: Mapping[str, Any] | None = None,
         fine_tune: FineTune | None = None,
+        canaries: CanaryRecord | None = None,
+        shadows: Shadows | None = None,
+        cache: Cache | None = None,
         progress: Progress = SILENT,
     ) -> None:
+        self.canaries = canaries
         self.cohort, self.synthetic = cohort, synthetic
         self.model, self.claim, self.fine_tune = model, claim, fine_tune
+        self.shadows = shadows
         self.progress = progress
-        self._embedded: dict[tuple[str, str], Floats] = {}
+        self.cache = cache or Cache(None, {})
+        self._embedded: dict[str, dict[bytes, Floats]] = {}
+        self._grown: set[str] = set()  # embeddings with rows that the cache does not have
 
     def about(self, synthetic: SyntheticSet) -> Evidence:
         """The same evidence about another synthetic set; what was computed of the cohort is kept."""
@@ -213,12 +255,59 @@ class Evidence:
         strata = np.array(list(patient_strata(labels, unit).values()), dtype=np.int64)
         return Population(images, np.concatenate([train.rows, holdout.rows]), unit, is_member, strata)
 
+    @cached_property
+    def looks(self) -> NDArray[np.float64]:
+        """(units, k) what somebody sees of each unit of the population who knows nothing else."""
+        return appearance(self.embedding("lite0-mid", self.population.images), self.population.unit)
+
+    @cached_property
+    def blind_guess(self) -> BlindGuess:
+        """Who is in train, guessed from the images alone."""
+        of, generator = self.population, np.random.default_rng([0, *b"blind guess"])
+        return blind_guess(self.looks, of.is_member, of.strata, generator)
+
+    def alike(self, level: float) -> Control:
+        """Train and holdout are alike to the blind guess; what every membership finding rests on."""
+        guess = self.blind_guess
+        p_value = float(stats.mannwhitneyu(guess.members, guess.nonmembers, alternative="greater").pvalue)
+        what = f"train against holdout by their images alone: p {p_value:.2g}"
+        return Control(passed=p_value > level, description=what, p_value=p_value)
+
     def embedding(self, name: str, images: Images) -> Floats:
-        """Rows (n, d) of a named embedding, cached by content for this run."""
-        key = name, hashlib.sha256(images.tobytes()).hexdigest()
-        if key not in self._embedded:
-            self._embedded[key] = embed(name, images, self.progress)
-        return self._embedded[key]
+        """Rows (n, d) of a named embedding; an image that was embedded before is not again."""
+        if name in CHEAP or not len(images):
+            return embed(name, images, self.progress)
+        if name not in self._embedded:
+            self._embedded[name] = _rows_by_digest(self.cache.read(name))
+        known = self._embedded[name]
+        digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
+        new = {digest: row for row, digest in enumerate(digests) if digest not in known}
+        if new:
+            rows = embed(name, images[list(new.values())], self.progress)
+            known.update(zip(new, rows, strict=True))
+            self._grown.add(name)
+        return np.stack([known[digest] for digest in digests])
+
+    def keep_embeddings(self) -> None:
+        """Write the embeddings of the cohort and of the set to the cache, if any are new."""
+        test, synthetic = self.test.images, self.synthetic.images
+        sides = (self.population.images, test, test[:, :, ::-1], synthetic, synthetic[:, :, ::-1])
+        for name in sorted(self._grown):
+            known = self._embedded[name]
+            wanted = {hashlib.sha256(image.tobytes()).digest() for side in sides for image in side}
+            there = sorted(wanted & known.keys())
+            digests = np.frombuffer(b"".join(there), np.uint8).reshape(-1, 32)
+            self.cache.write(name, {"digests": digests, "rows": np.stack([known[each] for each in there])})
+        self._grown.clear()
+
+    def kept(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
+        """Arrays that are dear to compute, computed once for cohort and model.
+
+        Args:
+            name: says all else that they depend on: attack, seed, part. They may not depend on the synthetic
+                set (`about` keeps them).
+        """
+        return self.cache.arrays(name, compute)
 
     def generator(self, audit: str, settings: Settings) -> np.random.Generator:
         """A random generator of an audit's own: one seed gives one result, whatever else runs."""
@@ -231,6 +320,12 @@ class Evidence:
             sizes[f"{name}_images"] = len(part.images)
             sizes[f"{name}_patients"] = len(np.unique(part.patients))
         return sizes
+
+
+def _rows_by_digest(stored: Arrays | None) -> dict[bytes, Floats]:
+    if stored is None:
+        return {}
+    return {digest.tobytes(): row for digest, row in zip(stored["digests"], stored["rows"], strict=True)}
 
 
 Audit = Callable[[Evidence, Settings], list[Finding]]

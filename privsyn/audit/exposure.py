@@ -12,6 +12,7 @@ What it cannot see: many copies of ONE patient are one observation, however many
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from privsyn.audit.contract import Control, Controls, Evidence, Power, Settings
-from privsyn.audit.plant import PERTURBATIONS, planted_copies
+from privsyn.audit.plant import LIGHT, Leak
 from privsyn.audit.stats import Enrichment
 from privsyn.features.embed import Floats, Images, Whitening
 from privsyn.features.neighbours import nearest
@@ -140,6 +141,7 @@ class ExposureTest:
     Args:
         spaces: judged together; all embed the population of `evidence`.
         group: (units,) whom the question is about; everybody if None. It must not know who is in train.
+        leak: what the controls plant, and what the power is stated for.
     """
 
     def __init__(
@@ -148,17 +150,27 @@ class ExposureTest:
         spaces: Sequence[Space],
         generator: np.random.Generator,
         group: NDArray[np.bool_] | None = None,
+        leak: Leak = LIGHT,
     ) -> None:
         self.evidence, self.spaces, self.generator = evidence, tuple(spaces), generator
+        self.leak = leak
         population = evidence.population
         self.group = np.ones(len(population.is_member), np.bool_) if group is None else group
         self.synthetic = self.match(evidence.synthetic.images)
         self.fresh = self.match(evidence.test.images)
-        self.pool = self.match(planted_copies(self._training_images()))
+        self.pool = self.match(leak.plant(self._training_images()))
         thresholds = [[*np.quantile(fresh.exposure, NATURAL), -np.inf] for fresh in self.fresh]
         self.test = Enrichment.of(
             population.is_member, population.strata, np.array(thresholds), PERMUTATIONS, generator
         )
+
+    def among(self, group: NDArray[np.bool_]) -> ExposureTest:
+        """The same test about another group (units,); what was matched of set and test patients is kept."""
+        other = copy.copy(self)
+        other.__dict__.pop("found", None)
+        other.group = group
+        other.pool = other.match(other.leak.plant(other._training_images()))
+        return other
 
     def match(self, images: Images) -> list[Matches]:
         return [space.match(images) for space in self.spaces]
@@ -176,22 +188,29 @@ class ExposureTest:
 
     def controls(self, settings: Settings) -> tuple[Controls, Power, str]:
         """Both controls, the power at the level of the finding, and why it is not conclusive, or ""."""
-        smallest = self.smallest_leak(settings.alpha)
+        smallest = self.smallest_leak(settings.alpha, settings.control_level)
         controls = Controls(
             positive=self._positive(smallest, settings.control_level),
             negative=self._negative(settings.control_level),
         )
         return controls, self._power(smallest), _why_inconclusive(controls)
 
-    def smallest_leak(self, level: float) -> int | None:
-        """Fewest planted copies that are found at `level` in at least 80 % of trials."""
-        quick = self.test.quick(max(999, int(10 / level)))
+    def smallest_leak(self, level: float, control_level: float) -> int | None:
+        """Fewest planted copies that are found at `level` in at least 80 % of trials.
+
+        Twice as many must be found at `control_level` in every trial: the positive control plants them, and
+        should not fail by itself where the data suffice.
+        """
+        quick, most = self.test.quick(max(999, int(10 / level))), len(self.pool[0].unit)
         sizes = np.unique(np.round(4 * 2.0 ** (np.arange(24) / 2)).astype(int))
-        for size in sizes[sizes <= len(self.pool[0].unit)]:
-            found = sum(quick.p_value(self._planted(int(size))) <= level for _ in range(TRIALS))
-            if found >= 0.8 * TRIALS:
+        for size in sizes[sizes <= most].tolist():
+            seen = self._trials_found(quick, size, level) >= 0.8 * TRIALS
+            if seen and (2 * size > most or self._trials_found(self.test, 2 * size, control_level) == TRIALS):
                 return int(size)
         return None
+
+    def _trials_found(self, test: Enrichment, size: int, level: float) -> int:
+        return sum(test.p_value(self._planted(size)) <= level for _ in range(TRIALS))
 
     def pairs(self) -> list[JsonValue]:
         """The most exposed training patients, in whichever space shows them best."""
@@ -200,9 +219,7 @@ class ExposureTest:
         for number, (matches, fresh) in enumerate(zip(self.synthetic, self.fresh, strict=True)):
             beyond = matches.exposure / max(float(np.quantile(fresh.exposure, 0.99)), 1e-9)
             images, shelves = np.nonzero(is_member[matches.unit])
-            ranked += [
-                (-beyond[i, j], int(i), number, int(j)) for i, j in zip(images, shelves, strict=True)
-            ]
+            ranked += [(-beyond[i, j], int(i), number, int(j)) for i, j in zip(images, shelves, strict=True)]
         chosen: dict[int, tuple[int, int]] = {}
         for _, image, space, shelf in sorted(ranked):
             if len(chosen) < PAIRS:
@@ -221,7 +238,7 @@ class ExposureTest:
         if smallest is None or 2 * smallest > len(self.pool[0].unit):
             return None
         p_value = self.test.p_value(self._planted(2 * smallest))
-        what = f"{2 * smallest} lightly disturbed copies of training images planted into the set"
+        what = f"{2 * smallest} {self.leak.name} planted into the set"
         return Control(passed=p_value <= level, description=what, p_value=p_value)
 
     def _negative(self, level: float) -> Control:
@@ -233,7 +250,7 @@ class ExposureTest:
         return Control(passed=p_value > level, description=what, p_value=p_value)
 
     def _power(self, smallest: int | None) -> Power:
-        disturbed = ", ".join(PERTURBATIONS)
+        disturbed = ", ".join(self.leak.ways)
         if smallest is None:
             most = len(self.pool[0].unit)
             return Power(

@@ -1,4 +1,4 @@
-"""Leaks to plant: training images disturbed as lightly as a careless generator would.
+"""Leaks to plant: training images disturbed lightly, as a careless generator would, or strongly.
 
 An audit that plants its own leak shows what it can find; these are the disturbances it states its power for.
 """
@@ -6,12 +6,16 @@ An audit that plants its own leak shows what it can find; these are the disturba
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from privsyn.features.embed import Images
+
+_BILINEAR = Image.Resampling.BILINEAR
 
 
 def jpeg(image: Images, quality: int = 60) -> Images:
@@ -37,6 +41,32 @@ def mirror(image: Images) -> Images:
     return np.ascontiguousarray(image[:, ::-1])
 
 
+def crop(image: Images, share: float = 0.85) -> Images:
+    """Cut out the lower right corner, `share` of the width and height, and enlarge it to the old size."""
+    height, width = image.shape[:2]
+    box = (round(width * (1 - share)), round(height * (1 - share)), width, height)
+    return _through_pillow(image, lambda picture: picture.resize((width, height), _BILINEAR, box=box))
+
+
+def turn(image: Images, degrees: float = 10) -> Images:
+    """Turn about the centre; what comes in at the corners is the mirrored edge."""
+    border = max(image.shape[:2]) // 2
+    wide = np.pad(image, ((border, border), (border, border), (0, 0)), mode="symmetric")
+    turned = _through_pillow(wide, lambda picture: picture.rotate(degrees, _BILINEAR))
+    return np.ascontiguousarray(turned[border:-border, border:-border])
+
+
+def flatten(image: Images, factor: float = 0.75, brightness: float = 15) -> Images:
+    """Lower the contrast to `factor` about mid-grey and add some brightness."""
+    return np.clip(np.round((image - 127.5) * factor + 127.5 + brightness), 0, 255).astype(np.uint8)
+
+
+def noised(image: Images, deviation: float = 8) -> Images:
+    """Add Gaussian noise, always the same to the same image."""
+    noise = np.random.default_rng(zlib.crc32(image.tobytes())).normal(0, deviation, image.shape)
+    return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
+
+
 PERTURBATIONS: dict[str, Callable[[Images], Images]] = {
     "JPEG quality 60": jpeg,
     "brightness +10 %": brighten,
@@ -45,7 +75,41 @@ PERTURBATIONS: dict[str, Callable[[Images], Images]] = {
 }
 
 
+@dataclass(frozen=True)
+class Leak:
+    """What an audit plants: training images, each disturbed in one of several ways.
+
+    Attributes:
+        name: of the planted images, in the plural.
+        ways: in words, and as functions of one image (H, W, C).
+    """
+
+    name: str
+    ways: Mapping[str, Callable[[Images], Images]]
+
+    def plant(self, images: Images) -> Images:
+        """Disturb each image (n, H, W, C) in one way, taking the ways in turn."""
+        ways = list(self.ways.values())
+        return np.stack([ways[index % len(ways)](image) for index, image in enumerate(images)])
+
+
+LIGHT = Leak("lightly disturbed copies of training images", PERTURBATIONS)
+STRONG = Leak(
+    "strongly changed training images",
+    {
+        "crop to 85 % at contrast -25 %": lambda image: flatten(crop(image)),
+        "turn by 10 degrees with noise": lambda image: noised(turn(image)),
+        "crop to 85 % with noise": lambda image: noised(crop(image)),
+        "turn by 10 degrees at contrast -25 %": lambda image: flatten(turn(image)),
+    },
+)
+
+
 def planted_copies(images: Images) -> Images:
-    """Disturb each image (n, H, W, C) in one way, taking the ways in turn."""
-    ways = list(PERTURBATIONS.values())
-    return np.stack([ways[index % len(ways)](image) for index, image in enumerate(images)])
+    """Disturb each image (n, H, W, C) lightly."""
+    return LIGHT.plant(images)
+
+
+def _through_pillow(image: Images, change: Callable[[Image.Image], Image.Image]) -> Images:
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return np.asarray(change(picture), dtype=np.uint8).reshape(image.shape)

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import privsyn
-from privsyn.audit.contract import Audit, Evidence, Finding, Settings
+from privsyn.audit.cache import FOLDER, Cache
+from privsyn.audit.contract import Audit, CanaryRecord, Evidence, Finding, Settings, Shadows
 from privsyn.audit.policy import Policy, judge, load_policy
-from privsyn.checkpoint import load_model
+from privsyn.canaries import planted
+from privsyn.checkpoint import load_model, load_state, newest
 from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.dp.claim import as_sampled
 from privsyn.errors import PrivsynError, StudyError
 from privsyn.files import json_digest, read_json, whole_folder, write_json
 from privsyn.home import count_attempt
+from privsyn.plan import training_seconds
 from privsyn.progress import SILENT, Progress
-from privsyn.recipe import find_shipped, nearest
+from privsyn.recipe import Recipe, find_shipped, nearest
 from privsyn.study import Study, as_study
 from privsyn.synthetic import SyntheticSet, read_synthetic
-from privsyn.train import finetune
+from privsyn.train import finetune, train_shadow
 
 GROUP = "privsyn.audits"
+SHADOW_AUDIT = "membership-shadow"
+FEWEST_SHADOWS = 6  # with fewer, none has two models with and two without each patient to be judged by
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ def audit(
     policy: str | Path | None = None,
     out: Path | None = None,
     only: Sequence[str] = (),
+    shadows: int = 0,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
@@ -71,6 +80,7 @@ def audit(
         study: the study to audit; leave it out to audit a set that another generator made.
         synthetic, cohort, policy, out: replace the study's own; without a study all four are needed.
         only: run these audits alone; the verdict is then marked `partial`.
+        shadows: models to train by the study's recipe for the audit `membership-shadow`; even, 6 or more.
         force: replace an audit that is there already.
 
     Raises:
@@ -82,9 +92,11 @@ def audit(
             f"{question.out} already exists: pass --force to audit again (the attempt is counted)"
         )
     rules = _chosen(load_policy(question.policy), only)
-    evidence, recipe_digest = _evidence(question, progress)
+    _check_shadows(shadows, rules)
+    evidence, recipe_digest = _evidence(question, shadows, progress)
     plugins = [plugin for name, plugin in installed().items() if name in rules.audits]
     findings = [finding for plugin in plugins for finding in _run(plugin, evidence, rules)]
+    evidence.keep_embeddings()
     _check_unique(findings)
     outcome, rows = judge(rules, findings)
     document = {"schema_version": 1, "findings": [finding.model_dump(mode="json") for finding in findings]}
@@ -160,21 +172,69 @@ def _chosen(policy: Policy, only: Sequence[str]) -> Policy:
     return policy.only(only) if only else policy
 
 
-def _evidence(question: Question, progress: Progress) -> tuple[Evidence, str | None]:
+def _check_shadows(shadows: int, policy: Policy) -> None:
+    if not shadows:
+        return
+    if shadows < FEWEST_SHADOWS or shadows % 2:
+        raise PrivsynError(f"--shadows {shadows}: must be even, and {FEWEST_SHADOWS} or more")
+    if SHADOW_AUDIT not in policy.audits:
+        raise PrivsynError(f"--shadows: no rule asks for {SHADOW_AUDIT}; add one to the policy")
+
+
+def _evidence(question: Question, shadows: int, progress: Progress) -> tuple[Evidence, str | None]:
     cohort = load_cohort(question.cohort)
     synthetic = read_synthetic(
         question.synthetic, size=cohort.size, channels=cohort.channels, classes=cohort.classes
     )
     if question.model is None or synthetic.provenance is None:  # a set of unknown origin has no model
-        return Evidence(cohort, synthetic, progress=progress), None
+        return Evidence(cohort, synthetic, cache=_cache(cohort), progress=progress), None
     model, recipe, weights = load_model(question.model)
     claim = as_sampled(read_json(question.model / "privacy.json"), synthetic.provenance)
     if claim.get("imported"):  # whom it was trained on is unknown, so no attack on it has members
         _check_drawn_by(synthetic, weights)
-        return Evidence(cohort, synthetic, claim=claim, progress=progress), recipe.digest
+        evidence = Evidence(cohort, synthetic, claim=claim, cache=_cache(cohort), progress=progress)
+        return evidence, recipe.digest
     _check_lineage(cohort, synthetic, claim, weights)
-    evidence = Evidence(cohort, synthetic, model=model, claim=claim, fine_tune=finetune, progress=progress)
+    evidence = Evidence(
+        cohort,
+        synthetic,
+        model=model,
+        claim=claim,
+        fine_tune=finetune,
+        canaries=_canaries(question.model, recipe, claim),
+        shadows=_shadows(shadows, cohort, recipe, question.model.parent, progress),
+        cache=_cache(cohort, weights),
+        progress=progress,
+    )
     return evidence, recipe.digest
+
+
+def _cache(cohort: Cohort, weights: str | None = None) -> Cache:
+    return Cache(cohort.folder / FOLDER, {"cohort": cohort.digest, "model": weights})
+
+
+def _shadows(count: int, cohort: Cohort, recipe: Recipe, root: Path, progress: Progress) -> Shadows | None:
+    """What trains the shadow models; what that will take is said before it begins."""
+    if not count:
+        return None
+    minutes = count * training_seconds(recipe) / 60
+    with progress.stage(f"{count} shadow models will be trained, about {minutes:.1f} minutes", 1) as advance:
+        advance()
+    return Shadows(count, partial(train_shadow, recipe, cohort, root=root, progress=progress))
+
+
+def _canaries(model: Path, recipe: Recipe, claim: Mapping[str, Any]) -> CanaryRecord | None:
+    """What was planted, if it is what the claim and the newest checkpoint committed to."""
+    found, claimed = planted(model, recipe.data), claim.get("canaries") or {}
+    state = load_state(newest(model / "checkpoints"))
+    if {found.commitment if found else None} != {state.canaries_sha256, claimed.get("commitment")}:
+        raise StudyError(
+            f"the canaries of {model} are not those that its claim commits to: restore them, or run "
+            "`privsyn train --force`"
+        )
+    if found is None:
+        return None
+    return CanaryRecord(found, np.array(state.canary_scores) if state.canary_scores else None)
 
 
 def _check_lineage(cohort: Cohort, synthetic: SyntheticSet, claim: dict[str, Any], weights: str) -> None:

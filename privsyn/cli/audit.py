@@ -40,6 +40,17 @@ Only = Annotated[
     ),
 ]
 
+Shadows = Annotated[
+    int,
+    typer.Option(
+        "--shadows",
+        metavar="N",
+        min=0,
+        help="Models to train by the study's recipe for the audit membership-shadow: even, 6 or more; "
+        "each costs about as much as `privsyn train`.",
+    ),
+]
+
 
 def audit(
     synthetic: SyntheticFolder = None,
@@ -47,6 +58,7 @@ def audit(
     policy: Policy = None,
     out: Out = None,
     only: Only = None,
+    shadows: Shadows = 0,
     force: Force = False,
     study: StudyFolder = HERE,
     as_json: Json = False,
@@ -67,6 +79,7 @@ def audit(
         policy=policy,
         out=out,
         only=only or (),
+        shadows=shadows,
         force=force,
         progress=TerminalProgress(),
     )
@@ -105,7 +118,8 @@ def measured(row: dict[str, Any]) -> str:
         return value
     lower, upper = row["interval"]
     what = "" if row["side"] == "value" else f"{row['side']} bound "
-    return f"{what}{value} of [{lower:.3g}, {upper:.3g}]"
+    ends = f"{lower:.3g}, {upper:.3g}" if upper is not None else f"{lower:.3g}, no upper bound"
+    return f"{what}{value} of [{ends}]"
 
 
 def _asked(row: dict[str, Any]) -> str:

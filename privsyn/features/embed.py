@@ -92,6 +92,7 @@ class Whitening:
 
 
 EMBEDDINGS: dict[str, Embedding] = {"pixels": pixels, "lite0-mid": lite0_mid}
+CHEAP = frozenset({"pixels"})  # as quick to compute as to look up
 
 
 def _mid_features(network: EfficientNet, images: Images) -> Floats:
@@ -123,7 +124,7 @@ def _lite0() -> EfficientNet:
 
 
 def _for_inference(network: EfficientNet) -> EfficientNet:
-    """Fold batch norms into convolutions and lay channels last: the same numbers, 2-3 times as fast."""
+    """Fold batch norms and paddings into convolutions, channels last: the same numbers, 3-4 times as fast."""
     pairs = [(network, "_conv_stem", "_bn0")]
     for block in network._blocks:
         expand = [(block, "_expand_conv", "_bn0")] if block._block_args.expand_ratio != 1 else []
@@ -132,4 +133,10 @@ def _for_inference(network: EfficientNet) -> EfficientNet:
         fused = fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm))
         setattr(module, convolution, fused)
         setattr(module, norm, nn.Identity())
+    for module in network.modules():
+        left, right, top, bottom = getattr(getattr(module, "static_padding", None), "padding", (0,) * 4)
+        if left == right == top == bottom > 0:  # others stay: a convolution pads both sides alike
+            module.padding, module.static_padding = (left, left), nn.Identity()
+        if isinstance(module, nn.ReLU6):
+            module.inplace = True
     return network.to(memory_format=torch.channels_last)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from privsyn.cohort.cohort import Cohort, Part, load_cohort, prepare
 from privsyn.study import init
@@ -29,3 +30,29 @@ def blends(part: Part, count: int, generator: np.random.Generator) -> tuple[np.n
         images.append(np.round((part.images[first].astype(float) + part.images[second]) / 2))
         labels.append(label)
     return np.stack(images).astype(np.uint8), np.array(labels)
+
+
+def digits_and_fresh(folder: Path, size: int = 1200) -> tuple[Cohort, np.ndarray, np.ndarray]:
+    """A cohort of the first 1,200 of the shuffled digits, and the images and labels of the other 597.
+
+    The latter are an honest set: real images of people that the cohort knows nothing of.
+    """
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
+    order = np.random.default_rng(0).permutation(len(images))
+    images, labels = images[order], digits.target[order].astype(np.int64)
+    np.savez(folder / "digits.npz", images=images[:size], labels=labels[:size])
+    cohort = make_cohort(folder / "study", "digits", folder / "digits.npz", folder / "home")
+    return cohort, images[size:], labels[size:]
+
+
+def few_chests(file: Path, shared_data: Path, count: int) -> Path:
+    """An .npz with so many images of PneumoniaMNIST."""
+    with np.load(shared_data / "pneumoniamnist.npz") as of:
+        images, labels = (
+            np.concatenate([of[f"{split}_{kind}"] for split in ("train", "val", "test")])
+            for kind in ("images", "labels")
+        )
+    rows = np.random.default_rng(0).permutation(len(images))[:count]
+    np.savez(file, images=images[rows], labels=labels[rows].ravel())
+    return file

@@ -1,0 +1,136 @@
+"""Does the model fit its training patients better than models of the same recipe without them do?
+
+Threat: shadow models. Each is trained by the recipe of the model under audit on a random half of train and
+holdout together, so that both sides are treated alike, and the two standard attacks compare with them:
+LiRA and RMIA (`privsyn.audit.shadows`), on the loss over the grid of `membership-model`; one score per
+patient.
+
+The positive control is a copy of a shadow that was over-fitted on a few patients it had not seen. (A shadow
+as it is would not do: of an honest recipe nobody can tell its members either, and no audit of an honest model
+would be conclusive.) In the negative control a shadow is attacked for train against holdout among those
+whom it never saw.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privsyn.audit.contract import Evidence, Finding, Settings, Shadows
+from privsyn.audit.denoising_attacks import loss_grid
+from privsyn.audit.examined import (
+    FEWEST_OVERFIT,
+    OVERFIT_PATIENTS,
+    OVERFIT_STEPS,
+    Inquiry,
+    People,
+    Scores,
+    person_scores,
+)
+from privsyn.audit.membership import Attacks, Question, Sides, Trial, findings, not_applicable
+from privsyn.audit.shadows import lira, random_halves, rmia
+from privsyn.diffusion.model import DiffusionModel
+
+NAME, VERSION = "membership-shadow", "1"
+
+Flags = NDArray[np.bool_]
+
+
+def run(evidence: Evidence, settings: Settings) -> list[Finding]:
+    """AUC and TPR of the stronger attack, train against holdout."""
+    if evidence.model is None:
+        return not_applicable(NAME, VERSION, "shadow", "the set comes without its model")
+    if evidence.shadows is None:
+        return not_applicable(NAME, VERSION, "shadow", "shadow models are dear: ask with --shadows N")
+    inquiry = Inquiry(evidence, evidence.model, settings)
+    panel = _Panel(inquiry, evidence.shadows, settings)
+    question = Question(
+        audit=NAME,
+        version=VERSION,
+        threat="shadow",
+        n=inquiry.sizes() | {"shadow_models": evidence.shadows.count},
+        positive=lambda *_: panel.overfitted(),
+        negative=panel.never_seen(),
+        blind=evidence.alike(settings.control_level),
+    )
+    return findings(panel.attacks(), question, settings)
+
+
+class _Panel:
+    """The shadows' scores of the people of train and holdout; the models themselves are gone.
+
+    Attributes:
+        is_member: (k,) in train.
+        inside: (N, k) who trained which shadow; 1 is the complement of 0.
+        fits: (N, k) scores under the shadows; `target` (k,) under the model, `copy` under the over-fitted
+            copy, if there is one.
+        fitted: (k,) on whom the copy of shadow 0 was over-fitted.
+    """
+
+    def __init__(self, inquiry: Inquiry, shadows: Shadows, settings: Settings) -> None:
+        evidence, train, holdout = inquiry.evidence, inquiry.people["train"], inquiry.people["holdout"]
+        self.inquiry, self.shadows = inquiry, shadows
+        self.crowd = train.beside(holdout)
+        self.is_member = np.arange(len(self.crowd)) < len(train)
+        generator = evidence.generator(NAME, settings)
+        self.halves = random_halves(evidence.population.strata, shadows.count, generator)
+        self.seeds = generator.integers(2**31, size=shadows.count).tolist()
+        self.inside = self.halves[:, self.crowd.unit]
+        outside = np.flatnonzero(~self.inside[0])
+        few = generator.permutation(outside)[: min(OVERFIT_PATIENTS, len(outside) // 2)]
+        self.fitted = np.isin(np.arange(len(self.crowd)), few)
+        found = evidence.kept(f"{shadows.count} shadow models, seed {settings.seed}", self._train_and_score)
+        self.fits, self.target, self.copy = found["fits"], found["target"], found.get("copy")
+
+    def attacks(self) -> Attacks:
+        """The model, attacked with all shadows."""
+        return _sides(self.target, self.fits, self.inside, members=self.is_member, nonmembers=~self.is_member)
+
+    def overfitted(self) -> Trial | None:
+        """A copy of shadow 0, over-fitted on a few patients, attacked with the shadows but 0 and 1."""
+        if self.copy is None:
+            return None
+        others = ~self.inside[0] & ~self.fitted
+        attacks = _sides(self.copy, self.fits[2:], self.inside[2:], members=self.fitted, nonmembers=others)
+        return Trial(attacks, f"a copy of a shadow over-fitted on {self.fitted.sum()} patients")
+
+    def never_seen(self) -> Trial:
+        """Shadow 0, attacked in the same way for who is in train, among those whom it never saw."""
+        there = ~self.inside[0]
+        attacks = _sides(
+            self.fits[0],
+            self.fits[2:],
+            self.inside[2:],
+            members=there & self.is_member,
+            nonmembers=there & ~self.is_member,
+        )
+        what = f"train against holdout among {there.sum()} patients whom the attacked shadow never saw"
+        return Trial(attacks, what)
+
+    def _train_and_score(self) -> dict[str, Scores]:
+        """Shadows are trained one after the other; what is kept of each are scores."""
+        evidence, model = self.inquiry.evidence, self.inquiry.model
+        population = evidence.population
+        found, fits = {"target": self._fit(model, self.crowd)}, []
+        with evidence.progress.stage("shadow models", self.shadows.count) as advance:
+            for number, (half, seed) in enumerate(zip(self.halves, self.seeds, strict=True)):
+                shadow = self.shadows.train(population.rows[half[population.unit]], seed=seed)
+                fits.append(self._fit(shadow, self.crowd))
+                if number == 0 and evidence.fine_tune is not None and self.fitted.sum() >= FEWEST_OVERFIT:
+                    some = self.crowd.only(self.fitted)
+                    copy = evidence.fine_tune(
+                        shadow, some.images, some.labels, steps=OVERFIT_STEPS, seed=self.inquiry.seed
+                    )
+                    found["copy"] = self._fit(copy, self.crowd)
+                advance()
+        return found | {"fits": np.stack(fits)}
+
+    def _fit(self, model: DiffusionModel, people: People) -> Scores:
+        attacks = {"loss-grid": loss_grid}
+        return person_scores(self.inquiry.evidence, model, people, self.inquiry.grid, attacks)["loss-grid"]
+
+
+def _sides(target: Scores, fits: Scores, inside: Flags, *, members: Flags, nonmembers: Flags) -> Attacks:
+    """Both attacks; everybody who is asked about is compared with everybody."""
+    scores = {"lira": lira(target, fits, inside), "rmia": rmia(target, fits)}
+    return {name: Sides(each[members], each[nonmembers]) for name, each in scores.items()}

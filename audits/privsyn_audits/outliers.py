@@ -1,0 +1,209 @@
+"""The worst cases: isolated patients, rare classes, and many copies of one patient.
+
+Threat: synthetic set only. An average can hide that a generator copies just those few patients who are like
+nobody else. So the test of `privsyn.audit.exposure` is asked again about groups of patients, chosen without
+knowing who is in train, and two things are reported for the internal reader: the patient who is exposed by
+the most images, and a table of the most exposed training patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
+from privsyn.audit.exposure import ExposureTest, Matches, Space
+from privsyn.features.neighbours import nearest
+
+NAME, VERSION = "outliers", "1"
+REPRESENTATIONS = ("pixels", "lite0-mid")
+ISOLATED = 0.1  # share of the patients who are called isolated (choice)
+NEIGHBOUR = 5  # whose distance says how isolated an image is; more robust than the first
+RARE = 0.1  # a class with a smaller share of the patients is rare (choice)
+FEWEST = 10  # training patients in a group; fewer can never be shown to be copied
+NATURAL = 0.99  # quantile of the test patients' exposure above which an image exposes somebody
+MOST_BY_CHANCE = 3  # images of test patients that may expose one and the same patient
+SAMPLED = 20  # training patients of whom copies are tried
+TABLE = 50
+
+Units = NDArray[np.int64]
+Group = NDArray[np.bool_]
+
+
+def run(evidence: Evidence, settings: Settings) -> list[Finding]:
+    """Copied patients in every group, and the most images that expose one training patient."""
+    spaces = [Space.of(name, evidence) for name in REPRESENTATIONS]
+    everybody = ExposureTest(evidence, spaces, evidence.generator(NAME, settings))
+    groups = {"isolated": isolated(spaces[1])} | rare_classes(evidence)
+    level = settings.alpha / len(groups)
+    copied = [_copied(everybody, name, group, settings, level) for name, group in groups.items()]
+    return [*copied, _most_copies(everybody)]
+
+
+def isolated(space: Space) -> Group:
+    """(units,) the tenth of all units whose images lie farthest from those of others (median over images)."""
+    (shelf,) = space.shelves
+    own = min(int(np.bincount(shelf.units).max()), 64)
+    found = nearest(shelf.rows, shelf.rows, NEIGHBOUR + own)
+    foreign = np.where(shelf.units[found.indices] == shelf.units[:, None], np.inf, found.distances)
+    distance = np.sort(foreign, axis=1)[:, :NEIGHBOUR][:, -1]
+    distance = np.where(np.isfinite(distance), distance, found.distances[:, -1])
+    of_unit = pd.Series(distance).groupby(shelf.units).median().to_numpy()
+    far: Group = of_unit >= np.quantile(of_unit, 1 - ISOLATED)
+    return far
+
+
+def rare_classes(evidence: Evidence) -> dict[str, Group]:
+    """The units of every class with less than a tenth of the units; a unit's class is its commonest label."""
+    strata = evidence.population.strata
+    labels, counts = np.unique(strata, return_counts=True)
+    rare = labels[counts < RARE * len(strata)]
+    return {f"rare class {evidence.cohort.classes[label]}": strata == label for label in rare}
+
+
+def _copied(everybody: ExposureTest, name: str, group: Group, settings: Settings, level: float) -> Finding:
+    """How many training patients of a group are exposed because they were trained on."""
+    population = everybody.evidence.population
+    sizes = {"group_train_patients": int((group & population.is_member).sum())}
+    sizes["group_holdout_patients"] = int((group & ~population.is_member).sum())
+    known = {"statistic": "copied-patients", "scope": {"group": name}, "baseline": 0.0}
+    known["n"] = everybody.evidence.sizes() | sizes
+    if min(sizes["group_train_patients"], 10 * sizes["group_holdout_patients"]) < FEWEST:
+        reason = f"the group has {sizes['group_train_patients']} training patients"
+        reason += f" and {sizes['group_holdout_patients']} held-out ones: too few to tell"
+        return _finding(**known, conclusive=False, reason=reason)
+    judged = everybody.among(group)
+    controls, power, reason = judged.controls(settings.model_copy(update={"alpha": level}))
+    test, found = judged.test, judged.found
+    return _finding(
+        **known,
+        value=test.excess(found),
+        interval=(test.lower_bound(found, level), test.upper_bound(found, level)),
+        confidence=1 - 2 * level,
+        controls=controls,
+        power=power,
+        conclusive=not reason,
+        reason=reason,
+        details={"p_value": test.p_value(found), "pairs": judged.pairs()},
+    )
+
+
+def _most_copies(test: ExposureTest) -> Finding:
+    """The largest number of images that expose one training patient: a number, with no interval.
+
+    Exchangeability cannot judge it: whoever stands out, they were in train with the probability l / (l + n)
+    anyway. A test would have to assume that an honest generator's images are independent, which one that
+    repeats itself is not.
+    """
+    is_member = test.evidence.population.is_member
+    limits = [float(np.quantile(fresh.exposure, NATURAL)) for fresh in test.fresh]
+    counts = images_per_unit(test.synthetic, limits, len(is_member))
+    by_chance = int(images_per_unit(test.fresh, limits, len(is_member)).max())
+    needed = _copies_needed(test, limits, by_chance)
+    smallest = _for_four_of_five(needed)
+    passed = smallest is not None
+    controls = Controls(
+        positive=_outnumbers(needed, smallest),
+        negative=Control(
+            passed=by_chance <= MOST_BY_CHANCE,
+            description=f"of test images in place of the set at most {by_chance} expose one patient",
+        ),
+    )
+    conclusive = passed and by_chance <= MOST_BY_CHANCE
+    return _finding(
+        statistic="most-copies-of-one-patient",
+        value=float(counts[is_member].max()),
+        baseline=float(by_chance),
+        n=test.evidence.sizes(),
+        controls=controls,
+        power=_power(smallest),
+        conclusive=conclusive,
+        reason="" if conclusive else "a control failed: the count says nothing here",
+        details={"holdout": int(counts[~is_member].max()), "patients": exposure_table(test, limits, counts)},
+    )
+
+
+def images_per_unit(matches: Sequence[Matches], limits: Sequence[float], units: int) -> Units:
+    """(units,) how many images expose each unit beyond the limit of at least one space."""
+    exposed = [
+        np.stack([np.nonzero(found.exposure > limit)[0], found.unit[found.exposure > limit]])
+        for found, limit in zip(matches, limits, strict=True)
+    ]
+    pairs = np.unique(np.hstack(exposed), axis=1)
+    return np.bincount(pairs[1], minlength=units)
+
+
+def exposure_table(test: ExposureTest, limits: Sequence[float], counts: Units) -> list[JsonValue]:
+    """The most exposed training patients, in multiples of what is natural: rows of the cohort, no names."""
+    population = test.evidence.population
+    best = np.stack(
+        [
+            each.per_unit(len(counts)) / max(limit, 1e-9)
+            for each, limit in zip(test.synthetic, limits, strict=True)
+        ]
+    )
+    exposure, space = best.max(axis=0), best.argmax(axis=0)
+    order = np.argsort(-exposure, kind="stable")
+    order = order[population.is_member[order] & np.isfinite(exposure[order])][:TABLE]
+    return [
+        {
+            "row": _nearest_row(test, int(space[unit]), int(unit)),
+            "exposure": float(exposure[unit]),
+            "images": int(counts[unit]),
+            "representation": test.spaces[space[unit]].name,
+        }
+        for unit in order
+    ]
+
+
+def _nearest_row(test: ExposureTest, space: int, unit: int) -> int:
+    """The row of the cohort that shows this unit in the image that exposes it most."""
+    found = test.synthetic[space]
+    place = np.where(found.unit == unit, found.exposure, -np.inf).argmax()
+    return int(test.evidence.population.rows[found.index.flat[place]])
+
+
+def _copies_needed(test: ExposureTest, limits: Sequence[float], by_chance: int) -> NDArray[np.float64]:
+    """(k,) for some training patients, how many copies of each alone outnumber chance; inf: never."""
+    train, unit = test.evidence.train, test.evidence.population.unit
+    ways = len(test.leak.ways)
+    rows = test.generator.permutation(np.flatnonzero(~pd.Series(train.patients).duplicated()))[:SAMPLED]
+    found = test.match(test.leak.plant(np.repeat(train.images[rows], ways, axis=0)))
+    hit = np.zeros((len(rows), ways), np.bool_)
+    for matches, limit in zip(found, limits, strict=True):
+        right = (matches.unit == np.repeat(unit[rows], ways)[:, None]) & (matches.exposure > limit)
+        hit |= right.any(axis=1).reshape(hit.shape)
+    seen = hit.mean(axis=1)
+    needed: NDArray[np.float64] = np.divide(by_chance, seen, out=np.full(len(seen), np.inf), where=seen > 0)
+    return np.floor(needed) + 1
+
+
+def _for_four_of_five(needed: NDArray[np.float64]) -> int | None:
+    enough = np.sort(needed)[int(np.ceil(0.8 * len(needed))) - 1]
+    return int(enough) if np.isfinite(enough) else None
+
+
+def _outnumbers(needed: NDArray[np.float64], smallest: int | None) -> Control | None:
+    """Twice the smallest number of copies must stand out."""
+    if smallest is None:
+        return None
+    seen = int((needed <= 2 * smallest).sum())
+    what = f"{2 * smallest} lightly disturbed copies of one patient stand out for {seen} of {len(needed)}"
+    return Control(passed=seen >= 0.8 * len(needed), description=what)
+
+
+def _power(smallest: int | None) -> Power:
+    if smallest is None:
+        return Power(smallest_leak=None, description="copies of one patient do not stand out")
+    return Power(
+        smallest_leak=float(smallest),
+        description=f"{smallest} lightly disturbed copies of one patient outnumber chance for 80 % of them",
+    )
+
+
+def _finding(**known: object) -> Finding:
+    return Finding.model_validate({"audit": NAME, "version": VERSION, "threat": "synthetic-only"} | known)

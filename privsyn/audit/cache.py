@@ -1,0 +1,88 @@
+"""What audits computed before, by content: a second policy on the same set costs seconds.
+
+It lies in the cohort's own folder, which never leaves: embeddings and scores are un-noised statistics of real
+patients, as internal as the images that they come from, and go when the cohort goes. Nothing in it decides
+by itself; whoever can write there can write the cohort.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from privsyn.files import json_digest, whole_file
+
+FOLDER = "audit-cache"  # within a cohort
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Cache:
+    """Arrays by name, in memory and, where there is a folder that can be written to, on disk.
+
+    Args:
+        folder: None keeps them in memory alone.
+        about: digests of all that every array depends on, such as cohort and model.
+    """
+
+    def __init__(self, folder: Path | None, about: Mapping[str, str | None]) -> None:
+        self.folder, self.about = folder, dict(about)
+        self._arrays: dict[str, Arrays] = {}
+
+    def arrays(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
+        """What was computed under this name, or is now."""
+        if name not in self._arrays:
+            found = self.read(name)
+            if found is None:
+                found = compute()
+                self.write(name, found)
+            self._arrays[name] = found
+        return self._arrays[name]
+
+    def write(self, name: str, arrays: Arrays) -> None:
+        """Keep arrays on disk; a folder that cannot be written to is no fault."""
+        if self.folder is None:
+            return
+        try:
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            with whole_file(self._file(name)) as partial:
+                save_file({key: np.ascontiguousarray(value) for key, value in arrays.items()}, partial)
+        except OSError:
+            self.folder = None
+
+    def read(self, name: str) -> Arrays | None:
+        """What lies on disk; a file that cannot be read counts as absent."""
+        if self.folder is None:
+            return None
+        try:
+            return dict(load_file(self._file(name)))
+        except (OSError, SafetensorError):
+            return None
+
+    def _file(self, name: str) -> Path:
+        assert self.folder is not None
+        key = json_digest({"name": name, "code": code_digest(), **self.about})
+        return self.folder / f"{key}.safetensors"
+
+
+@cache
+def code_digest() -> str:
+    """sha256 (hex) of the source of privsyn and of its own audits: other code may compute other numbers."""
+    sources = sorted(
+        file
+        for package in ("privsyn", "privsyn_audits")
+        if (spec := find_spec(package)) is not None
+        for folder in spec.submodule_search_locations or ()
+        for file in Path(folder).rglob("*.py")
+    )
+    digests = (hashlib.sha256(file.read_bytes()).digest() for file in sources)
+    return hashlib.sha256(b"".join(digests)).hexdigest()
