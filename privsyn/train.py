@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import secrets
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,9 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from privsyn import ledger
 from privsyn.canaries import Canaries, plant, planted, with_canaries
@@ -33,12 +29,10 @@ from privsyn.checkpoint import (
 )
 from privsyn.cohort.cohort import Cohort, Part, load_cohort
 from privsyn.diagnosis import Watch
-from privsyn.diffusion.batches import rows_of_step
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp import accounting
 from privsyn.dp.claim import NEIGHBOURING, claim, delta_of
 from privsyn.dp.clipping import StepFacts
-from privsyn.dp.generators import CPU, keyed_generator
 from privsyn.dp.layers import check_supported
 from privsyn.dp.marks import MarkScores
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError, StudyError
@@ -46,7 +40,7 @@ from privsyn.files import file_digest, whole_folder, write_json, write_text
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
 from privsyn.recipe import Train as TrainSettings
-from privsyn.steps import plain_steps, private_steps, step_on_images
+from privsyn.steps import plain_steps, private_steps
 from privsyn.study import Study, as_study
 from privsyn.warmup import queries, warm_up
 
@@ -103,11 +97,11 @@ def train(
     if state.step == 0 and queries(state.recipe):
         # without canaries: they would spoil the moments, and no score looks at them
         warm_up(study.central_images, training, state, cohort.part("train"), progress)
-    state = _run(study, training, state, cohort.part("train"), _planted(study, state), progress)
+    state = run_steps(study, training, state, cohort.part("train"), _planted(study, state), progress)
     return _finish(study, cohort, state)
 
 
-def _run(
+def run_steps(
     study: Study, training: Training, state: State, part: Part, canaries: Canaries | None, progress: Progress
 ) -> State:
     """The loop. Returns the state after the last step, which is also the newest checkpoint."""
@@ -165,88 +159,6 @@ def _check_finite(model: DiffusionModel, done: int) -> None:
             f"the weights are no longer finite at step {done}: lower train.learning_rate and train anew with "
             "--force"
         )
-
-
-def finetune(
-    model: DiffusionModel,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    *,
-    steps: int,
-    learning_rate: float = 1e-3,
-    seed: int,
-    batch_size: int = 64,
-) -> DiffusionModel:
-    """A copy of the model, trained further on these images with plain Adam and WITHOUT privacy.
-
-    For audits: a model that is known to have memorised is their positive control.
-
-    Args:
-        images: (n, H, W, C) uint8.
-        labels: (n,).
-        seed: of batches, timesteps and noise; the same seed gives the same copy.
-
-    Returns:
-        The copy, in eval mode; `model` is left as it was.
-    """
-    trained = copy.deepcopy(model).train().requires_grad_(True)
-    device = next(trained.parameters()).device
-    optimizer = torch.optim.Adam(trained.parameters(), lr=learning_rate)
-    for step in range(steps):
-        step_on_images(
-            trained,
-            optimizer,
-            images,
-            labels,
-            rows_of_step(len(labels), min(batch_size, len(labels)), step, seed),
-            draws=keyed_generator(device, "finetune", seed, step),
-            dropout=keyed_generator(CPU, "finetune", seed, step, "dropout"),
-        )
-    return trained.eval().requires_grad_(False)
-
-
-def train_shadow(
-    recipe: Recipe,
-    cohort: Cohort,
-    rows: NDArray[np.int64],
-    *,
-    seed: int,
-    root: Path = Path(),
-    progress: Progress = SILENT,
-) -> DiffusionModel:
-    """A model trained by the same recipe on other rows of the cohort, for audits: INTERNAL.
-
-    It lives in memory and, while it trains, in a temporary folder. With DP it trains with the same noise, so
-    that it is what the model under audit might have been. The ledger is not told: nothing of a shadow is
-    released, and what an audit says of real patients is not DP with or without it.
-
-    Args:
-        rows: (n,) of the cohort, of any part.
-        seed: of weights and batches; without DP the same seed gives the same model.
-        root: the study folder, where `train.init_from` begins.
-
-    Returns:
-        The moving average, in eval mode on the CPU.
-    """
-    recipe = recipe.with_settings(
-        [f"seed={seed}", "train.canaries=0", f"train.checkpoint_every={recipe.train.steps}"]
-    )
-    records = cohort.records.iloc[rows]
-    part = Part(
-        cohort.images[rows], records["label"].to_numpy(np.int64), records["patient"].to_numpy(np.str_), rows
-    )
-    training, initial = fresh_training(recipe, device_of(recipe)), recipe.train.init_from
-    if initial is not None:
-        start_from(root / initial, training, recipe.train)
-    history = (*queries(recipe), planned_mechanism(recipe)) if recipe.privacy.dp else ()
-    state = State(0, recipe, cohort.digest, history, reference="")
-    with tempfile.TemporaryDirectory(prefix="privsyn-shadow-") as folder:
-        study = Study(Path(folder))
-        study.model.mkdir()
-        if queries(recipe):
-            warm_up(study.central_images, training, state, part, progress)
-        _run(study, training, state, part, None, progress)
-    return training.ema.cpu()
 
 
 def rate_of_step(step: int, settings: TrainSettings) -> float:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from digits_study import KillAt, Killed, copied, prepared, weights
 
+from privsyn.adversary import finetune
 from privsyn.checkpoint import load_model
 from privsyn.cohort.cohort import load_cohort, prepare
 from privsyn.diffusion.model import to_float
@@ -18,7 +19,7 @@ from privsyn.errors import CheckpointError, RecipeError, StudyError
 from privsyn.files import read_json, tree_digests
 from privsyn.recipe import Train
 from privsyn.study import Study, init
-from privsyn.train import ema_decay, finetune, rate_of_step, train
+from privsyn.train import ema_decay, rate_of_step, train
 
 SHORT = ("train.steps=12", "train.checkpoint_every=5", "train.warmup_steps=3")
 DP = ("privacy.dp=true", "privacy.epsilon=1.0", "privacy.delta=1e-3")

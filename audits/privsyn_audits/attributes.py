@@ -216,9 +216,7 @@ def _hits(right: NDArray[np.bool_]) -> Hits:
 def _power(smallest: int | None, members: int) -> Power:
     if smallest is None:
         return Power(smallest_leak=None, description="no number of copies in the set is found reliably")
-    text = (
-        f"copies of {smallest} patients, of whom the set tells nothing yet, are found in 80 % of trials"
-    )
+    text = f"copies of {smallest} patients, of whom the set tells nothing yet, are found in 80 % of trials"
     return Power(smallest_leak=smallest / members, description=text)
 
 

@@ -2,9 +2,9 @@
 
 Threat: model access. Six attacks from the literature, on one grid of noise levels and noises
 (`privsyn.audit.denoising_attacks`); one score per patient. What is judged is the margin of the score above
-what never-trained patients of the same looks have (`privsyn.audit.calibration`): on over-trained models it
-beat the score itself in nearly every attack (docs/audits.md), and judging both would double the family for
-little. The strongest of the six is reported, corrected for all.
+what never-trained patients of the same looks have (`privsyn.audit.calibration`): on the one over-trained toy
+where both were measured it beat the score itself in five attacks of six (docs/audits.md), and judging both
+would double the family for little. The strongest of the six is reported, corrected for all.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import privsyn
+from privsyn.adversary import finetune, train_shadow
 from privsyn.audit.cache import FOLDER, Cache
 from privsyn.audit.contract import Audit, CanaryRecord, Evidence, Finding, Settings, Shadows
 from privsyn.audit.policy import Policy, judge, load_policy
@@ -27,7 +28,6 @@ from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe, find_shipped, nearest
 from privsyn.study import Study, as_study
 from privsyn.synthetic import SyntheticSet, read_synthetic
-from privsyn.train import finetune, train_shadow
 
 GROUP = "privsyn.audits"
 SHADOW_AUDIT = "membership-shadow"

@@ -32,6 +32,20 @@ def blends(part: Part, count: int, generator: np.random.Generator) -> tuple[np.n
     return np.stack(images).astype(np.uint8), np.array(labels)
 
 
+def chest_and_fresh(folder: Path, source: Path, size: int = 3000) -> tuple[Cohort, np.ndarray, np.ndarray]:
+    """A cohort of 3,000 shuffled chest X-rays, and the images and labels of the others: an honest set."""
+    with np.load(source) as arrays:
+        images, labels = (
+            np.concatenate([arrays[f"{part}_{kind}"] for part in ("train", "val", "test")])
+            for kind in ("images", "labels")
+        )
+    order = np.random.default_rng(0).permutation(len(images))
+    images, labels = images[order][..., np.newaxis], labels[order].ravel().astype(np.int64)
+    np.savez(folder / "chest.npz", images=images[:size], labels=labels[:size])
+    cohort = make_cohort(folder / "study", "chest-xray-28", folder / "chest.npz", folder / "home")
+    return cohort, images[size:], labels[size:]
+
+
 def digits_and_fresh(folder: Path, size: int = 1200) -> tuple[Cohort, np.ndarray, np.ndarray]:
     """A cohort of the first 1,200 of the shuffled digits, and the images and labels of the other 597.
 
