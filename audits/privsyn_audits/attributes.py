@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
 from privsyn.audit.plant import LIGHT
 from privsyn.audit.rates import Hits, exact_p_value, residual_risk, risk_interval
-from privsyn.features.embed import Floats, Images, Whitening
+from privsyn.features.embed import Floats, Images
 from privsyn.features.neighbours import nearest
 
 NAME, VERSION = "attributes", "1"
 ATTRIBUTES = ("label", "masked half")
 POOL = 1024  # planted copies prepared; the positive control cannot be larger
 TRIALS = 50  # per leak size, for the power statement
+TOO_SMALL = "the set or the cohort is too small: not even the largest planted leak is found reliably"
 LUCKY = 0.05  # share of `test` patients whose half is guessed as well as counts for a success
 
 
@@ -46,21 +47,21 @@ def _finding(attribute: str, attack: _Attack, settings: Settings) -> Finding:
     right = {part: attack.right(attribute, part, attack.known) for part in ("train", "holdout")}
     members, others = (_hits(each) for each in right.values())
     confidence = 1 - 2 * level
-    rates = {part: _hits(each).rate(confidence) for part, each in right.items()}
+    attacked, control = members.rate(confidence), others.rate(confidence)
     leak = _Planted.of(attack, attribute, right["train"], right["holdout"])
     smallest = leak.smallest(level)
     controls = Controls(
         positive=leak.found(smallest, settings.control_level),
         negative=attack.placebo(right["holdout"], settings.control_level),
     )
-    reason = _why_inconclusive(controls)
+    reason = controls.fault(TOO_SMALL)
     return Finding(
         audit=NAME,
         version=VERSION,
         threat="synthetic-only",
         statistic="risk",
         scope={"attribute": attribute},
-        value=residual_risk(rates["train"], rates["holdout"]).value,
+        value=residual_risk(attacked, control).value,
         interval=risk_interval(members, others, level),
         confidence=confidence,
         n={"train_patients": members.attempts, "holdout_patients": others.attempts},
@@ -70,8 +71,8 @@ def _finding(attribute: str, attack: _Attack, settings: Settings) -> Finding:
         conclusive=not reason,
         reason=reason,
         details={
-            "attack": list(rates["train"].interval),
-            "control": list(rates["holdout"].interval),
+            "attack": list(attacked.interval),
+            "control": list(control.interval),
             "guessing": attack.guessing(attribute),
         },
     )
@@ -117,21 +118,15 @@ class _Attack:
         )
 
     @cached_property
-    def _whitening(self) -> Whitening:
-        return Whitening.fit(self.evidence.embedding("lite0-mid", self.evidence.test.images))
-
-    @cached_property
     def _lucky(self) -> float:
         """The error below which so few `test` patients' halves are guessed from the set under audit."""
         return float(np.quantile(_errors(self.targets["test"].images, self.known.images), LUCKY))
 
     def _guessed_labels(self, targets: Targets, known: Targets) -> NDArray[np.int64]:
-        query, there = (self._embed(each.images) for each in (targets, known))
+        embed = self.evidence.representation("lite0-mid")
+        query, there = (embed(each.images) for each in (targets, known))
         labels: NDArray[np.int64] = known.labels[nearest(query, there, 1).indices[:, 0]]
         return labels
-
-    def _embed(self, images: Images) -> Floats:
-        return self._whitening(self.evidence.embedding("lite0-mid", images))
 
     def _one_each(self, part: str) -> Targets:
         side = getattr(self.evidence, part)
@@ -218,12 +213,3 @@ def _power(smallest: int | None, members: int) -> Power:
         return Power(smallest_leak=None, description="no number of copies in the set is found reliably")
     text = f"copies of {smallest} patients, of whom the set tells nothing yet, are found in 80 % of trials"
     return Power(smallest_leak=smallest / members, description=text)
-
-
-def _why_inconclusive(controls: Controls) -> str:
-    if controls.positive is None:
-        return "the set or the cohort is too small: not even the largest planted leak is found reliably"
-    for control in (controls.positive, controls.negative):
-        if control is not None and not control.passed:
-            return f"control failed: {control.description}"
-    return ""

@@ -14,8 +14,7 @@ from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, 
 from privsyn.audit.membership import Auc, Sides
 
 NAME, VERSION = "blind-baseline", "1"
-
-
+TOO_SMALL = "the cohort is too small: not even the strongest selection of patients is found reliably"
 STRENGTHS = (0.525, 0.55, 0.575, 0.6, 0.65, 0.7, 0.8)  # AUC of the planted selection
 TRIALS = 20  # per strength, for the power statement
 
@@ -29,7 +28,7 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
         positive=trials.planted(smallest, settings.control_level),
         negative=trials.redrawn(settings.control_level),
     )
-    reason = _why_inconclusive(controls)
+    reason = controls.fault(TOO_SMALL)
     return [
         Finding(
             audit=NAME,
@@ -96,12 +95,3 @@ def _power(smallest: float | None) -> Power:
         )
     text = f"patients selected by one component of their looks with an AUC of {smallest:g} are told in 80 %"
     return Power(smallest_leak=smallest, description=f"{text} of trials")
-
-
-def _why_inconclusive(controls: Controls) -> str:
-    if controls.positive is None:
-        return "the cohort is too small: not even the strongest selection of patients is found reliably"
-    for control in (controls.positive, controls.negative):
-        if control is not None and not control.passed:
-            return f"control failed: {control.description}"
-    return ""

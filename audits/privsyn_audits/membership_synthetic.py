@@ -32,7 +32,7 @@ from sklearn.preprocessing import StandardScaler
 from privsyn.audit.contract import Evidence, Finding, Settings
 from privsyn.audit.membership import Attacks, Question, Sides, Statistic, Trial, findings
 from privsyn.audit.plant import LIGHT
-from privsyn.features.embed import Floats, Images, Whitening
+from privsyn.features.embed import Floats, Images
 from privsyn.features.neighbours import nearest
 
 NAME, VERSION = "membership-synthetic", "1"
@@ -97,8 +97,7 @@ class _Attacker:
     def planted(self, statistic: Statistic, smallest: float, generator: np.random.Generator) -> Trial | None:
         """The attacks on the set with copies planted of twice as many patients as are seen."""
         train, synthetic = self.evidence.train, self.evidence.synthetic
-        gain = 2 if statistic.name == "auc" else 1  # a share s of copied members adds s / 2 to the AUC
-        wanted = int(np.ceil(2 * gain * (smallest - statistic.baseline) * len(np.unique(train.patients))))
+        wanted = int(np.ceil(2 * statistic.given_away(smallest) * len(np.unique(train.patients))))
         size = min(wanted, len(train.images), len(synthetic.images))
         rows = generator.choice(len(train.images), size, replace=False)
         places = generator.choice(len(synthetic.images), size, replace=False)
@@ -131,17 +130,7 @@ class _View:
 
     @classmethod
     def of(cls, name: str, evidence: Evidence) -> _View:
-        def plain(images: Images) -> Floats:
-            return evidence.embedding(name, images)
-
-        embed = plain
-        if name == "lite0-mid":
-            whitening = Whitening.fit(plain(evidence.test.images))
-
-            def embed(images: Images) -> Floats:
-                return whitening(plain(images))
-
-        test = evidence.test.images
+        embed, test = evidence.representation(name), evidence.test.images
         return cls(name, embed, embed(evidence.population.images), embed(test), embed(test[:, :, ::-1]))
 
     def nearer(self, rows: Floats, turned: Floats) -> Scores:
@@ -150,27 +139,32 @@ class _View:
 
     def likelier(self, rows: Floats) -> Scores:
         """log density under the set minus that under the references."""
-        under = [
-            stats.gaussian_kde(self._few(side).T).logpdf(self._few(self.rows).T)
-            for side in (rows, self.references)
-        ]
-        ratio: Scores = under[0] - under[1]
-        return ratio
+        return self._log_density(rows) - self._under_references
 
     def taken_for(self, rows: Floats) -> Scores:
         """Log odds of being synthetic, by a classifier of set against references."""
-        some = [self._components(side)[:, :COMPONENTS] for side in (rows, self.references)]
+        some = [self._components(side) for side in (rows, self.references)]
         classifier = make_pipeline(
             StandardScaler(), LogisticRegression(C=0.1, max_iter=2000, class_weight="balanced")
         )
         classifier.fit(np.concatenate(some), np.repeat([1, 0], [len(side) for side in some]))
-        odds: Scores = classifier.decision_function(self._components(self.rows)[:, :COMPONENTS])
+        odds: Scores = classifier.decision_function(self._components(self.rows))
         return odds
 
     @cached_property
     def whitened(self) -> Callable[[Floats], Floats]:
         fitted = self._pca(WHITENED, whiten=True)
         return lambda rows: np.asarray(fitted.transform(rows), np.float32)
+
+    def _log_density(self, rows: Floats) -> Scores:
+        """Of the population, under kernels around these rows."""
+        around, at = (self._components(side)[:, :DENSITY_COMPONENTS].T for side in (rows, self.rows))
+        density: Scores = stats.gaussian_kde(around).logpdf(at)
+        return density
+
+    @cached_property
+    def _under_references(self) -> Scores:
+        return self._log_density(self.references)
 
     @cached_property
     def _from_references(self) -> Scores:
@@ -180,9 +174,6 @@ class _View:
     def _components(self) -> Callable[[Floats], Scores]:
         fitted = self._pca(COMPONENTS)
         return lambda rows: np.asarray(fitted.transform(rows), np.float64)
-
-    def _few(self, rows: Floats) -> Scores:
-        return self._components(rows)[:, :DENSITY_COMPONENTS]
 
     def _pca(self, components: int, whiten: bool = False) -> PCA:
         most = min(components, len(self.rows) // 2, self.rows.shape[1])

@@ -13,7 +13,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -27,7 +27,7 @@ from privsyn.canaries import Canaries
 from privsyn.cohort.cohort import Cohort, Part
 from privsyn.cohort.split import linked_groups, patient_strata
 from privsyn.diffusion.model import DiffusionModel
-from privsyn.features.embed import CHEAP, Floats, Images, embed
+from privsyn.features.embed import CHEAP, Floats, Images, Whitening, embed
 from privsyn.progress import SILENT, Progress
 from privsyn.synthetic import SyntheticSet
 
@@ -71,6 +71,15 @@ class Controls(_Frozen):
 
     positive: Control | None = None
     negative: Control | None = None
+
+    def fault(self, without: str) -> str:
+        """Why a finding is not conclusive: `without` if no leak could be planted, who failed, or ""."""
+        if self.positive is None:
+            return without
+        for control in (self.positive, self.negative):
+            if control is not None and not control.passed:
+                return f"control failed: {control.description}"
+        return ""
 
 
 class Power(_Frozen):
@@ -220,6 +229,7 @@ class Evidence:
         self.progress = progress
         self.cache = cache or Cache(None, {})
         self._embedded: dict[str, dict[bytes, Floats]] = {}
+        self._whitenings: dict[str, Whitening] = {}
         self._grown: set[str] = set()  # embeddings with rows that the cache does not have
 
     def about(self, synthetic: SyntheticSet) -> Evidence:
@@ -287,6 +297,18 @@ class Evidence:
             known.update(zip(new, rows, strict=True))
             self._grown.add(name)
         return np.stack([known[digest] for digest in digests])
+
+    def representation(self, name: str) -> Callable[[Images], Floats]:
+        """The embedding as distances are taken in it: whitened on `test` patients, who are on neither side.
+
+        What is cheap, pixels, stays as it is.
+        """
+        if name in CHEAP:
+            return partial(self.embedding, name)
+        if name not in self._whitenings:
+            self._whitenings[name] = Whitening.fit(self.embedding(name, self.test.images))
+        whitening = self._whitenings[name]
+        return lambda images: whitening(self.embedding(name, images))
 
     def keep_embeddings(self) -> None:
         """Write the embeddings of the cohort and of the set to the cache, if any are new."""

@@ -25,7 +25,7 @@ from pydantic import JsonValue
 from privsyn.audit.contract import Control, Controls, Evidence, Power, Settings
 from privsyn.audit.plant import LIGHT, Leak
 from privsyn.audit.stats import Enrichment
-from privsyn.features.embed import Floats, Images, Whitening
+from privsyn.features.embed import Floats, Images
 from privsyn.features.neighbours import nearest
 
 NEIGHBOURS = 50
@@ -113,19 +113,8 @@ class Space:
 
     @classmethod
     def of(cls, name: str, evidence: Evidence) -> Space:
-        """Pixels as they are; lite0 features whitened on test patients, who are neither side of the test."""
-
-        def plain(images: Images) -> Floats:
-            return evidence.embedding(name, images)
-
-        embed = plain
-        if name == "lite0-mid":
-            whitening = Whitening.fit(plain(evidence.test.images))
-
-            def embed(images: Images) -> Floats:
-                return whitening(plain(images))
-
-        population = evidence.population
+        """Train and holdout together, as `Evidence.representation` has them."""
+        population, embed = evidence.population, evidence.representation(name)
         everybody = np.arange(len(population.images))
         return cls(name, (Shelf(everybody, population.unit, embed(population.images), embed),))
 

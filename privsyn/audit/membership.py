@@ -58,9 +58,12 @@ class Statistic(Protocol):
     def name(self) -> str: ...
     @property
     def baseline(self) -> float: ...
+    @property
+    def needed(self) -> int: ...  # non-members without whom it cannot be measured
     def measured(self, sides: Sides) -> float: ...
     def interval(self, sides: Sides, confidence: float) -> tuple[float, float]: ...
     def smallest(self, members: int, nonmembers: int, level: float) -> float: ...
+    def given_away(self, value: float) -> float: ...  # share of members, if the others are at chance
     def p_value(self, sides: Sides) -> float: ...
     def details(self, sides: Sides, confidence: float) -> dict[str, Any]: ...
     def in_words(self, smallest: float) -> str: ...
@@ -72,6 +75,7 @@ class Auc:
 
     name: str = "auc"
     baseline: float = 0.5
+    needed: int = 0
 
     def measured(self, sides: Sides) -> float:
         return auc(sides.members, sides.nonmembers)
@@ -81,6 +85,10 @@ class Auc:
 
     def smallest(self, members: int, nonmembers: int, level: float) -> float:
         return smallest_auc(members, nonmembers, level)
+
+    def given_away(self, value: float) -> float:
+        """A share s of members who top everybody adds s / 2."""
+        return 2 * (value - self.baseline)
 
     def p_value(self, sides: Sides) -> float:
         """One-sided rank test (Mann & Whitney 1947)."""
@@ -110,7 +118,6 @@ class TprAtFpr:
 
     @property
     def needed(self) -> int:
-        """Non-members without whom this cannot be measured."""
         return round(10 / self.fpr)
 
     def measured(self, sides: Sides) -> float:
@@ -121,6 +128,9 @@ class TprAtFpr:
 
     def smallest(self, members: int, nonmembers: int, level: float) -> float:  # noqa: ARG002 - of the protocol
         return smallest_rate(members, self.fpr, level)
+
+    def given_away(self, value: float) -> float:
+        return value - self.baseline
 
     def p_value(self, sides: Sides) -> float:
         """Exact: members among the highest `fpr` of all, hypergeometric under exchangeability."""
@@ -169,7 +179,7 @@ class Question:
 def findings(attacks: Attacks, question: Question, settings: Settings) -> list[Finding]:
     """AUC and TPR at each FPR of the strongest attack; their levels add up to `settings.alpha`."""
     size = len(next(iter(attacks.values())).nonmembers)
-    measurable = [each for each in STATISTICS if size >= getattr(each, "needed", 0)]
+    measurable = [each for each in STATISTICS if size >= each.needed]
     level = settings.alpha / len(measurable)
     known = [_finding(each, attacks, question, settings, level) for each in measurable]
     return known + [_unmeasurable(each, question, size) for each in STATISTICS if each not in measurable]
@@ -227,7 +237,6 @@ def _finding(
 
 
 def _unmeasurable(statistic: Statistic, question: Question, size: int) -> Finding:
-    need = getattr(statistic, "needed", 0)
     return Finding(
         audit=question.audit,
         version=question.version,
@@ -236,7 +245,8 @@ def _unmeasurable(statistic: Statistic, question: Question, size: int) -> Findin
         n=question.n,
         baseline=statistic.baseline,
         conclusive=False,
-        reason=f"{size} holdout patients cannot measure a {statistic.baseline:.1%} FPR: {need} would do",
+        reason=f"{size} holdout patients cannot measure a {statistic.baseline:.1%} FPR: "
+        f"{statistic.needed} would do",
     )
 
 
@@ -261,9 +271,4 @@ def _negative(statistic: Statistic, trial: Trial, level: float) -> Control:
 def _why_inconclusive(controls: Controls, blind: Control) -> str:
     if not blind.passed:
         return f"train and holdout differ without any model, so membership means nothing: {blind.description}"
-    if controls.positive is None:
-        return "the set or the cohort is too small for a positive control"
-    for control in (controls.positive, controls.negative):
-        if control is not None and not control.passed:
-            return f"control failed: {control.description}"
-    return ""
+    return controls.fault("the set or the cohort is too small for a positive control")
