@@ -17,8 +17,6 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     """How many training patients are exposed because they were trained on."""
     spaces = [Space.of(name, evidence) for name in REPRESENTATIONS]
     judged = ExposureTest(evidence, spaces, evidence.generator(NAME, settings))
-    controls, power, reason = judged.controls(settings)
-    level, test = settings.alpha, judged.test
     return [
         Finding(
             audit=NAME,
@@ -26,15 +24,6 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
             threat="synthetic-only",
             statistic="copied-patients",
             scope={"representation": " + ".join(REPRESENTATIONS)},
-            value=test.excess(judged.found),
-            interval=(test.lower_bound(judged.found, level), test.upper_bound(judged.found, level)),
-            confidence=1 - 2 * level,
-            n=evidence.sizes(),
-            baseline=0.0,
-            controls=controls,
-            power=power,
-            conclusive=not reason,
-            reason=reason,
-            details={"p_value": test.p_value(judged.found), "pairs": judged.pairs()},
+            **judged.measured(settings),
         )
     ]

@@ -70,26 +70,14 @@ def _copied(everybody: ExposureTest, name: str, group: Group, settings: Settings
     population = everybody.evidence.population
     sizes = {"group_train_patients": int((group & population.is_member).sum())}
     sizes["group_holdout_patients"] = int((group & ~population.is_member).sum())
-    known = {"statistic": "copied-patients", "scope": {"group": name}, "baseline": 0.0}
-    known["n"] = everybody.evidence.sizes() | sizes
+    known: dict[str, object] = {"statistic": "copied-patients", "scope": {"group": name}}
+    known |= {"n": everybody.evidence.sizes() | sizes, "baseline": 0.0}
     if min(sizes["group_train_patients"], 10 * sizes["group_holdout_patients"]) < FEWEST:
         reason = f"the group has {sizes['group_train_patients']} training patients"
         reason += f" and {sizes['group_holdout_patients']} held-out ones: too few to tell"
         return _finding(**known, conclusive=False, reason=reason)
-    judged = everybody.among(group)
-    controls, power, reason = judged.controls(settings.model_copy(update={"alpha": level}))
-    test, found = judged.test, judged.found
-    return _finding(
-        **known,
-        value=test.excess(found),
-        interval=(test.lower_bound(found, level), test.upper_bound(found, level)),
-        confidence=1 - 2 * level,
-        controls=controls,
-        power=power,
-        conclusive=not reason,
-        reason=reason,
-        details={"p_value": test.p_value(found), "pairs": judged.pairs()},
-    )
+    measured = everybody.among(group).measured(settings.model_copy(update={"alpha": level}))
+    return _finding(**(measured | known))
 
 
 def _most_copies(test: ExposureTest) -> Finding:

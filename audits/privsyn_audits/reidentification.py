@@ -95,22 +95,11 @@ def judge(evidence: Evidence, settings: Settings, fitted: Fitted) -> list[Findin
     verified = _verify(evidence, fitted.identity, generator)
     weak = verified.reason
     judged = ExposureTest(evidence, [fitted.identity, fitted.whitened], generator, leak=STRONG)
-    controls, power, reason = judged.controls(settings)
-    level, test, found = settings.alpha, judged.test, judged.found
-    exposed = _finding(
-        REIDENTIFIED,
-        value=test.excess(found),
-        interval=(test.lower_bound(found, level), test.upper_bound(found, level)),
-        confidence=1 - 2 * level,
-        n=evidence.sizes(),
-        scope={"representation": " + ".join(space.name for space in judged.spaces)},
-        baseline=0.0,
-        controls=controls,
-        power=power,
-        conclusive=not (weak or reason),
-        reason=weak or reason,
-        details={"p_value": test.p_value(found), "pairs": judged.pairs()},
-    )
+    measured = judged.measured(settings)
+    if weak:
+        measured |= {"conclusive": False, "reason": weak}
+    scope = {"representation": " + ".join(space.name for space in judged.spaces)}
+    exposed = _finding(REIDENTIFIED, scope=scope, **measured)
     return [exposed, verified]
 
 

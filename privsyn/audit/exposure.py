@@ -16,6 +16,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -175,14 +176,26 @@ class ExposureTest:
         """The scores of the set under audit."""
         return self.scores(self.synthetic)
 
-    def controls(self, settings: Settings) -> tuple[Controls, Power, str]:
-        """Both controls, the power at the level of the finding, and why it is not conclusive, or ""."""
-        smallest = self.smallest_leak(settings.alpha, settings.control_level)
+    def measured(self, settings: Settings) -> dict[str, Any]:
+        """For a `Finding`: how many training patients of the group are exposed, being trained on."""
+        level, control_level = settings.alpha, settings.control_level
+        smallest = self.smallest_leak(level, control_level)
         controls = Controls(
-            positive=self._positive(smallest, settings.control_level),
-            negative=self._negative(settings.control_level),
+            positive=self._positive(smallest, control_level), negative=self._negative(control_level)
         )
-        return controls, self._power(smallest), _why_inconclusive(controls)
+        reason = _why_inconclusive(controls)
+        return {
+            "value": self.test.excess(self.found),
+            "interval": (self.test.lower_bound(self.found, level), self.test.upper_bound(self.found, level)),
+            "confidence": 1 - 2 * level,
+            "n": self.evidence.sizes(),
+            "baseline": 0.0,
+            "controls": controls,
+            "power": self._power(smallest),
+            "conclusive": not reason,
+            "reason": reason,
+            "details": {"p_value": self.test.p_value(self.found), "pairs": self.pairs()},
+        }
 
     def smallest_leak(self, level: float, control_level: float) -> int | None:
         """Fewest planted copies that are found at `level` in at least 80 % of trials.
