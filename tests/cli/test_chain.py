@@ -226,6 +226,27 @@ def test_the_exit_code_of_an_audit_is_its_verdict(run: Run, study: Path, source:
     assert "inconclusive audit could not have seen a leak" in told.out
 
 
+@pytest.mark.slow  # the controls fine-tune a model
+def test_shadow_models_are_trained_on_request(run: Run, study: Path, policy: Path) -> None:
+    """`--shadows 6` forecasts, trains, judges the rule that asked for them, and leaves none behind."""
+    rules = policy.read_text(encoding="utf-8").replace("exact-copies", "membership-shadow")
+    rules = rules.replace('"copies"', '"auc"\nside = "lower"').replace("threshold = 0", "threshold = 0.5")
+    (study / "policy.toml").write_text(rules, encoding="utf-8")
+    before = {name for name in _contents(study) if not name.startswith(("audit/", "cohort/audit-cache/"))}
+    ran = run("audit", "--study", study, "--force", "--shadows", "6", "--json")
+    assert "6 shadow models will be trained, about" in ran.err
+    (rule,) = ran.document["rules"]
+    assert (rule["audit"], ran.code) == (
+        "membership-shadow",
+        {"pass": 0, "fail": 1, "inconclusive": 3}[rule["outcome"]],
+    )
+    findings = json.loads((study / "audit" / "findings.json").read_text(encoding="utf-8"))["findings"]
+    assert findings[0]["applicable"]
+    assert findings[0]["n"]["shadow_models"] == 6
+    after = {name for name in _contents(study) if not name.startswith(("audit/", "cohort/audit-cache/"))}
+    assert after == before
+
+
 def test_the_chain_runs_on_a_slice_of_real_x_rays(run: Run, tmp_path: Path, shared_data: Path) -> None:
     """PneumoniaMNIST in small, with every audit that ships: init to verify, as the README has it."""
     with np.load(shared_data / "pneumoniamnist.npz") as whole:
