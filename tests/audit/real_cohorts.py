@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,9 @@ def blends(part: Part, count: int, generator: np.random.Generator) -> tuple[np.n
     return np.stack(images).astype(np.uint8), np.array(labels)
 
 
-def chest_and_fresh(folder: Path, source: Path, size: int = 3000) -> tuple[Cohort, np.ndarray, np.ndarray]:
+def chest_and_fresh(
+    folder: Path, source: Path, size: int = 3000, settings: Sequence[str] = ()
+) -> tuple[Cohort, np.ndarray, np.ndarray]:
     """A cohort of 3,000 shuffled chest X-rays, and the images and labels of the others: an honest set."""
     with np.load(source) as arrays:
         images, labels = (
@@ -42,7 +45,7 @@ def chest_and_fresh(folder: Path, source: Path, size: int = 3000) -> tuple[Cohor
     order = np.random.default_rng(0).permutation(len(images))
     images, labels = images[order][..., np.newaxis], labels[order].ravel().astype(np.int64)
     np.savez(folder / "chest.npz", images=images[:size], labels=labels[:size])
-    cohort = make_cohort(folder / "study", "chest-xray-28", folder / "chest.npz", folder / "home")
+    cohort = make_cohort(folder / "study", "chest-xray-28", folder / "chest.npz", folder / "home", *settings)
     return cohort, images[size:], labels[size:]
 
 

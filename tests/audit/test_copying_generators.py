@@ -98,36 +98,49 @@ def test_leaks_of_the_printed_size_are_found_as_often_as_printed(
 
 SMOOTH: dict[str, Callable[[Strangers], np.ndarray]] = {
     "blurred": lambda strangers: ndimage.gaussian_filter(strangers[1], (0, 1, 1, 0)),
-    "averaged": lambda strangers: _averaged(strangers[0].part("holdout").images, len(strangers[1])),
+    "averaged": lambda strangers: _averaged(strangers[1], len(strangers[1])),
     "low contrast": lambda strangers: (127.5 + 0.5 * (strangers[1] - 127.5)).round().astype(np.uint8),
     "mode dropping": lambda strangers: strangers[1][strangers[2] == 1],
 }
+SPLITS = 4
 
 
 def _averaged(images: np.ndarray, count: int) -> np.ndarray:
+    """Blends of two images that nobody trained on; blends of the holdout itself would crowd around it."""
     pairs = np.random.default_rng(0).integers(len(images), size=(count, 2))
     return images[pairs].mean(axis=1).round().astype(np.uint8)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", list(SMOOTH))
+@pytest.mark.timeout(3600)
 def test_smooth_sets_pass_and_the_same_with_two_per_cent_of_copies_fail(
-    tmp_path_factory: pytest.TempPathFactory, shared_data: Path, kind: str
+    tmp_path_factory: pytest.TempPathFactory, shared_data: Path
 ) -> None:
-    """Blurred, averaged, flat or one-sided sets of chest X-rays expose nobody; 2 % of copies do."""
-    strangers = chest_and_fresh(tmp_path_factory.mktemp("chest"), shared_data / "pneumoniamnist.npz")
-    cohort, images = strangers[0], SMOOTH[kind](strangers)
-    labels = np.zeros(len(images), np.int64)
-    evidence = Evidence(cohort, SyntheticSet(images, labels, cohort.classes, None, "0" * 64))
-    honest = exposed(evidence, images)
-    train = cohort.part("train").images
-    copies = round(0.02 * len(images))
-    leaky = images.copy()
-    leaky[:copies] = LIGHT.plant(train[np.random.default_rng(1).choice(len(train), copies, replace=False)])
-    found = exposed(evidence, leaky)
-    assert honest.interval is not None
-    assert found.interval is not None
-    assert honest.interval[0] == 0 < found.interval[0]
+    """Blurred, averaged, flat or one-sided sets of chest X-rays expose nobody; 2 % of copies do.
+
+    Over four splits of the cohort: each kind raises at most one alarm at 5 % (chance of more: .014 each), and
+    the copies are found in at least three.
+    """
+    alarms, found = dict.fromkeys(SMOOTH, 0), dict.fromkeys(SMOOTH, 0)
+    for seed in range(SPLITS):
+        folder = tmp_path_factory.mktemp("chest")
+        source = shared_data / "pneumoniamnist.npz"
+        strangers = chest_and_fresh(folder, source, settings=[f"seed={seed}"])
+        cohort, train = strangers[0], strangers[0].part("train").images
+        evidence = Evidence(cohort, SyntheticSet(*strangers[1:], cohort.classes, None, "0" * 64))
+        for kind, smooth in SMOOTH.items():
+            images = smooth(strangers)
+            copies = np.random.default_rng(seed).choice(len(train), round(0.02 * len(images)), replace=False)
+            leaky = np.concatenate([LIGHT.plant(train[copies]), images[len(copies) :]])
+            alarms[kind] += _lower(exposed(evidence, images)) > 0
+            found[kind] += _lower(exposed(evidence, leaky)) > 0
+    assert {kind: count for kind, count in alarms.items() if count > 1} == {}
+    assert {kind: count for kind, count in found.items() if count < SPLITS - 1} == {}
+
+
+def _lower(finding: Finding) -> float:
+    assert finding.interval is not None
+    return finding.interval[0]
 
 
 def test_the_fresh_images_share_nobody_with_the_cohort(strangers: Strangers) -> None:
