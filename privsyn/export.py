@@ -1,4 +1,7 @@
-"""A study's model as a folder that diffusers loads, and the way back; see docs/diffusers.md."""
+"""A study's model as a folder that diffusers loads, and the way back; see docs/diffusers.md.
+
+`export` also hands the other formats, which are of the synthetic set, to `privsyn.formats`.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +30,12 @@ from privsyn.diffusion.interchange_unet import LAYOUT, to_diffusers, unet_config
 from privsyn.dp.claim import imported_claim
 from privsyn.errors import PrivsynError, RecipeError, StudyError
 from privsyn.files import file_digest, read_json, whole_folder, write_json, write_text
-from privsyn.recipe import Model, Recipe, nearest
+from privsyn.formats.layout import MODEL_FORMAT, export_set
+from privsyn.recipe import Model, Recipe
 from privsyn.report.html import public_claim
 from privsyn.report.words import is_valid, rounded_up
 from privsyn.study import Study, as_study
 
-FORMATS = ("diffusers",)
 CARD, CLAIM = "README.md", "privacy.json"
 SAID_BY_CLAIM = ("schema_version", "statement", "reason", "public_data")  # beside what reports may show
 
@@ -40,30 +43,32 @@ SAID_BY_CLAIM = ("schema_version", "statement", "reason", "public_data")  # besi
 def export(
     study: Study | Path | str,
     *,
-    format: str = "diffusers",  # noqa: A002 - the name of the option
+    format: str = MODEL_FORMAT,  # noqa: A002 - the name of the option
     out: Path | str,
     force: bool = False,
 ) -> Path:
-    """Write the study's finished model (its EMA weights) as a folder for another tool.
+    """Write the study's finished model (its EMA weights), or its synthetic set, as a folder for another tool.
 
-    The folder is as internal as the model, unless its claim and those who govern the data allow more.
+    The folder is as internal as what is in it, unless its claim and those who govern the data allow more.
 
     Args:
-        format: "diffusers": `DiffusionPipeline.from_pretrained` loads it.
+        format: "diffusers": the model, as `DiffusionPipeline.from_pretrained` loads it. "imagefolder",
+            "webdataset" or "dicom": the synthetic set, see `privsyn.formats.layout.export_set`.
         out: the folder to write, whole or not at all.
-        force: replace an exported model that is there.
+        force: replace what was exported there in the same format.
 
     Returns:
         The folder.
 
     Raises:
-        StudyError: there is no finished model, or its claim is of other weights.
+        StudyError: there is no finished model or no set, or the model's claim is of other weights.
         RecipeError: the format cannot express the model.
         PrivsynError: the format is unknown, or `out` exists.
     """
-    if format not in FORMATS:
-        raise PrivsynError(f"no export format {format!r}{nearest(format, FORMATS)}")
     study, out = as_study(study), Path(out)
+    if format != MODEL_FORMAT:
+        export_set(study, format=format, out=out, force=force)
+        return out
     claim = read_json(study.need(study.privacy_file, "train"))
     model, recipe, digest = load_model(study.model)
     if claim["provenance"]["weights_sha256"] != digest:

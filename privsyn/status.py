@@ -13,7 +13,8 @@ from typing import Any, Literal
 from privsyn.audit.policy import load_policy
 from privsyn.cohort.split import SPLITS
 from privsyn.files import file_digest, read_json, tree_digest, tree_digests
-from privsyn.release.manifest import STATEMENT, parse
+from privsyn.release.bundle import read_bundle
+from privsyn.release.manifest import BUNDLE
 from privsyn.study import Study, as_study
 from privsyn.synthetic import read_provenance
 
@@ -174,14 +175,16 @@ def _reports(study: Study) -> Station:
 
 
 def _release(study: Study) -> Station:
-    statement = study.release / STATEMENT
-    if not statement.exists():
+    file = study.release / BUNDLE
+    if not file.exists():
         return Station("release", "missing", "", "privsyn release draft")
-    stated = parse(statement.read_bytes())
+    bundle = read_bundle(file.read_bytes())
+    stated = bundle.statement
     if any(_digest_in_study(study, name) != digest for name, digest in stated.subjects.items()):
         return Station("release", "stale", "drafted from an earlier state", "privsyn release draft --force")
     outcome = stated.predicate["verdict"]["outcome"]
-    return Station("release", "done", f"{stated.predicate['status']}, carries the verdict {outcome}", None)
+    state = "sealed" if bundle.certificate else "draft"
+    return Station("release", "done", f"{state}, carries the verdict {outcome}", None)
 
 
 def _digest_in_study(study: Study, name: str) -> str | None:

@@ -19,7 +19,7 @@ from privsyn.recipe import Recipe, find_shipped, load_recipe, parse, parse_setti
 
 @dataclass(frozen=True)
 class Study:
-    """A study folder that exists; everything below `cohort`, `model` and `audit` is internal."""
+    """A study folder that exists; all but `release` and `synthetic` is internal."""
 
     root: Path
 
@@ -86,6 +86,10 @@ class Study:
     @property
     def public_report(self) -> Path:
         return self.audit / "public-report.html"
+
+    @property
+    def approvals(self) -> Path:
+        return self.root / "approvals"
 
     @property
     def release(self) -> Path:

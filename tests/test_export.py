@@ -21,7 +21,9 @@ from privsyn.errors import CheckpointError, PrivsynError, RecipeError, StudyErro
 from privsyn.export import export, import_model, loop
 from privsyn.files import read_json, relative_files, tree_digests
 from privsyn.ledger import populations
+from privsyn.release.bundle import read_bundle
 from privsyn.release.draft import draft
+from privsyn.release.manifest import BUNDLE
 from privsyn.report.html import report
 from privsyn.sample import sample
 from privsyn.status import status
@@ -357,8 +359,8 @@ def test_an_imported_model_goes_through_the_chain_without_a_bound(trained: Study
         assert "The model was imported, and how it was trained is not known" in page.read_text(
             encoding="utf-8"
         )
-    statement = (draft(study) / "statement.json").read_text(encoding="utf-8")
-    assert "The model was imported" in statement
+    statement = read_bundle((draft(study) / BUNDLE).read_bytes()).statement
+    assert "The model was imported" in statement.predicate["privacyClaim"]["in_words"]
     assert "The model was imported" in (study.synthetic / "README.md").read_text(encoding="utf-8")
     states = {station.name: (station.state, station.detail) for station in status(study)}
     assert states["model"] == ("done", "imported; privacy claim: none")

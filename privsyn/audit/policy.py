@@ -1,4 +1,6 @@
-"""The data steward's file: which findings block a release, and why. Never part of the recipe.
+"""The data steward's file: which findings block a release, what people answer for, and why.
+
+Never part of the recipe. What becomes of the checklist is in `privsyn.release.checklist`.
 
 Order of outcomes: fail over inconclusive over pass. A leak that was found fails also when the audit's own
 controls are not all in order; an audit that could not have seen a leak never passes.
@@ -9,17 +11,24 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from privsyn.files import json_digest
-from privsyn.recipe import Section, parse, read_toml
+from privsyn.recipe import Section, nearest, parse, read_toml
 
 if TYPE_CHECKING:  # the contract brings torch, and reading a policy should be quick
     from privsyn.audit.contract import Finding
 
 Outcome = Literal["pass", "fail", "inconclusive", "accepted"]
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$")]
+
+# What can answer a question by itself, besides `rule:<id>`; privsyn.release.checklist says how.
+EVIDENCE = (
+    "verdict", "dp-claim", "identifier-scan", "scorecard", "use-terms", "valid-until", "ledger-head",
+    "synthetic-marking", "no-waivers",
+)  # fmt: skip
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -45,7 +54,19 @@ class Rule(Section):
     not_applicable: Literal["fail", "accept"] = Field(
         "fail", description="outcome when the evidence cannot exist, such as a set without a model"
     )
-    waivable_by: tuple[str, ...] = Field((), description="roles that may waive this rule with a reason")
+    waivable_by: tuple[Slug, ...] = Field(
+        (), description="roles that may waive this rule with a reason; nobody when absent"
+    )
+
+
+class ChecklistItem(Section):
+    """One question that must be answered before a set leaves, by evidence or by somebody in a role."""
+
+    id: Slug
+    question: str = Field(min_length=1, description="to be answered with yes, no or not applicable")
+    role: Slug = Field(description="who answers, as in the trust file")
+    evidence: str | None = Field(None, description="what of the release statement answers it by itself")
+    reference: str = Field(min_length=1, description="the norm that asks for it")
 
 
 class Policy(Section):
@@ -57,13 +78,25 @@ class Policy(Section):
         0.05, gt=0, le=0.2, description="chance that an honest set fails any blocking rule, at most"
     )
     rules: tuple[Rule, ...] = Field(min_length=1)
+    checklist: tuple[ChecklistItem, ...] = Field(
+        (), description="what people must answer for, since no audit can"
+    )
 
-    @field_validator("rules")
+    @field_validator("rules", "checklist")
     @classmethod
-    def _distinct(cls, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-        if len({rule.id for rule in rules}) != len(rules):
-            raise ValueError("two rules have the same id")
-        return rules
+    def _distinct(cls, entries: tuple[Rule | ChecklistItem, ...]) -> tuple[Rule | ChecklistItem, ...]:
+        if len({entry.id for entry in entries}) != len(entries):
+            raise ValueError("two entries have the same id")
+        return entries
+
+    @model_validator(mode="after")
+    def _answerable(self) -> Self:
+        known = (*EVIDENCE, *(f"rule:{rule.id}" for rule in self.rules))
+        for item in self.checklist:
+            if item.evidence is not None and item.evidence not in known:
+                close = nearest(item.evidence, known)
+                raise ValueError(f"checklist: {item.id}: there is no evidence {item.evidence!r}{close}")
+        return self
 
     @property
     def digest(self) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import privsyn
-from privsyn.cli import ledger, policies, recipes, release
+from privsyn.cli import keys, ledger, policies, recipes, release, trust
 from privsyn.cli.audit import audit
 from privsyn.cli.demo import demo
 from privsyn.cli.export import export
@@ -23,10 +23,11 @@ from privsyn.cli.train import train
 from privsyn.cli.verify import verify
 
 VERBS = (demo, init, status, prepare, plan, train, sample, audit, report, verify, export, import_)
-GROUPS = (recipes.app, policies.app, ledger.app, release.app)
+GROUPS = (recipes.app, policies.app, ledger.app, keys.app, trust.app, release.app)
 ORDER = (
     "demo", "init", "status", "recipes", "policies", "ledger",
-    "prepare", "plan", "train", "sample", "audit", "report", "release", "verify", "export", "import",
+    "prepare", "plan", "train", "sample", "audit", "report",
+    "keys", "trust", "release", "verify", "export", "import",
 )  # fmt: skip
 
 

@@ -29,6 +29,23 @@ Json = Annotated[
 ]
 
 
+Keys = Annotated[
+    list[str],
+    typer.Option(
+        "--key",
+        metavar="KEY",
+        help="A private key file of `privsyn keys new`, or the URI of a signer of securesystemslib, such as "
+        "hsm:2?label=mine. May be repeated.",
+    ),
+]
+PublicKey = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The public half of a key that is given by its URI.")
+]
+TrustFile = Annotated[
+    Path, typer.Option("--trust", metavar="FILE", help="The trust file: whose signatures count.")
+]
+
+
 def plain(text: str) -> str:
     """The text with control characters spelled out, so that no name can steer the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
@@ -39,7 +56,7 @@ def group(name: str) -> typer.Typer:
     return typer.Typer(name=name, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-def pairs(assignments: Sequence[str], option: str) -> dict[str, str]:
+def pairs(assignments: Sequence[str], option: str, example: str = "file=path") -> dict[str, str]:
     """`["file=path"]` to `{"file": "path"}`.
 
     Raises:
@@ -50,7 +67,7 @@ def pairs(assignments: Sequence[str], option: str) -> dict[str, str]:
         name, equals, value = assignment.partition("=")
         if not (name and equals and value):
             raise PrivsynError(
-                f"{option} {assignment!r}: expected name=column, for example {option} file=path"
+                f"{option} {assignment!r}: expected NAME=VALUE, for example {option} {example}"
             )
         result[name] = value
     return result

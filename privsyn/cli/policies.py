@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from privsyn.cli.options import Force, Json, group
@@ -14,7 +16,14 @@ app = group("policies")
 def policies(context: typer.Context, as_json: Json = False) -> None:
     """List the policies; show, copy or check one."""
     if context.invoked_subcommand is None:
-        list_shipped("policies", as_json=as_json)
+        list_shipped("policies", as_json=as_json, counts=_counts)
+
+
+def _counts(file: Path) -> dict[str, int]:
+    from privsyn.audit.policy import load_policy
+
+    policy = load_policy(file)
+    return {"rules": len(policy.rules), "questions": len(policy.checklist)}
 
 
 @app.command("show")
@@ -31,10 +40,11 @@ def copy_policy(name: Name, file: Target, force: Force = False, as_json: Json = 
 
 @app.command("check")
 def check_policy(file: Source, as_json: Json = False) -> None:
-    """Check that a policy can be used, and print its rules."""
+    """Check that a policy can be used, and count its rules and questions; `--json` prints them."""
     from privsyn.audit.policy import load_policy
     from privsyn.cli.console import show
 
     policy = load_policy(file)
     document = {"file": str(file), "policy": policy.model_dump(mode="json")}
-    show(document, f"{file} is a policy that can be used ({len(policy.rules)} rules)", as_json=as_json)
+    counted = f"{len(policy.rules)} rules, {len(policy.checklist)} questions"
+    show(document, f"{file} is a policy that can be used ({counted})", as_json=as_json)

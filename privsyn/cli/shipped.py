@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,14 +14,18 @@ Target = Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the
 Source = Annotated[Path, typer.Argument(metavar="FILE", help="The TOML file to check.")]
 
 
-def list_shipped(kind: Kind, *, as_json: bool) -> None:
-    """Print name and first header line of every shipped file."""
+def list_shipped(
+    kind: Kind, *, as_json: bool, counts: Callable[[Path], Mapping[str, int]] = lambda _: {}
+) -> None:
+    """Print name and first header line of every shipped file, and what else `counts` finds in it."""
     from privsyn.cli.console import show, table
     from privsyn.recipe import shipped
 
-    rows = [(name, purpose(path)) for name, path in shipped(kind).items()]
-    document: dict[str, object] = {kind: [{"name": name, "purpose": text} for name, text in rows]}
-    show(document, table("name", "purpose", rows=rows), as_json=as_json)
+    entries = [
+        {"name": name, "purpose": purpose(path), **counts(path)} for name, path in shipped(kind).items()
+    ]
+    rows = [tuple(entry.values()) for entry in entries]
+    show({kind: entries}, table(*entries[0], rows=rows), as_json=as_json)
 
 
 def show_shipped(kind: Kind, name: str, *, as_json: bool) -> None:

@@ -12,20 +12,30 @@ from privsyn.cli.options import Json
 Folder = Annotated[Path, typer.Argument(metavar="RELEASE", help="The release folder as it was received.")]
 
 
-def verify(release: Folder, as_json: Json = False) -> int:
-    """Check that a release is whole.
+def verify(
+    release: Folder,
+    trust: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Whose signatures count; got by another way than the release."),
+    ] = None,
+    status: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The newest status list: what was revoked since.")
+    ] = None,
+    require_fresh_status: Annotated[
+        bool, typer.Option("--require-fresh-status", help="Refuse without a status list that is still valid.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Check that a release is whole, who approved it, that it still stands, and its privacy claim.
 
     Each changed, missing or extra file is named. No network, no study and no model is needed.
 
-    Exit code: 1 something differs; 3 every byte is as stated, but nobody's approval was checked.
+    Exit code: 0 whole and approved; 1 something is wrong; 3 whole, but something could not be answered, such
+    as who approved it where there is no trust file.
     """
     from privsyn.cli.console import show
     from privsyn.release.verify import verify
 
-    found = verify(release)
-    lines = [f"{what}: {name}" for what in ("changed", "missing", "extra") for name in getattr(found, what)]
-    lines += [f"problem: {text}" for text in found.problems]
-    if not lines:
-        lines = ["every file is as stated", "not approved: who stands behind this release was not checked"]
-    show(found.to_dict(), *lines, f"outcome: {found.outcome}", as_json=as_json)
+    found = verify(release, trust=trust, status=status, require_fresh_status=require_fresh_status)
+    show(found.to_dict(), *found.lines(), as_json=as_json)
     return found.exit_code

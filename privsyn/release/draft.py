@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from datetime import UTC, datetime
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from securesystemslib.signer import Signer
+
+from privsyn.audit.policy import Policy, load_policy
 from privsyn.errors import Refused, StudyError
-from privsyn.files import file_digest, relative_files, tree_digest, whole_folder
-from privsyn.release.manifest import STATEMENT, STATEMENT_DIGEST, digest_line, state
+from privsyn.files import file_digest, read_json, relative_files, tree_digest, whole_folder
+from privsyn.release.bundle import Bundle, gate_payload
+from privsyn.release.documents import now_or, spelled
+from privsyn.release.envelope import IN_TOTO, Envelope
+from privsyn.release.manifest import BUNDLE, state
 from privsyn.report.html import PublicView, public_page, public_view
 from privsyn.report.material import gather
 from privsyn.report.words import claim_in_words
@@ -18,12 +25,29 @@ from privsyn.study import Study, as_study
 
 DESCRIPTIONS = ("README.md", "croissant.json")
 REPORT = "public-report.html"
+VALID_DAYS = 365
+LARGEST = 64 * 2**30  # bytes of a release
 
 
-def draft(study: Study | Path | str, *, force: bool = False) -> Path:
+def draft(
+    study: Study | Path | str,
+    *,
+    signer: Signer | None = None,
+    authors: Sequence[str] = (),
+    terms: str | None = None,
+    valid_days: int = VALID_DAYS,
+    supersedes: str | None = None,
+    force: bool = False,
+) -> Path:
     """Write `release/` whatever the verdict, which it carries; nobody has approved it yet.
 
     Args:
+        signer: the pipeline's key, which signs the statement and the gate's result; without it the draft can
+            be looked at and not be approved.
+        authors: persons of the trust file who made the release and so cannot approve it.
+        terms: of use, in words.
+        valid_days: for so long the release is to be relied on.
+        supersedes: sha256 of the statement of the release that this one takes the place of.
         force: replace a release that is there.
 
     Returns:
@@ -31,20 +55,45 @@ def draft(study: Study | Path | str, *, force: bool = False) -> Path:
 
     Raises:
         StudyError: an artefact is missing, or one was made from an earlier state of another.
-        Refused: the verdict is partial.
+        Refused: the verdict is partial, or the release is larger than any should be.
         PrivsynError: the folder exists and `force` is not set.
     """
-    study = as_study(study)
+    study, now = as_study(study), now_or(None)
     with whole_folder(study.release, replace=force) as partial:
         view = _current_view(study)
         copied = _copy_set(study.synthetic, partial, str(view.inputs["synthetic"]))
         copied[REPORT] = _copy(study.public_report, partial / REPORT)
         digests = {name: digest for name, (digest, _) in copied.items()}
         sizes = {name: size for name, (_, size) in copied.items()}
-        statement = state(digests, sizes, _claims(view)).to_bytes()
-        (partial / STATEMENT).write_bytes(statement)
-        (partial / STATEMENT_DIGEST).write_bytes(digest_line(statement))
+        if sum(sizes.values()) > LARGEST:
+            raise Refused(
+                f"the release would have {sum(sizes.values())} bytes, more than {LARGEST}: split it"
+            )
+        claims = {
+            **_claims(study, view, now),
+            "authors": sorted(set(authors)),
+            "useTerms": terms,
+            "validUntil": spelled(now + timedelta(days=valid_days)),
+            "supersedes": supersedes,
+        }
+        (partial / BUNDLE).write_bytes(_signed(claims, digests, sizes, signer, now).to_bytes())
     return study.release
+
+
+def _signed(
+    claims: Mapping[str, Any],
+    digests: Mapping[str, str],
+    sizes: Mapping[str, int],
+    signer: Signer | None,
+    now: datetime,
+) -> Bundle:
+    statement = state(digests, sizes, claims)
+    envelope = Envelope(statement.to_bytes(), IN_TOTO)
+    if signer is None:
+        return Bundle(envelope, statement)
+    version = str(claims["release"]["privsynVersion"])
+    gate = Envelope(gate_payload(statement, version=version, at=now), IN_TOTO)
+    return Bundle(envelope.signed(signer), statement, gate.signed(signer))
 
 
 def _current_view(study: Study) -> PublicView:
@@ -52,7 +101,8 @@ def _current_view(study: Study) -> PublicView:
     for name in DESCRIPTIONS:
         study.need(study.synthetic / name, "sample")
     study.need(study.verdict_file, "audit")
-    study.need(study.public_report, "report")
+    for page in (study.public_report, study.internal_report):
+        study.need(page, "report")
     view = public_view(gather(study))
     if view.partial:
         raise Refused(
@@ -97,27 +147,46 @@ def _copy(source: Path, target: Path) -> tuple[str, int]:
     return hasher.hexdigest(), size
 
 
-def _claims(view: PublicView) -> dict[str, Any]:
+def _claims(study: Study, view: PublicView, now: datetime) -> dict[str, Any]:
     """The predicate's claims: what the public report shows, and nothing measured on real data."""
+    policy = load_policy(study.policy_file)
+    if policy.digest != view.inputs["policy"]:
+        raise StudyError(
+            f"{study.policy_file} is not the policy that the audit judged by: run `privsyn audit --force`"
+        )
     return {
         "release": {
+            "id": secrets.token_hex(16),
             "name": view.name,
-            "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "created": spelled(now),
             "privsynVersion": view.privsyn_version,
         },
         "set": {"synthetic": True, "images": view.images, "classes": list(view.classes)},
         "generator": {**view.provenance, "recipe_sha256": view.inputs["recipe"]},
         "privacyClaim": {**(view.claim or {"kind": "none"}), "in_words": claim_in_words(view.claim)},
+        "ledger": _account(study),
         "policy": {**view.policy, "sha256": view.inputs["policy"]},
-        "verdict": _verdict(view),
+        "checklist": [item.model_dump(mode="json") for item in policy.checklist],
+        "verdict": _verdict(view, policy),
+        "evidence": {"internalReport": file_digest(study.internal_report)},
+        "identifierScan": "not performed",
+        "scorecard": "not performed",
     }
 
 
-def _verdict(view: PublicView) -> Mapping[str, Any]:
+def _account(study: Study) -> dict[str, Any] | None:
+    """Where the ledger stood after the training, and what it cost with all before; None without a model."""
+    claim = read_json(study.privacy_file) if study.privacy_file.exists() else {}
+    ledger = claim.get("ledger")
+    return {**ledger, "cumulative": claim.get("cumulative")} if ledger else None
+
+
+def _verdict(view: PublicView, policy: Policy) -> Mapping[str, Any]:
+    waivable = {rule.id: list(rule.waivable_by) for rule in policy.rules}
     return {
         "outcome": view.verdict,
         "partial": view.partial,
         "attempt": view.attempt,
-        "rules": list(view.rules),
+        "rules": [{**rule, "waivable_by": waivable.get(rule["id"], [])} for rule in view.rules],
         "plugins": list(view.plugins),
     }

@@ -1,32 +1,30 @@
 """The statement of a release: which bytes it consists of, and what is claimed about them.
 
 An in-toto Statement v1 (https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md) with every
-shipped file as a subject. Standard library only, because a recipient's check builds on it; what it parses
-may come from anybody.
+shipped file as a subject, in the first line of `release.intoto.jsonl`. A recipient's check builds on it, and
+what it parses may come from anybody.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any
 
-from privsyn.errors import Refused
 from privsyn.files import json_text, tree_digest
+from privsyn.release.documents import Fields, check_slug, refuse
+from privsyn.release.envelope import read_about, statement_about
 
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://privsyn.org/release/v1"
-STATEMENT = "statement.json"
-STATEMENT_DIGEST = "statement.json.sha256"
-MAX_BYTES = 16 * 2**20
-MAX_DEPTH = 32
+BUNDLE = "release.intoto.jsonl"
+WHAT = "the statement"
+PASSED = ("pass", "accepted")  # outcomes of a rule that stand in nobody's way
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 # Names that mean the same file on every file system: no hidden, spaced, dotted or reserved ones.
 _NAME = re.compile(
     r"(?:[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?)(?:/[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?)*"
@@ -48,28 +46,90 @@ class Statement:
 
     def to_dict(self) -> dict[str, Any]:
         """The in-toto document."""
-        subjects = [
-            {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(self.subjects.items())
-        ]
-        return {
-            "_type": STATEMENT_TYPE,
-            "subject": subjects,
-            "predicateType": PREDICATE_TYPE,
-            "predicate": dict(self.predicate),
-        }
+        return statement_about(self.subjects, PREDICATE_TYPE, self.predicate)
 
     def to_bytes(self) -> bytes:
-        """The bytes of `statement.json`; `parse` turns them back into an equal statement."""
+        """The bytes that are signed; `parse` turns them back into an equal statement."""
         return json_text(self.to_dict()).encode()
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 (hex) of the signed bytes: what approvals are about."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def tree(self) -> str:
+        """Digest of the names and bytes of all files."""
+        return str(self.predicate["tree"]["sha256"])
+
+    @property
+    def policy(self) -> str:
+        """sha256 of the policy under which the set was judged.
+
+        Raises:
+            Refused: the statement names none, as do the following.
+        """
+        return Fields(self._fields.mapping("policy"), f"{WHAT}: policy").digest("sha256")
+
+    @property
+    def report(self) -> str:
+        """sha256 of the internal report, which stays where the cohort is."""
+        return Fields(self._fields.mapping("evidence"), f"{WHAT}: evidence").digest("internalReport")
+
+    @property
+    def authors(self) -> frozenset[str]:
+        """Persons of the trust file who made the release, and so cannot approve it."""
+        return frozenset(check_slug(author, f"{WHAT}: authors") for author in self._fields.list("authors"))
+
+    @property
+    def valid_until(self) -> datetime:
+        return self._fields.time("validUntil")
+
+    @property
+    def checklist(self) -> list[Any]:
+        """The policy's questions, unchecked."""
+        return self._fields.list("checklist")
+
+    @property
+    def failing_rules(self) -> tuple[str, ...]:
+        """Blocking rules that did not pass.
+
+        Raises:
+            Refused: the outcome is not what its rules amount to, or is of some rules only.
+        """
+        verdict = self._fields.mapping("verdict")
+        rules = [Fields(rule, f"{WHAT}: a rule") for rule in Fields(verdict, WHAT).list("rules")]
+        if verdict.get("partial") is not False:
+            refuse(WHAT, "carries a verdict on some rules only")
+        failing = {
+            rule.text("id", longest=200)
+            for rule in rules
+            if rule.one_of("severity", ("block", "warn")) == "block" and rule.text("outcome") not in PASSED
+        }
+        if (verdict.get("outcome") == "pass") != (not failing):
+            refuse(WHAT, "gives a verdict that does not follow from its own rules")
+        return tuple(sorted(failing))
+
+    def waivable_by(self, rule: str) -> frozenset[str]:
+        """The roles that may waive a rule; none, unless the policy names some."""
+        for listed in Fields(self._fields.mapping("verdict"), WHAT).list("rules"):
+            if isinstance(listed, dict) and listed.get("id") == rule:
+                roles = listed.get("waivable_by", [])
+                return frozenset(roles) if isinstance(roles, list) else frozenset()
+        return frozenset()
+
+    @property
+    def _fields(self) -> Fields:
+        return Fields(self.predicate, WHAT)
 
 
 def state(digests: Mapping[str, str], sizes: Mapping[str, int], claims: Mapping[str, Any]) -> Statement:
-    """A draft's statement about files.
+    """A statement about files.
 
     Args:
         digests: relative POSIX path to sha256 (hex) of each file.
         sizes: relative POSIX path to bytes of each file.
-        claims: further parts of the predicate: release, set, generator, privacyClaim, policy, verdict.
+        claims: further parts of the predicate, as `privsyn.release.draft` makes them.
 
     Raises:
         Refused: a name means another file, or none, on another file system.
@@ -82,114 +142,34 @@ def state(digests: Mapping[str, str], sizes: Mapping[str, int], claims: Mapping[
         "files": len(digests),
         "bytes": sum(sizes.values()),
     }
-    undone = {
-        "status": "draft",
-        "approvals": [],
-        "identifierScan": "not performed",
-        "scorecard": "not performed",
-    }
-    return Statement(MappingProxyType(dict(digests)), MappingProxyType({**claims, **undone, "tree": tree}))
+    return Statement(MappingProxyType(dict(digests)), MappingProxyType({**claims, "tree": tree}))
 
 
-def digest_line(statement: bytes) -> bytes:
-    """The bytes of `statement.json.sha256`, as `sha256sum --check` reads them."""
-    return f"{hashlib.sha256(statement).hexdigest()}  {STATEMENT}\n".encode()
-
-
-def parse(raw: bytes) -> Statement:
+def parse(payload: bytes) -> Statement:
     """Read a statement that may be hostile.
 
     Raises:
         Refused: it is not a statement that this version writes and understands; the message says why.
     """
-    document = _json(raw)
-    if not isinstance(document, dict) or document.get("_type") != STATEMENT_TYPE:
-        _refuse("is not an in-toto Statement v1")
-    if document.get("predicateType") != PREDICATE_TYPE:
-        _refuse(f"does not speak about a release ({PREDICATE_TYPE})")
-    predicate = document.get("predicate")
-    if not isinstance(predicate, dict) or not isinstance(predicate.get("tree"), dict):
-        _refuse("has no predicate with a tree")
-    subjects = _subjects(document.get("subject"))
-    if predicate["tree"].get("sha256") != tree_digest(subjects):
-        _refuse("gives a digest of the tree that is not that of its own subjects")
-    return Statement(MappingProxyType(subjects), MappingProxyType(predicate))
-
-
-def _subjects(listed: Any) -> dict[str, str]:
-    if not isinstance(listed, list) or not listed:
-        _refuse("names no files")
-    subjects: dict[str, str] = {}
-    for entry in listed:
-        name = entry.get("name") if isinstance(entry, dict) else None
-        digests = entry.get("digest") if isinstance(entry, dict) else None
-        digest = digests.get("sha256") if isinstance(digests, dict) else None
-        if not isinstance(name, str) or not isinstance(digest, str) or not _SHA256.fullmatch(digest):
-            _refuse("has a subject without a name or a sha256")
+    subjects, predicate = read_about(payload, PREDICATE_TYPE, WHAT)
+    if not subjects:
+        refuse(WHAT, "names no files")
+    for name in subjects:
         _check_name(name)
-        subjects[name] = digest
-    if len({name.casefold() for name in subjects}) != len(listed):
-        _refuse("names a file twice")
-    return subjects
+    if len({name.casefold() for name in subjects}) != len(subjects):
+        refuse(WHAT, "names a file twice")
+    tree = Fields(Fields(predicate, WHAT).mapping("tree"), f"{WHAT}: tree")
+    if tree.digest("sha256") != tree_digest(subjects):
+        refuse(WHAT, "gives a digest of the tree that is not that of its own subjects")
+    found = Statement(MappingProxyType(subjects), MappingProxyType(predicate))
+    if found.to_bytes() != payload:
+        refuse(WHAT, "is not spelled as privsyn spells a statement")
+    return found
 
 
 def _check_name(name: str) -> None:
     reserved = any(_RESERVED.fullmatch(part) for part in name.split("/"))
     if len(name) > 200 or not _NAME.fullmatch(name) or reserved:
-        _refuse(f"names a file {name[:200]!a}, which is not a plain relative path")
-    if name.casefold().split("/")[0] in (STATEMENT, STATEMENT_DIGEST):
-        _refuse("names itself as one of the files")
-
-
-def _json(raw: bytes) -> Any:
-    if len(raw) > MAX_BYTES:
-        _refuse(f"is larger than {MAX_BYTES} bytes")
-    try:
-        document = json.loads(
-            raw.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-        )
-        _check_depth(document)
-        json.dumps(document, ensure_ascii=False).encode("utf-8")  # lone surrogates cannot be printed later
-    except RecursionError:
-        _refuse("is nested too deeply")
-    except ValueError as error:
-        _refuse(f"is not valid JSON ({ascii(str(error))[1:-1][:120]})")
-    return document
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):  # readers differ on which of two equal keys counts
-        raise ValueError("an object has the same key twice")
-    return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError("a number is too large")
-    return number
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON number")
-
-
-def _check_depth(document: Any) -> None:
-    level = [document]
-    for _ in range(MAX_DEPTH):
-        level = [child for each in level for child in _children(each)]
-        if not level:
-            return
-    _refuse("is nested too deeply")
-
-
-def _children(value: Any) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-
-
-def _refuse(why: str) -> NoReturn:
-    raise Refused(f"{STATEMENT} {why}")
+        refuse(WHAT, f"names a file {name[:200]!a}, which is not a plain relative path")
+    if name.casefold().split("/")[0] == BUNDLE:
+        refuse(WHAT, "names itself as one of the files")

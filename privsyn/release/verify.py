@@ -1,21 +1,45 @@
-"""A recipient's check that a release is whole: every file as stated, none missing, none besides.
+"""A recipient's check of a release: the bytes, who stands behind them, and whether the privacy claim holds.
 
-Standard library only, and no network. What it reads may be hostile: links are not followed, special files
-not opened, and nothing is ignored but the statement and its digest. Whole is not approved: without
-signatures that the recipient trusts, the best answer is *inconclusive*.
+No network, and nothing but the standard library and securesystemslib. What it reads may be hostile: links are
+not followed, special files not opened, nothing is ignored but the bundle of signatures. Whole is not
+approved: without a trust file that the recipient has from elsewhere, the best answer is *inconclusive*.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from privsyn.errors import PrivsynError, Refused
 from privsyn.files import file_digest
-from privsyn.release.manifest import MAX_BYTES, STATEMENT, STATEMENT_DIGEST, Statement, digest_line, parse
+from privsyn.release.approvals import Tally, tally
+from privsyn.release.bound import recompute
+from privsyn.release.bundle import Bundle, check_gate, read_bundle, read_certificate
+from privsyn.release.documents import MAX_BYTES, now_or, printable, refuse, spelled
+from privsyn.release.manifest import BUNDLE, Statement
+from privsyn.release.memory import check_and_remember
+from privsyn.release.status_list import StatusList, read_status
+from privsyn.release.trust import PIPELINE, SEALER, Trust, read_trust
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+State = Literal["ok", "failed", "open", "note"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question that was asked, and its answer.
+
+    Attributes:
+        state: `open` leaves the whole inconclusive; `note` only tells.
+    """
+
+    name: str
+    state: State
+    words: str
 
 
 @dataclass(frozen=True)
@@ -23,73 +47,269 @@ class Verification:
     """What a check found; names that a terminal could misread are escaped.
 
     Attributes:
-        outcome: `inconclusive` if the bytes are whole (nobody's approval was checked), else `fail`.
-        statement: the in-toto document that was found, unverified; `None` if what was found is none.
+        outcome: `pass` if the bytes are whole and approved by whom the trust file names, and all else that
+            was asked is in order; `inconclusive` if something could not be answered, above all who approved.
+        statement: the in-toto document that was found, true or not; `None` if what was found is none.
         changed: files whose bytes are not those stated.
         missing: files that are stated and not there.
         extra: files, links and empty folders that are there and not stated.
-        problems: everything else that is wrong, in words.
+        problems: what else is wrong with files, in words.
+        checks: what was asked of signatures, approvals, status and claim, in order.
+        approved_by: role of each person whose approval was counted, by the person's id.
     """
 
     folder: Path
-    outcome: Literal["inconclusive", "fail"]
+    outcome: Outcome
     statement: dict[str, Any] | None
     changed: tuple[str, ...]
     missing: tuple[str, ...]
     extra: tuple[str, ...]
     problems: tuple[str, ...]
+    checks: tuple[Check, ...] = ()
+    approved_by: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
-        """3: intact and unapproved; 1: something differs."""
-        return 3 if self.outcome == "inconclusive" else 1
+        """0: intact and approved; 3: intact, and something could not be answered; 1: something is wrong."""
+        return {"pass": 0, "inconclusive": 3, "fail": 1}[self.outcome]
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON document."""
         return {
             "schema_version": 1,
-            "folder": _printable(str(self.folder)),
+            "folder": printable(str(self.folder)),
             "outcome": self.outcome,
             "exit_code": self.exit_code,
             "changed": list(self.changed),
             "missing": list(self.missing),
             "extra": list(self.extra),
             "problems": list(self.problems),
+            "checks": [
+                {"name": check.name, "state": check.state, "words": check.words} for check in self.checks
+            ],
+            "approved_by": dict(self.approved_by),
             "statement": self.statement,
         }
 
+    def lines(self) -> list[str]:
+        """The same for people, the outcome last."""
+        told = [f"{what}: {name}" for what in ("changed", "missing", "extra") for name in getattr(self, what)]
+        told += [f"problem: {text}" for text in self.problems]
+        told = told or ["every file is as stated"]
+        told += [f"{check.name}: {_MARKS[check.state]}{check.words}" for check in self.checks]
+        return [*told, f"outcome: {self.outcome}"]
 
-def verify(folder: Path | str) -> Verification:
+
+_MARKS = {"ok": "", "failed": "REFUSED: ", "open": "OPEN: ", "note": "NOTE: "}
+_NO_TRUST = (
+    "not approved: who stands behind this release was not checked; pass --trust with the trust file that its "
+    "sender gave you by another way"
+)
+
+
+def verify(
+    folder: Path | str,
+    *,
+    trust: Path | str | None = None,
+    status: Path | str | None = None,
+    require_fresh_status: bool = False,
+    now: datetime | None = None,
+) -> Verification:
     """Check a release folder.
 
+    Args:
+        trust: the trust file, which must not come from the release's own folder.
+        status: the newest status list; without it, whether the release was revoked is not known.
+        require_fresh_status: fail where there is no list, or an expired one.
+        now: the time at which it is to hold; by default, now.
+
     Raises:
-        PrivsynError: there is no release to check: the folder, or its statement, is missing.
+        PrivsynError: there is no release to check, or a file that was named is missing.
     """
-    folder = Path(folder)
+    folder, now = Path(folder), now_or(now)
     if not folder.is_dir():
         raise PrivsynError(f"{folder} is not a folder: name the folder of the release")
-    if not os.path.lexists(folder / STATEMENT):
-        raise PrivsynError(f"{folder} is not a release (no {STATEMENT}): name the folder that holds it")
+    if not os.path.lexists(folder / BUNDLE):
+        raise PrivsynError(f"{folder} is not a release (no {BUNDLE}): name the folder that holds it")
     problems: list[str] = []
     found = dict(_scan(folder, problems))
-    statement = _statement(folder, found, problems)
-    expected = statement.subjects if statement else {}
-    own = {STATEMENT, STATEMENT_DIGEST}
+    bundle = _bundle(folder, found, problems)
+    expected = bundle.statement.subjects if bundle else {}
     missing = sorted(name for name in expected if name not in found)
-    extra = sorted(_printable(name) for name in found if name not in expected and name not in own)
+    extra = sorted(printable(name) for name in found if name not in expected and name != BUNDLE)
     changed = sorted(_changed(folder, expected, found, problems))
-    outcome: Literal["inconclusive", "fail"] = (
-        "fail" if statement is None or missing or extra or changed or problems else "inconclusive"
-    )
+    asked = _Inquiry(now)
+    if bundle and trust is not None:
+        asked.who_approved(
+            bundle, _given(trust), None if status is None else _given(status), require_fresh_status
+        )
+    elif bundle:
+        asked.note("approvals", "open", _NO_TRUST)
+    if bundle:
+        asked.ask("privacy claim", lambda: _claim(asked, bundle.statement))
+    broken = bundle is None or missing or extra or changed or problems
     return Verification(
         folder=folder,
-        outcome=outcome,
-        statement=statement.to_dict() if statement else None,
+        outcome="fail" if broken else asked.outcome,
+        statement=bundle.statement.to_dict() if bundle else None,
         changed=tuple(changed),
         missing=tuple(missing),
-        extra=tuple(extra) if statement else (),
+        extra=tuple(extra) if bundle else (),
         problems=tuple(sorted(problems)),
+        checks=tuple(asked.checks),
+        approved_by=asked.approved_by,
     )
+
+
+class _Inquiry:
+    """Asks one question after the other; what is refused is written down and not raised."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+        self.checks: list[Check] = []
+        self.approved_by: Mapping[str, str] = {}
+
+    @property
+    def outcome(self) -> Outcome:
+        states = {check.state for check in self.checks}
+        return "fail" if "failed" in states else "inconclusive" if "open" in states else "pass"
+
+    def note(self, name: str, state: State, words: str) -> None:
+        self.checks.append(Check(name, state, printable(words)))
+
+    def ask(self, name: str, question: Callable[[], str]) -> bool:
+        """Note what the question answers; False if it was refused."""
+        try:
+            words = question()
+        except Refused as refusal:
+            self.note(name, "failed", str(refusal))
+            return False
+        if words:
+            self.note(name, "ok", words)
+        return True
+
+    def who_approved(self, bundle: Bundle, trust_raw: bytes, status_raw: bytes | None, fresh: bool) -> None:
+        try:
+            trust = read_trust(trust_raw, now=self.now)
+            status = None if status_raw is None else read_status(status_raw, trust, now=self.now)
+            forgotten = check_and_remember(trust, trust_raw, status)
+        except Refused as refusal:
+            self.note("trust", "failed", str(refusal))
+            return
+        self.note("trust", "ok", f"{trust.id}, version {trust.version}, until {spelled(trust.expires)}")
+        if forgotten:
+            self.note("trust", "note", f"an older file would not be noticed next time: {forgotten}")
+        statement = bundle.statement
+        self.ask("statement", lambda: _signed_by_pipeline(bundle, trust, self.now))
+        self.ask("gate", lambda: _gate(bundle, trust, self.now))
+        self.ask("certificate", lambda: _certificate(bundle, trust, self.now))
+        self.ask("approvals", lambda: self._approvals(bundle, trust, status))
+        self.ask("validity", lambda: _validity(statement, self.now))
+        self.ask("revocation", lambda: self._revocation(bundle, status, fresh))
+
+    def _approvals(self, bundle: Bundle, trust: Trust, status: StatusList | None) -> str:
+        makers = trust.signers(bundle.envelope, "the statement")
+        revoked = status.revoked if status else {}
+        counted: Tally = tally(bundle.approvals, bundle.statement, makers, trust, self.now, revoked)
+        if counted.reasons:
+            refuse("the release", f"is not approved: {'; '.join(counted.reasons)}")
+        self.approved_by = counted.counted
+        waived = [
+            f"; the rule {rule} was waived by {person}: {reason}"
+            for rule, (person, reason) in counted.waivers.items()
+        ]
+        people = [
+            f"{trust.persons[person].name} ({person}) as {role}" for person, role in counted.counted.items()
+        ]
+        return ", ".join(people) + "".join(waived)
+
+    def _revocation(self, bundle: Bundle, status: StatusList | None, fresh: bool) -> str:
+        if status is None:
+            if fresh:
+                refuse("the status list", "is required and was not given (--status)")
+            self.note("revocation", "note", "not checked: no status list was given (--status)")
+            return ""
+        names = {
+            bundle.statement.digest: "the release",
+            bundle.certificate.digest if bundle.certificate else "": "the certificate",
+        }
+        for digest, what in names.items():
+            entry = status.entries.get(digest)
+            if entry:
+                refuse(what, f"was {entry.state} on {spelled(entry.at)}: {entry.reason}")
+        if not status.is_fresh(self.now):
+            if fresh:
+                refuse("the status list", f"expired on {spelled(status.expires)}: get a new one")
+            words = f"unknown since {spelled(status.expires)}, when the status list expired"
+            self.note("revocation", "note", words)
+            return ""
+        return f"none, by version {status.version} of the status list, valid until {spelled(status.expires)}"
+
+
+def _signed_by_pipeline(bundle: Bundle, trust: Trust, now: datetime) -> str:
+    people = trust.need(PIPELINE, bundle.envelope, "the statement", now)
+    return f"signed by {', '.join(sorted(people))}"
+
+
+def _gate(bundle: Bundle, trust: Trust, now: datetime) -> str:
+    if bundle.gate is None:
+        refuse(BUNDLE, "has no gate's result: nobody says what the policy's verdict was")
+    check_gate(bundle.gate, bundle.statement)
+    people = trust.need(PIPELINE, bundle.gate, "the gate's result", now)
+    title, failing = bundle.statement.predicate["policy"].get("title", ""), bundle.statement.failing_rules
+    words = f"the policy {title!r} gave: {'pass' if not failing else 'not passed: ' + ', '.join(failing)}"
+    return f"{words}; signed by {', '.join(sorted(people))}"
+
+
+def _certificate(bundle: Bundle, trust: Trust, now: datetime) -> str:
+    certificate = read_certificate(bundle)
+    assert bundle.certificate is not None
+    if certificate.sealed_at > now:
+        refuse("the certificate", f"is dated in the future ({spelled(certificate.sealed_at)})")
+    if certificate.trust_version > trust.version:
+        refuse(
+            "the trust file",
+            f"is version {trust.version}; the release was sealed under version {certificate.trust_version}",
+        )
+    people = trust.need(SEALER, bundle.certificate, "the certificate", certificate.sealed_at)
+    return f"sealed on {spelled(certificate.sealed_at)} by {', '.join(sorted(people))}"
+
+
+def _validity(statement: Statement, now: datetime) -> str:
+    if statement.valid_until < now:
+        refuse("the release", f"expired on {spelled(statement.valid_until)}")
+    return f"until {spelled(statement.valid_until)}"
+
+
+def _claim(asked: _Inquiry, statement: Statement) -> str:
+    claim = statement.predicate.get("privacyClaim")
+    if not isinstance(claim, dict) or claim.get("kind") not in ("dp", "none"):
+        refuse("the statement", "has no privacy claim, nor says that there is none")
+    if claim["kind"] == "none":
+        asked.note("privacy claim", "note", "none: nothing bounds what these images can reveal")
+        return ""
+    if claim.get("valid_for_release") is not True:
+        refuse("the privacy claim", "says itself that it is not valid for a release")
+    found = recompute(claim)
+    said = f"epsilon {claim['epsilon']:g} at delta {claim['delta']:g} for the {claim.get('unit')}"
+    if found.outcome == "contradicted":
+        refuse("the privacy claim", f"({said}) does not hold: its parameters give {found.epsilon:.6g}")
+    by = "computed again by dp-accounting"
+    if found.method == "bound":
+        by = f"its parameters give at most {found.epsilon:.4g} (Renyi DP, without dp-accounting)"
+    if found.outcome == "unlikely":
+        asked.note("privacy claim", "open", f"{said} is far below what can be shown here: {by}")
+        return ""
+    return f"{said}: {by}"
+
+
+def _given(path: Path | str) -> bytes:
+    """The bytes of a file that the user named."""
+    try:
+        with Path(path).open("rb") as handle:
+            return handle.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise PrivsynError(f"{path} cannot be read ({error.strerror})") from None
 
 
 def _scan(folder: Path, problems: list[str]) -> Iterator[tuple[str, bool]]:
@@ -102,7 +322,7 @@ def _scan(folder: Path, problems: list[str]) -> Iterator[tuple[str, bool]]:
                 children = [(f"{parent}{entry.name}", entry) for entry in entries]
                 kinds = [(name, _kind(entry)) for name, entry in children]
         except OSError as error:
-            problems.append(f"{_printable(parent) or 'the folder'} cannot be read ({error.strerror})")
+            problems.append(f"{printable(parent) or 'the folder'} cannot be read ({error.strerror})")
             continue
         if not kinds and parent:
             yield parent, False
@@ -111,43 +331,33 @@ def _scan(folder: Path, problems: list[str]) -> Iterator[tuple[str, bool]]:
                 waiting.append(f"{name}/")
                 continue
             if kind != "file":
-                problems.append(f"{_printable(name)} is a {kind}, not a regular file")
+                problems.append(f"{printable(name)} is a {kind}, not a regular file")
             yield name, kind == "file"
 
 
-def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "symbolic link", "special file"]:
+def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "symbolic link", "hard link", "special file"]:
+    """A file with a second name, which might be changed from outside of the folder, is no file of a release."""
     if entry.is_symlink():
         return "symbolic link"
     if entry.is_dir(follow_symlinks=False):
         return "folder"
-    return "file" if entry.is_file(follow_symlinks=False) else "special file"
+    if not entry.is_file(follow_symlinks=False):
+        return "special file"
+    return "file" if entry.stat(follow_symlinks=False).st_nlink == 1 else "hard link"
 
 
-def _statement(folder: Path, found: Mapping[str, bool], problems: list[str]) -> Statement | None:
-    raw = _read(folder, STATEMENT, found, problems)
-    line = _read(folder, STATEMENT_DIGEST, found, problems)
-    if raw is None:
-        return None
-    if line is not None and line != digest_line(raw):
-        problems.append(f"{STATEMENT} is not the one that {STATEMENT_DIGEST} names")
-    try:
-        return parse(raw)
-    except Refused as refusal:
-        problems.append(str(refusal))
-        return None
-
-
-def _read(folder: Path, name: str, found: Mapping[str, bool], problems: list[str]) -> bytes | None:
-    if name not in found:
-        problems.append(f"{name} is missing")
-    if not found.get(name):
+def _bundle(folder: Path, found: Mapping[str, bool], problems: list[str]) -> Bundle | None:
+    if not found.get(BUNDLE):
+        problems.append(f"{BUNDLE} is not a regular file")
         return None
     try:
-        with (folder / name).open("rb") as handle:
-            return handle.read(MAX_BYTES + 1)
+        with (folder / BUNDLE).open("rb") as handle:
+            return read_bundle(handle.read(MAX_BYTES + 1))
     except OSError as error:
-        problems.append(f"{name} cannot be read ({error.strerror})")
-        return None
+        problems.append(f"{BUNDLE} cannot be read ({error.strerror})")
+    except Refused as refusal:
+        problems.append(f"{BUNDLE}: {refusal}")
+    return None
 
 
 def _changed(
@@ -161,8 +371,3 @@ def _changed(
                 yield name
         except OSError as error:
             problems.append(f"{name} cannot be read ({error.strerror})")
-
-
-def _printable(name: str) -> str:
-    """The name itself, or escaped where it holds control characters or bytes that are no text."""
-    return name if name.isprintable() else ascii(name)[1:-1]

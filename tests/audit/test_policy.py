@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from privsyn.audit.contract import Finding
-from privsyn.audit.policy import Policy, judge, load_policy
+from privsyn.audit.policy import EVIDENCE, Policy, judge, load_policy
 from privsyn.errors import RecipeError
 from privsyn.recipe import shipped
 
@@ -20,6 +20,11 @@ def rule(**changes: Any) -> dict[str, Any]:
 
 def policy(*rules: dict[str, Any], **changes: Any) -> Policy:
     return Policy.model_validate({"title": "t", "purpose": "p", "rules": rules, **changes})
+
+
+def item(**changes: Any) -> dict[str, Any]:
+    known = {"id": "q", "question": "Is it so?", "role": "privacy-officer", "reference": "none"}
+    return {**known, **changes}
 
 
 def finding(**changes: Any) -> Finding:
@@ -135,6 +140,63 @@ def test_a_broken_rule_is_refused_by_name(tmp_path: Path, change: dict[str, Any]
     (tmp_path / "policy.toml").write_text("\n".join(lines))
     with pytest.raises(RecipeError, match=message):
         load_policy(tmp_path / "policy.toml")
+
+
+def test_a_question_belongs_to_the_digest() -> None:
+    """Who asks something else has another policy, and needs other approvals."""
+    asked = policy(rule(), checklist=[item()])
+    assert asked.digest == policy(rule(), checklist=[item()]).digest
+    assert asked.digest != policy(rule(), checklist=[item(question="Is it not?")]).digest
+    assert asked.digest != policy(rule()).digest
+
+
+@pytest.mark.parametrize(
+    ("checklist", "message"),
+    [
+        ([item(), item(question="Again?")], "checklist: two entries have the same id"),
+        ([item(id="Is it so")], "checklist.0.id"),
+        ([item(role="Privacy Officer")], "checklist.0.role"),
+        ([item(question="")], "checklist.0.question"),
+        ([item(evidense="verdict")], "did you mean 'evidence'"),
+        ([item(evidence="verdikt")], "q: there is no evidence 'verdikt': did you mean 'verdict'"),
+        ([item(evidence="rule:other")], "there is no evidence 'rule:other': did you mean 'rule:r'"),
+    ],
+)
+def test_a_question_that_cannot_be_answered_is_refused(
+    tmp_path: Path, checklist: list[dict[str, str]], message: str
+) -> None:
+    """By its place, with the nearest match; evidence may be a name of the list or a rule of this policy."""
+    lines = ["title = 't'", "purpose = 'p'", "[[rules]]"]
+    lines += [f"{key} = {value!r}" for key, value in rule().items()]
+    for entry in checklist:
+        lines += ["[[checklist]]", *(f"{key} = {value!r}" for key, value in entry.items())]
+    (tmp_path / "policy.toml").write_text("\n".join(lines))
+    with pytest.raises(RecipeError, match=message):
+        load_policy(tmp_path / "policy.toml")
+
+
+def test_nobody_waives_a_rule_unless_the_policy_names_a_role() -> None:
+    """A rule that says nothing holds for everybody, and a role is a plain id."""
+    assert policy(rule()).rules[0].waivable_by == ()
+    assert policy(rule(waivable_by=["privacy-officer"])).rules[0].waivable_by == ("privacy-officer",)
+    with pytest.raises(ValueError, match="waivable_by"):
+        policy(rule(waivable_by=["The Officer"]))
+
+
+@pytest.mark.parametrize("name", sorted(shipped("policies")))
+def test_shipped_checklists_ask_each_role_and_end_in_a_question_mark(name: str) -> None:
+    """Custodian, privacy officer and clinician all have something to answer for."""
+    checklist = load_policy(shipped("policies")[name]).checklist
+    assert {entry.role for entry in checklist} == {"data-custodian", "privacy-officer", "clinical-lead"}
+    assert all(entry.question.endswith("?") for entry in checklist)
+    assert len({entry.question for entry in checklist}) == len(checklist)
+
+
+def test_every_kind_of_evidence_can_be_named() -> None:
+    """The names of the list, and a rule by its id."""
+    names = [*EVIDENCE, "rule:r"]
+    asked = policy(rule(), checklist=[item(id=f"q{i}", evidence=name) for i, name in enumerate(names)])
+    assert [entry.evidence for entry in asked.checklist] == names
 
 
 @pytest.mark.parametrize("name", sorted(shipped("policies")))

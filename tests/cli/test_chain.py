@@ -23,7 +23,7 @@ ARTEFACTS = (
     "model/checkpoints", "model/privacy.json", "model/train.jsonl", "model/recipe.json",
     "synthetic/README.md", "synthetic/croissant.json", "synthetic/data/train-00000-of-00001.parquet",
     "audit/findings.json", "audit/verdict.json", "audit/internal-report.html", "audit/public-report.html",
-    "release/statement.json", "release/statement.json.sha256", "release/README.md",
+    "release/release.intoto.jsonl", "release/README.md",
 )  # fmt: skip
 STAGES = ("init", "prepare", "train", "sample", "audit", "report", "release draft")
 

@@ -61,6 +61,15 @@ def test_a_file_that_cannot_be_used_is_named(run: Run, kind: str, tmp_path: Path
     assert "wrong.toml" in ran.err
 
 
+def test_the_listing_counts_what_a_policy_asks(run: Run) -> None:
+    """Rules that audits answer, and questions that people answer."""
+    for entry in run("policies", "--json").document["policies"]:
+        policy = tomllib.loads(shipped("policies")[entry["name"]].read_text(encoding="utf-8"))
+        assert (entry["rules"], entry["questions"]) == (len(policy["rules"]), len(policy["checklist"]))
+        checked = run("policies", "check", shipped("policies")[entry["name"]])
+        assert f"{entry['rules']} rules, {entry['questions']} questions" in checked.out
+
+
 def test_the_schemas_fit_what_ships(run: Run) -> None:
     """Editors can check both kinds of file by the exported JSON Schemas."""
     schemas = run("recipes", "schema").document

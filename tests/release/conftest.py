@@ -1,4 +1,4 @@
-"""A release made by hand."""
+"""Releases made by hand: drafts that nobody signed, and a house whose people sign."""
 
 from __future__ import annotations
 
@@ -7,27 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from house import House, claims, fill, state_of
 
-from privsyn.files import tree_digests
-from privsyn.release.manifest import STATEMENT, STATEMENT_DIGEST, digest_line, state
+from privsyn.release.bundle import Bundle
+from privsyn.release.envelope import IN_TOTO, Envelope
+from privsyn.release.manifest import BUNDLE
+
+
+@pytest.fixture(scope="session")
+def house() -> House:
+    """People with keys, the same for every test."""
+    return House()
 
 
 @pytest.fixture
 def make_release(tmp_path: Path) -> Callable[..., Path]:
-    """Make a small release by hand, with claims of one's own."""
+    """Make a small draft by hand that nobody signed, with claims of one's own."""
 
-    def make(name: str = "release", **claims: Any) -> Path:
+    def make(name: str = "release", **changes: Any) -> Path:
         folder = tmp_path / name
-        (folder / "data").mkdir(parents=True)
-        for number, file in enumerate(
-            ["README.md", "croissant.json", "data/a.parquet", "public-report.html"]
-        ):
-            (folder / file).write_bytes(bytes(range(number, 40)))
-        digests = tree_digests(folder)
-        sizes = {file: (folder / file).stat().st_size for file in digests}
-        statement = state(digests, sizes, {"release": {"name": "r"}, **claims}).to_bytes()
-        (folder / STATEMENT).write_bytes(statement)
-        (folder / STATEMENT_DIGEST).write_bytes(digest_line(statement))
+        fill(folder)
+        statement = state_of(folder, claims(**changes))
+        bundle = Bundle(Envelope(statement.to_bytes(), IN_TOTO), statement)
+        (folder / BUNDLE).write_bytes(bundle.to_bytes())
         return folder
 
     return make

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from privsyn.audit.policy import load_policy
 from privsyn.cohort.cohort import prepare
 from privsyn.errors import PrivsynError, Refused, StudyError
 from privsyn.files import file_digest, json_digest, read_json, tree_digests, write_json
+from privsyn.release.bundle import read_bundle
 from privsyn.release.draft import draft
-from privsyn.release.manifest import STATEMENT
+from privsyn.release.manifest import BUNDLE
 from privsyn.release.verify import verify
 from privsyn.report.html import report
 from privsyn.study import Study, init
@@ -25,6 +27,26 @@ from privsyn.synthetic import read_synthetic, write_synthetic
 
 WEIGHTS = "ab" * 32
 AUC_ON_REAL_DATA = 0.5378913
+POLICY = """
+title = "for tests"
+purpose = "to test"
+
+[[rules]]
+id = "members-not-told-apart"
+audit = "membership-model"
+statistic = "auc"
+side = "lower"
+op = "<="
+threshold = 0.55
+rationale = "an attacker must do no better than chance"
+waivable_by = ["data-custodian"]
+
+[[checklist]]
+id = "plausible"
+question = "Do the images look like what they are to show?"
+role = "clinical-lead"
+reference = "choice of this policy"
+"""
 CLAIM = {
     "schema_version": 1,
     "kind": "dp",
@@ -48,6 +70,8 @@ CLAIM = {
     "accountant": {"name": "pld", "library": "dp-accounting", "version": "0.6.0"},
     "public": {"size": 8},
     "not_covered": ["the class list"],
+    "valid_for_release": True,
+    "reason": "",
     "ledger": None,
     "cumulative": None,
     "provenance": {"weights_sha256": WEIGHTS, "cohort_fingerprint": "private", "recipe_sha256": "cd" * 32},
@@ -111,7 +135,7 @@ def write_audit(study: Study, *, verdict: str = "pass", partial: bool = False, a
         "policy": {"title": "for tests", "purpose": "to test", "error_rate": 0.05},
         "cohort_fingerprint": cohort["fingerprint"],
         "inputs": {
-            "policy": file_digest(study.policy_file),
+            "policy": load_policy(study.policy_file).digest,
             "recipe": json_digest("recipe"),
             "synthetic": found.digest,
             "findings": file_digest(study.findings_file),
@@ -129,7 +153,7 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8)
     np.savez(root / "source.npz", images=images, labels=np.arange(40) % 2)
-    (root / "policy.toml").write_text("title = 'for tests'\n", encoding="utf-8")
+    (root / "policy.toml").write_text(POLICY, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRIVSYN_HOME", str(root / "home"))
         settings = ['data.classes=["a", "b"]']
@@ -149,7 +173,7 @@ def study(_finished: Path, tmp_path: Path) -> Study:
 
 
 def predicate(study: Study) -> dict[str, Any]:
-    return dict(read_json(study.release / STATEMENT)["predicate"])
+    return dict(read_bundle((study.release / BUNDLE).read_bytes()).statement.predicate)
 
 
 def test_a_draft_is_intact_and_holds_what_may_leave(study: Study) -> None:
@@ -164,8 +188,7 @@ def test_a_draft_is_intact_and_holds_what_may_leave(study: Study) -> None:
         "croissant.json",
         "data/train-00000-of-00001.parquet",
         "public-report.html",
-        "statement.json",
-        "statement.json.sha256",
+        "release.intoto.jsonl",
     ]
     assert verify(study.release).exit_code == 3
     assert [path.name for path in study.root.iterdir() if path.name.startswith(".partial")] == []
@@ -192,10 +215,9 @@ def test_the_statement_says_what_is_claimed(study: Study) -> None:
     found = predicate(study)
     assert (found["privacyClaim"]["kind"], found["privacyClaim"]["unit"]) == ("dp", "patient")
     assert found["privacyClaim"]["mechanism"] == CLAIM["mechanism"]
-    assert found["policy"]["sha256"] == file_digest(study.policy_file)
+    assert found["policy"]["sha256"] == load_policy(study.policy_file).digest
     assert found["generator"]["model_sha256"] == "ab" * 32
     assert found["set"] == {"synthetic": True, "images": 20, "classes": ["a", "b"]}
-    assert (found["status"], found["approvals"]) == ("draft", [])
     assert found["identifierScan"] == found["scorecard"] == "not performed"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["release"]["created"])
 

@@ -1,0 +1,303 @@
+"""What people decided about a release, and whether that is enough.
+
+An approval is one person's signed decision, in one role, about the exact bytes of a statement, with the
+digests of the policy and of the internal report that the person saw. Persons are counted, never keys; one
+person fills one place; whoever made the release, and the pipeline, cannot approve it; and the latest decision
+of a person in a role is the one that counts.
+
+Standard library and securesystemslib.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Any, Literal
+
+from privsyn.files import json_text
+from privsyn.release.checklist import open_items
+from privsyn.release.documents import Fields, check_slug, refuse, spelled
+from privsyn.release.envelope import Envelope, read_about, statement_about
+from privsyn.release.manifest import Statement
+from privsyn.release.trust import PIPELINE, Trust
+
+PREDICATE_TYPE = "https://privsyn.org/approval/v1"
+DECISIONS = ("approve", "reject", "changes")
+CLOCKS_DIFFER = timedelta(minutes=5)  # between the machines of approver and verifier
+
+Decision = Literal["approve", "reject", "changes"]
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """A rule of the policy that did not pass and is to be passed over, and why."""
+
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Approval:
+    """One decision, well formed; whether it counts is asked with `tally`.
+
+    Attributes:
+        statement: sha256 of the statement that was decided on.
+        tree: digest of the files' tree, as the statement has it.
+        policy, report: sha256 of the policy and of the internal report that the person saw.
+        answers: checklist item to `{"answer", "comment"}`.
+        conflict_of_interest: in the person's words; empty if none.
+        digest: sha256 of the signed envelope.
+    """
+
+    statement: str
+    tree: str
+    decision: Decision
+    person: str
+    role: str
+    policy: str
+    report: str
+    answers: Mapping[str, Mapping[str, str]]
+    waivers: tuple[Waiver, ...]
+    comment: str
+    conflict_of_interest: str
+    decided_at: datetime
+    valid_from: datetime
+    valid_until: datetime
+    digest: str = ""
+
+    def to_payload(self) -> bytes:
+        """The bytes to sign."""
+        predicate = {
+            "decision": self.decision,
+            "approver": {"id": self.person},
+            "role": self.role,
+            "policyDigest": self.policy,
+            "reportDigest": self.report,
+            "answers": {item: dict(answer) for item, answer in self.answers.items()},
+            "waivers": [{"rule": waiver.rule, "reason": waiver.reason} for waiver in self.waivers],
+            "comment": self.comment,
+            "conflictOfInterest": self.conflict_of_interest,
+            "decidedAt": spelled(self.decided_at),
+            "validFrom": spelled(self.valid_from),
+            "validUntil": spelled(self.valid_until),
+        }
+        subjects = {"statement": self.statement, "tree": self.tree}
+        return json_text(statement_about(subjects, PREDICATE_TYPE, predicate)).encode()
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a set of decisions amounts to.
+
+    Attributes:
+        counted: person to role, of the approvals that fill the places.
+        missing: role to number of places that nobody fills.
+        not_counted: decisions that do not count, and why, in words.
+        objections: decisions that block, in words.
+        open_questions: items of the checklist that are not answered, in words.
+        waivers: rule to (person, reason), of those granted by somebody who may.
+        failing: blocking rules that did not pass and that nobody waived.
+    """
+
+    counted: Mapping[str, str]
+    missing: Mapping[str, int]
+    not_counted: tuple[str, ...]
+    objections: tuple[str, ...]
+    open_questions: tuple[str, ...]
+    waivers: Mapping[str, tuple[str, str]]
+    failing: tuple[str, ...]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the release is not approved; empty if it is."""
+        lacking = [f"{count} approval(s) missing in the role {role}" for role, count in self.missing.items()]
+        rules = [f"the rule {rule} did not pass, and nobody who may has waived it" for rule in self.failing]
+        questions = [f"open question: {item}" for item in self.open_questions]
+        because = list(self.not_counted) if lacking or rules or questions else []
+        return [*self.objections, *lacking, *rules, *questions, *because]
+
+
+def read_approval(envelope: Envelope, what: str = "an approval") -> Approval:
+    """Read a decision that may be hostile.
+
+    Raises:
+        Refused: it is none.
+    """
+    subjects, predicate = read_about(envelope.payload, PREDICATE_TYPE, what)
+    known = (
+        "decision", "approver", "role", "policyDigest", "reportDigest", "answers", "waivers", "comment",
+        "conflictOfInterest", "decidedAt", "validFrom", "validUntil",
+    )  # fmt: skip
+    fields = Fields(predicate, what, known)
+    about = Fields(subjects, f"the subjects of {what}", ("statement", "tree"))
+    decision: Any = fields.one_of("decision", DECISIONS)
+    return Approval(
+        statement=about.digest("statement"),
+        tree=about.digest("tree"),
+        decision=decision,
+        person=Fields(fields.mapping("approver"), what, ("id",)).slug("id"),
+        role=fields.slug("role"),
+        policy=fields.digest("policyDigest"),
+        report=fields.digest("reportDigest"),
+        answers=MappingProxyType(
+            {
+                check_slug(item, what): _answer(answer, what)
+                for item, answer in fields.mapping("answers").items()
+            }
+        ),
+        waivers=tuple(_waiver(each, what) for each in fields.list("waivers")),
+        comment=fields.text("comment"),
+        conflict_of_interest=fields.text("conflictOfInterest"),
+        decided_at=fields.time("decidedAt"),
+        valid_from=fields.time("validFrom"),
+        valid_until=fields.time("validUntil"),
+        digest=envelope.digest,
+    )
+
+
+def tally(
+    envelopes: Sequence[Envelope],
+    statement: Statement,
+    authors: Iterable[str],
+    trust: Trust,
+    now: datetime,
+    revoked: Mapping[str, str] = MappingProxyType({}),
+) -> Tally:
+    """Count decisions about a statement.
+
+    Args:
+        authors: persons who made the release, beside those whom the statement names.
+        revoked: digest to status, of approvals that were withdrawn.
+
+    Raises:
+        Refused: a decision is not by the person it names, or not about this statement and what belongs to it.
+    """
+    makers = {*authors, *statement.authors}
+    latest: dict[tuple[str, str], Approval] = {}
+    for envelope in envelopes:
+        approval = _bound(envelope, statement, trust)
+        key = (approval.person, approval.role)
+        if key not in latest or latest[key].decided_at <= approval.decided_at:
+            latest[key] = approval
+    standing, not_counted = [], []
+    for approval in latest.values():
+        why = _why_not(approval, makers, trust, now, revoked)
+        if why:
+            not_counted.append(f"the decision of {approval.person} as {approval.role} does not count: {why}")
+        else:
+            standing.append(approval)
+    for_it = [approval for approval in standing if approval.decision == "approve"]
+    counted = _filled(for_it, trust)
+    waivers = _granted(for_it, statement)
+    return Tally(
+        counted=counted,
+        missing={
+            name: role.threshold - list(counted.values()).count(name)
+            for name, role in trust.approver_roles.items()
+            if list(counted.values()).count(name) < role.threshold
+        },
+        not_counted=tuple(sorted(not_counted)),
+        objections=tuple(
+            f"{approval.person} as {approval.role} decided: {approval.decision}"
+            for approval in standing
+            if approval.decision != "approve"
+        ),
+        open_questions=_unanswered(statement, for_it),
+        waivers=waivers,
+        failing=tuple(rule for rule in statement.failing_rules if rule not in waivers),
+    )
+
+
+def answers_of(approvals: Iterable[Approval]) -> dict[str, list[dict[str, str]]]:
+    """Checklist item to all answers that were given, each with the role of whoever gave it."""
+    answers: dict[str, list[dict[str, str]]] = {}
+    for approval in approvals:
+        for item, answer in approval.answers.items():
+            answers.setdefault(item, []).append({**answer, "role": approval.role})
+    return answers
+
+
+def _bound(envelope: Envelope, statement: Statement, trust: Trust) -> Approval:
+    """The decision, if its one signer is the person whom it names and it is about this statement."""
+    approval = read_approval(envelope)
+    what = f"the approval of {approval.person}"
+    signers = trust.signers(envelope, what)
+    if signers != {approval.person}:
+        refuse(what, f"is signed by {', '.join(sorted(signers)) or 'nobody'}")
+    if approval.statement != statement.digest or approval.tree != statement.tree:
+        refuse(what, "is about other contents: whatever changed, everybody decides anew")
+    if approval.policy != statement.policy or approval.report != statement.report:
+        refuse(what, "is about another policy or another internal report than those of the statement")
+    return approval
+
+
+def _why_not(
+    approval: Approval, makers: set[str], trust: Trust, now: datetime, revoked: Mapping[str, str]
+) -> str:
+    person, role = trust.persons[approval.person], trust.roles.get(approval.role)
+    if approval.person in trust.roles[PIPELINE].persons:
+        return "the pipeline approves nothing"
+    if role is None or role.id not in trust.approver_roles or approval.person not in role.persons:
+        return f"{approval.person} is not in that role"
+    if approval.person in makers:
+        return "whoever made the release does not approve it"
+    if approval.digest in revoked:
+        return f"it was {revoked[approval.digest]}"
+    if approval.decided_at > now + CLOCKS_DIFFER or approval.valid_from > now + CLOCKS_DIFFER:
+        return "it is dated in the future"
+    if approval.valid_until < now:
+        return f"it expired on {spelled(approval.valid_until)}"
+    if not person.may_sign_at(approval.decided_at):
+        return "the key was not valid then"
+    return ""
+
+
+def _filled(approvals: Sequence[Approval], trust: Trust) -> dict[str, str]:
+    """Person to role, as many places filled as possible: augmenting paths in a bipartite graph."""
+    wanted: dict[str, list[str]] = {}
+    for approval in sorted(approvals, key=lambda each: (each.person, each.role)):
+        wanted.setdefault(approval.person, []).append(approval.role)
+    places = [(name, n) for name, role in sorted(trust.approver_roles.items()) for n in range(role.threshold)]
+    taken: dict[tuple[str, int], str] = {}
+
+    def place(person: str, tried: set[tuple[str, int]]) -> bool:
+        for spot in places:
+            if spot[0] in wanted[person] and spot not in tried:
+                tried.add(spot)
+                if spot not in taken or place(taken[spot], tried):
+                    taken[spot] = person
+                    return True
+        return False
+
+    for person in wanted:
+        place(person, set())
+    return {person: role for (role, _), person in sorted(taken.items())}
+
+
+def _granted(approvals: Sequence[Approval], statement: Statement) -> dict[str, tuple[str, str]]:
+    granted = {}
+    for approval in approvals:
+        for waiver in approval.waivers:
+            if approval.role in statement.waivable_by(waiver.rule) and waiver.reason.strip():
+                granted[waiver.rule] = (approval.person, waiver.reason)
+    return granted
+
+
+def _unanswered(statement: Statement, approvals: Sequence[Approval]) -> tuple[str, ...]:
+    left = open_items(statement.checklist, statement.predicate, answers_of(approvals))
+    return tuple(f"{item['id']}: {item['why']}" for item in left)
+
+
+def _answer(document: Any, what: str) -> dict[str, str]:
+    fields = Fields(document, f"an answer of {what}", ("answer", "comment"))
+    return {
+        "answer": fields.one_of("answer", ("yes", "no", "not-applicable")),
+        "comment": fields.text("comment"),
+    }
+
+
+def _waiver(document: Any, what: str) -> Waiver:
+    fields = Fields(document, f"a waiver of {what}", ("rule", "reason"))
+    return Waiver(fields.text("rule", longest=200), fields.text("reason"))

@@ -1,0 +1,186 @@
+"""`release.intoto.jsonl`: the signed documents of a release, one envelope a line.
+
+The statement; the gate's result, which is the policy's verdict as a SLSA verification summary
+(https://slsa.dev/spec/v1.0/verification_summary) signed by the pipeline; every decision; and last the
+certificate, which names the digests of all lines before it. A bundle as such is not authenticated: without
+the certificate anybody could drop a rejection from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from privsyn.errors import PrivsynError
+from privsyn.files import json_text
+from privsyn.release.approvals import PREDICATE_TYPE as APPROVAL
+from privsyn.release.documents import Fields, refuse, spelled
+from privsyn.release.envelope import (
+    IN_TOTO,
+    Envelope,
+    predicate_type,
+    read_about,
+    read_envelope,
+    statement_about,
+)
+from privsyn.release.manifest import BUNDLE, Statement, parse
+from privsyn.release.manifest import PREDICATE_TYPE as STATEMENT
+
+GATE = "https://slsa.dev/verification_summary/v1"
+CERTIFICATE = "https://privsyn.org/certificate/v1"
+VERIFIER = "https://privsyn.org/privsyn"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The lines of a bundle, each in its place.
+
+    Attributes:
+        envelope: of the statement; without signatures in a draft that nobody signed.
+        gate, certificate: None where a draft has none yet.
+    """
+
+    envelope: Envelope
+    statement: Statement
+    gate: Envelope | None = None
+    approvals: tuple[Envelope, ...] = ()
+    certificate: Envelope | None = None
+
+    def to_bytes(self) -> bytes:
+        lines = [self.envelope, self.gate, *self.approvals, self.certificate]
+        return b"".join(envelope.line for envelope in lines if envelope)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a certificate says of the lines before it."""
+
+    statement: str
+    gate: str
+    approvals: tuple[str, ...]
+    trust_version: int
+    sealed_at: datetime
+
+
+def read_bundle(raw: bytes) -> Bundle:
+    """Read a bundle that may be hostile: lines of the known kinds, in their order, none twice.
+
+    Raises:
+        Refused: it is none.
+    """
+    lines = raw.splitlines(keepends=True)
+    envelopes = [read_envelope(line, IN_TOTO, _line(n)) for n, line in enumerate(lines, 1)]
+    kinds = [predicate_type(each.payload, _line(n)) for n, each in enumerate(envelopes, 1)]
+    if kinds[:1] != [STATEMENT]:
+        refuse(BUNDLE, "does not begin with the statement of a release")
+    statement = parse(envelopes[0].payload)
+    gate = envelopes[1] if kinds[1:2] == [GATE] else None
+    rest = list(zip(kinds, envelopes, strict=True))[2 if gate else 1 :]
+    certificate = rest.pop()[1] if rest and rest[-1][0] == CERTIFICATE else None
+    if any(kind != APPROVAL for kind, _ in rest):
+        refuse(BUNDLE, "has a line of an unknown kind, twice, or in the wrong place")
+    digests = [envelope.digest for _, envelope in rest]
+    if len(set(digests)) != len(digests):
+        refuse(BUNDLE, "has an approval twice")
+    return Bundle(envelopes[0], statement, gate, tuple(envelope for _, envelope in rest), certificate)
+
+
+def gate_payload(statement: Statement, *, version: str, at: datetime) -> bytes:
+    """The verdict that the policy gave, to be signed by the pipeline."""
+    passed = not statement.failing_rules
+    predicate = {
+        "verifier": {"id": VERIFIER, "version": {"privsyn": version}},
+        "timeVerified": spelled(at),
+        "resourceUri": f"urn:privsyn:release:{statement.tree}",
+        "policy": {"uri": f"urn:privsyn:policy:{statement.policy}", "digest": {"sha256": statement.policy}},
+        "inputAttestations": [{"digest": {"sha256": statement.digest}}],
+        "verificationResult": "PASSED" if passed else "FAILED",
+        "verifiedLevels": [],
+    }
+    return _about(statement, GATE, predicate)
+
+
+def check_gate(gate: Envelope, statement: Statement) -> None:
+    """See that the gate speaks of this statement, its policy and its verdict.
+
+    Raises:
+        Refused: it does not.
+    """
+    what = "the gate's result"
+    predicate = _predicate(gate, statement, GATE, what)
+    fields = Fields(predicate, what)
+    policy = Fields(Fields(fields.mapping("policy"), what).mapping("digest"), what).digest("sha256")
+    result = fields.one_of("verificationResult", ("PASSED", "FAILED"))
+    if policy != statement.policy:
+        refuse(what, "is about another policy than the statement")
+    if (result == "PASSED") != (not statement.failing_rules):
+        refuse(what, f"is {result}, which is not what the statement says")
+
+
+def certificate_payload(
+    bundle: Bundle, *, trust: Mapping[str, Any], waivers: Sequence[Mapping[str, str]], at: datetime
+) -> bytes:
+    """The document that closes a bundle, to be signed by a sealer.
+
+    Args:
+        trust: id and version of the trust file under which it was sealed.
+        waivers: rule, person and reason of each that counts.
+    """
+    if bundle.gate is None:
+        raise PrivsynError(f"{BUNDLE} has no gate's result: draft again with --key")
+    predicate = {
+        "statement": bundle.envelope.digest,
+        "gate": bundle.gate.digest,
+        "approvals": [approval.digest for approval in bundle.approvals],
+        "waivers": [dict(waiver) for waiver in waivers],
+        "trust": dict(trust),
+        "sealedAt": spelled(at),
+    }
+    return _about(bundle.statement, CERTIFICATE, predicate)
+
+
+def read_certificate(bundle: Bundle) -> Certificate:
+    """The certificate, if it is about these lines and no others.
+
+    Raises:
+        Refused: there is none, or a line was changed, dropped, added or moved since.
+    """
+    what = "the certificate"
+    if bundle.certificate is None or bundle.gate is None:
+        refuse(BUNDLE, "has no certificate: the release is a draft that nobody sealed")
+    predicate = _predicate(bundle.certificate, bundle.statement, CERTIFICATE, what)
+    known = ("statement", "gate", "approvals", "waivers", "trust", "sealedAt")
+    fields = Fields(predicate, what, known)
+    found = [approval.digest for approval in bundle.approvals]
+    for name, digest in (("statement", bundle.envelope.digest), ("gate", bundle.gate.digest)):
+        if fields.digest(name) != digest:
+            refuse(what, f"names another {name} than the bundle has")
+    named = fields.list("approvals")
+    if named != found:
+        dropped, added = len(set(map(str, named)) - set(found)), len(set(found) - set(map(str, named)))
+        refuse(what, f"names other approvals than the bundle has ({dropped} dropped, {added} added since)")
+    return Certificate(
+        statement=bundle.envelope.digest,
+        gate=bundle.gate.digest,
+        approvals=tuple(found),
+        trust_version=Fields(fields.mapping("trust"), what).integer("version", least=1),
+        sealed_at=fields.time("sealedAt"),
+    )
+
+
+def _about(statement: Statement, kind: str, predicate: Mapping[str, Any]) -> bytes:
+    subjects = {"statement": statement.digest, "tree": statement.tree}
+    return json_text(statement_about(subjects, kind, predicate)).encode()
+
+
+def _predicate(envelope: Envelope, statement: Statement, kind: str, what: str) -> dict[str, Any]:
+    subjects, predicate = read_about(envelope.payload, kind, what)
+    if subjects != {"statement": statement.digest, "tree": statement.tree}:
+        refuse(what, "is about other contents than those of the statement")
+    return predicate
+
+
+def _line(number: int) -> str:
+    return f"line {number} of {BUNDLE}"

@@ -1,0 +1,214 @@
+"""Signed bytes: DSSE envelopes (https://github.com/secure-systems-lab/dsse), one JSON line each.
+
+Standard library and securesystemslib, which verifies Ed25519 in pure Python where `cryptography` is missing.
+An envelope has exactly one spelling, so that a digest of the line covers it all. A key's id is derived from
+the key (RFC 8785-like spelling of its public part), never believed: libraries that count signatures by id
+accept one key under two ids twice.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from securesystemslib.dsse import Envelope as Dsse
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.signer import Signature, Signer, SSlibKey
+
+from privsyn.errors import PrivsynError
+from privsyn.release.documents import Fields, check_digest, read_strictly, refuse
+
+IN_TOTO = "application/vnd.in-toto+json"
+TRUST = "application/vnd.privsyn.trust+json"
+STATUS = "application/vnd.privsyn.status+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+KEY_FIELDS = ("keyid", "keytype", "scheme", "keyval")
+SCHEMES = (("ed25519", "ed25519"), ("ecdsa", "ecdsa-sha2-nistp256"), ("ecdsa", "ecdsa-sha2-nistp384"))
+_ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """A payload and who signed it; whether the signatures are good is asked with `signers`.
+
+    Attributes:
+        signatures: pairs of key id and signature.
+    """
+
+    payload: bytes
+    payload_type: str
+    signatures: tuple[tuple[str, bytes], ...] = ()
+
+    @property
+    def line(self) -> bytes:
+        """The one spelling, with a newline at its end."""
+        document = {
+            "payload": base64.b64encode(self.payload).decode(),
+            "payloadType": self.payload_type,
+            "signatures": [
+                {"keyid": keyid, "sig": base64.b64encode(signature).decode()}
+                for keyid, signature in self.signatures
+            ],
+        }
+        return json.dumps(document, separators=(",", ":"), sort_keys=True).encode() + b"\n"
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the line, signatures included."""
+        return hashlib.sha256(self.line).hexdigest()
+
+    @property
+    def payload_digest(self) -> str:
+        """sha256 (hex) of what was signed, the same whoever signs."""
+        return hashlib.sha256(self.payload).hexdigest()
+
+    def signed(self, signer: Signer) -> Envelope:
+        """This envelope with one more signature; signing twice with one key changes nothing."""
+        made = signer.sign(self._bytes_to_sign())
+        rest = [pair for pair in self.signatures if pair[0] != made.keyid]
+        both = sorted([*rest, (made.keyid, bytes.fromhex(made.signature))])
+        return Envelope(self.payload, self.payload_type, tuple(both))
+
+    def signers(self, keys: Mapping[str, SSlibKey], what: str) -> frozenset[str]:
+        """The ids of the keys that signed.
+
+        Args:
+            keys: by id, as `public_key` derives it.
+
+        Raises:
+            Refused: a signature is of none of the keys, or does not fit.
+        """
+        message = self._bytes_to_sign()
+        for keyid, signature in self.signatures:
+            if keyid not in keys:
+                refuse(what, f"is signed with a key that the trust file does not know ({keyid[:12]})")
+            _check_signature(keys[keyid], signature, message, what)
+        return frozenset(keyid for keyid, _ in self.signatures)
+
+    def _bytes_to_sign(self) -> bytes:
+        encoded: bytes = Dsse(self.payload, self.payload_type, {}).pae()
+        return encoded
+
+
+def read_envelope(line: bytes, payload_type: str, what: str) -> Envelope:
+    """Read one envelope that may be hostile.
+
+    Raises:
+        Refused: it is none of this type, or is not spelled as `Envelope.line` spells it.
+    """
+    fields = Fields(read_strictly(line, what), what, ("payload", "payloadType", "signatures"))
+    if fields.text("payloadType", longest=200) != payload_type:
+        refuse(what, f"is not of the type {payload_type}")
+    signatures = []
+    for listed in fields.list("signatures"):
+        signature = Fields(listed, f"a signature of {what}", ("keyid", "sig"))
+        signatures.append((signature.digest("keyid"), _bytes(signature.document.get("sig"), what)))
+    if len({keyid for keyid, _ in signatures}) != len(signatures):
+        refuse(what, "is signed twice with one key")
+    found = Envelope(_bytes(fields.document.get("payload"), what), payload_type, tuple(signatures))
+    if found.line != line:
+        refuse(what, "is not spelled as privsyn spells an envelope")
+    return found
+
+
+def statement_about(
+    subjects: Mapping[str, str], predicate_type: str, predicate: Mapping[str, Any]
+) -> dict[str, Any]:
+    """An in-toto Statement about digests: name to sha256 (hex)."""
+    listed = [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(subjects.items())]
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": listed,
+        "predicateType": predicate_type,
+        "predicate": dict(predicate),
+    }
+
+
+def read_about(payload: bytes, predicate_type: str, what: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """Subjects (name to sha256) and predicate of an in-toto Statement of a type.
+
+    Raises:
+        Refused: it is none.
+    """
+    fields = Fields(read_strictly(payload, what), what, ("_type", "subject", "predicateType", "predicate"))
+    if (
+        fields.document.get("_type") != STATEMENT_TYPE
+        or fields.document.get("predicateType") != predicate_type
+    ):
+        refuse(what, f"is not an in-toto Statement v1 of the type {predicate_type}")
+    subjects: dict[str, str] = {}
+    for entry in fields.list("subject"):
+        subject = Fields(entry, f"a subject of {what}", ("name", "digest"))
+        name = subject.text("name")
+        digest = Fields(subject.mapping("digest"), f"a subject of {what}", ("sha256",)).digest("sha256")
+        if name in subjects:
+            refuse(what, "names a subject twice")
+        subjects[name] = digest
+    return subjects, fields.mapping("predicate")
+
+
+def predicate_type(payload: bytes, what: str) -> str:
+    """The predicate type of a statement, to know what it is."""
+    return Fields(read_strictly(payload, what), what).text("predicateType", longest=200)
+
+
+def public_key(document: Any, what: str) -> SSlibKey:
+    """A public key from its JSON, under the id that follows from it.
+
+    Raises:
+        Refused: it is no key that is known here, or goes under an id that is not its own.
+    """
+    fields = Fields(document, what, KEY_FIELDS)
+    kind = (fields.text("keytype", longest=40), fields.text("scheme", longest=40))
+    if kind not in SCHEMES:
+        refuse(what, f"is a key of a kind that is not accepted: {kind!a}")
+    value = Fields(fields.mapping("keyval"), what, ("public",)).text("public")
+    if kind[0] == "ed25519":
+        check_digest(value, what)  # 32 bytes in hex, by chance of the same form
+    keyid = key_id(kind[0], kind[1], value)
+    if fields.document.get("keyid") not in (None, keyid):
+        refuse(what, "goes under an id that is not its own")
+    return SSlibKey(keyid, *kind, {"public": value})
+
+
+def key_id(keytype: str, scheme: str, public: str) -> str:
+    """sha256 (hex) of the key's one spelling."""
+    document = {"keytype": keytype, "keyval": {"public": public}, "scheme": scheme}
+    return hashlib.sha256(json.dumps(document, separators=(",", ":"), sort_keys=True).encode()).hexdigest()
+
+
+def key_document(key: SSlibKey) -> dict[str, Any]:
+    """What `public_key` reads."""
+    return {"keyid": key.keyid, "keytype": key.keytype, "scheme": key.scheme, "keyval": dict(key.keyval)}
+
+
+def names_of(keyids: Collection[str]) -> str:
+    """Key ids as they are shown to people."""
+    return ", ".join(sorted(keyid[:12] for keyid in keyids))
+
+
+def _check_signature(key: SSlibKey, signature: bytes, message: bytes, what: str) -> None:
+    if key.keytype == "ed25519" and (
+        len(signature) != 64 or int.from_bytes(signature[32:], "little") >= _ED25519_ORDER
+    ):
+        refuse(what, "has a signature of the wrong form")
+    try:
+        key.verify_signature(Signature(key.keyid, signature.hex()), message)
+    except UnverifiedSignatureError as error:
+        if "cryptography" in str(error.__cause__ or error):
+            raise PrivsynError(
+                f"{what} is signed with {key.scheme}: `pip install cryptography` to check it"
+            ) from None
+        refuse(what, f"has a signature that does not fit what was signed (key {key.keyid[:12]})")
+
+
+def _bytes(value: Any, what: str) -> bytes:
+    try:
+        return base64.b64decode(value, validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        refuse(what, "has a payload or signature that is not base64")
