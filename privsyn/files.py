@@ -18,10 +18,15 @@ _PARTIAL = ".partial-"
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a path to write to; on success it replaces `path` in one step, on any error it is removed."""
+def whole_file(path: Path, *, aside: Path | None = None) -> Iterator[Path]:
+    """Give a path to write to; on success it replaces `path` in one step, on any error it is removed.
+
+    Args:
+        aside: the folder to write in until then, on the same file system, where what a kill leaves behind
+            does no harm; by default that of `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=f"-{path.name}", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_PARTIAL, suffix=f"-{path.name}", dir=aside or path.parent)
     os.close(handle)
     partial = Path(name)
     try:

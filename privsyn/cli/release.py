@@ -75,9 +75,9 @@ def draft(
 
 @app.command("checklist")
 def checklist(study: StudyFolder = HERE, as_json: Json = False) -> None:
-    """Print the policy's questions, who answers each, and which are open.
+    """Print the policy's questions, who answers each, and which the evidence answers by itself.
 
-    Answer the questions of your role with `privsyn release approve --answer ID=yes`.
+    Answer those of your role with `privsyn release approve --answer ID=yes`, or --answers FILE.
     """
     from privsyn.cli.console import show
     from privsyn.release.approve import questions
@@ -91,7 +91,7 @@ def checklist(study: StudyFolder = HERE, as_json: Json = False) -> None:
     show(
         {"items": [{**item, "open": why or None} for item, why in found], "open": left},
         *lines,
-        f"{left} of {len(found)} questions are open",
+        f"{left} of {len(found)} questions wait for a person",
         as_json=as_json,
     )
 
@@ -105,6 +105,10 @@ def approve(
     answer: Annotated[
         list[str] | None,
         typer.Option(metavar="ID=ANSWER", help="yes, no or not-applicable, and a comment after a colon."),
+    ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help='A TOML file of answers, as in: id = "not-applicable: no text".'),
     ] = None,
     waive: Annotated[
         list[str] | None,
@@ -137,9 +141,7 @@ def approve(
         trust=read(trust),
         role=role,
         decision=chosen,
-        answers={
-            item: _answer(text) for item, text in pairs(answer or (), "--answer", "question=yes").items()
-        },
+        answers=_answers(answers, answer or ()),
         waivers=[Waiver(rule, why) for rule, why in pairs(waive or (), "--waive", "rule=reason").items()],
         comment=comment,
         conflict_of_interest=conflict_of_interest,
@@ -274,6 +276,21 @@ def read(file: Path) -> Trust:
         raise PrivsynError(f"{file} cannot be read ({error.strerror})") from None
 
 
-def _answer(text: str) -> dict[str, str]:
-    answer, _, comment = text.partition(":")
-    return {"answer": answer.strip(), "comment": comment.strip()}
+def _answers(file: Path | None, single: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Those of the file, and those given singly, which win."""
+    import tomllib
+
+    from privsyn.errors import PrivsynError
+
+    found: dict[str, Any] = {}
+    if file is not None:
+        try:
+            found = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise PrivsynError(f"{file} is not a TOML file of answers ({error})") from None
+    found |= pairs(single, "--answer", "question=yes")
+    made = {}
+    for item, text in found.items():
+        answer, _, comment = str(text).partition(":")
+        made[item] = {"answer": answer.strip(), "comment": comment.strip()}
+    return made

@@ -25,6 +25,7 @@ from privsyn.release.trust import PIPELINE, Trust
 
 PREDICATE_TYPE = "https://privsyn.org/approval/v1"
 DECISIONS = ("approve", "reject", "changes")
+ANSWERS = ("yes", "no", "not-applicable")
 CLOCKS_DIFFER = timedelta(minutes=5)  # between the machines of approver and verifier
 
 Decision = Literal["approve", "reject", "changes"]
@@ -179,7 +180,7 @@ def tally(
     for envelope in envelopes:
         approval = _bound(envelope, statement, trust)
         key = (approval.person, approval.role)
-        if key not in latest or latest[key].decided_at <= approval.decided_at:
+        if key not in latest or _rank(latest[key]) <= _rank(approval):
             latest[key] = approval
     standing, not_counted = [], []
     for approval in latest.values():
@@ -254,6 +255,11 @@ def _why_not(
     return ""
 
 
+def _rank(approval: Approval) -> tuple[datetime, bool]:
+    """The later decision counts; of two in one second, the one that objects."""
+    return approval.decided_at, approval.decision != "approve"
+
+
 def _filled(approvals: Sequence[Approval], trust: Trust) -> dict[str, str]:
     """Person to role, as many places filled as possible: augmenting paths in a bipartite graph."""
     wanted: dict[str, list[str]] = {}
@@ -293,7 +299,7 @@ def _unanswered(statement: Statement, approvals: Sequence[Approval]) -> tuple[st
 def _answer(document: Any, what: str) -> dict[str, str]:
     fields = Fields(document, f"an answer of {what}", ("answer", "comment"))
     return {
-        "answer": fields.one_of("answer", ("yes", "no", "not-applicable")),
+        "answer": fields.one_of("answer", ANSWERS),
         "comment": fields.text("comment"),
     }
 

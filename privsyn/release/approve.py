@@ -17,7 +17,7 @@ from securesystemslib.signer import Signer
 
 from privsyn.errors import PrivsynError, Refused, StudyError
 from privsyn.files import file_digest, whole_file
-from privsyn.release.approvals import Approval, Decision, Tally, Waiver, answers_of, read_approval, tally
+from privsyn.release.approvals import ANSWERS, Approval, Decision, Tally, Waiver, read_approval, tally
 from privsyn.release.bundle import Bundle, read_bundle
 from privsyn.release.checklist import open_items
 from privsyn.release.documents import now_or
@@ -77,10 +77,11 @@ def approve(
         Refused: the draft is not whole, or the person may not decide this in this role.
         PrivsynError: a comment or reason is missing, or an answer is to no question of the role.
     """
-    study, now = as_study(study), now_or(None)
+    study = as_study(study)
     bundle = current(study)
     person = _person(signer, trust)
     statement = bundle.statement
+    now = _after_earlier(study, statement, person)
     _check_may(person, role, trust, statement, bundle)
     if decision != "approve" and not comment.strip():
         raise PrivsynError(f"--decision {decision} needs a --comment that says why")
@@ -105,7 +106,7 @@ def approve(
     envelope = Envelope(approval.to_payload(), IN_TOTO).signed(signer)
     read_approval(envelope)  # what is written can be read
     file = out or study.approvals / f"{statement.digest[:12]}-{person}-{role}-{envelope.digest[:8]}.json"
-    with whole_file(file) as partial:
+    with whole_file(file, aside=None if out else study.root) as partial:
         partial.write_bytes(envelope.line)
     return file
 
@@ -137,7 +138,7 @@ def collected(study: Study, statement: Statement, files: Sequence[Path] = ()) ->
     Raises:
         Refused: a file holds no decision.
     """
-    there = sorted(study.approvals.glob("*.json")) if study.approvals.is_dir() else []
+    there = sorted(study.approvals.glob("[!.]*.json")) if study.approvals.is_dir() else []
     found: dict[str, Envelope] = {}
     for file in [*there, *files]:
         try:
@@ -167,15 +168,20 @@ def standing(study: Study | Path | str, trust: Trust, *, now: datetime | None = 
 
 
 def questions(study: Study | Path | str) -> list[tuple[dict[str, str], str]]:
-    """Each item of the checklist with why it is open, given all approvals so far; "" if it is closed."""
-    study = as_study(study)
-    bundle = current(study)
-    approvals = [read_approval(envelope) for envelope in collected(study, bundle.statement)]
-    left = {
-        item["id"]: str(item["why"])
-        for item in open_items(bundle.statement.checklist, bundle.statement.predicate, answers_of(approvals))
-    }
-    return [(item, left.get(item["id"], "")) for item in bundle.statement.checklist]
+    """Each item of the checklist with why it waits for a person; "" if evidence closes it.
+
+    What others answered is left out, so that nobody follows another.
+    """
+    statement = current(as_study(study)).statement
+    left = {item["id"]: str(item["why"]) for item in open_items(statement.checklist, statement.predicate, {})}
+    return [(item, left.get(item["id"], "")) for item in statement.checklist]
+
+
+def _after_earlier(study: Study, statement: Statement, person: str) -> datetime:
+    """Now, or a second after the person's latest decision: a later one takes the place of an earlier."""
+    earlier = [read_approval(envelope) for envelope in collected(study, statement)]
+    mine = [each.decided_at + timedelta(seconds=1) for each in earlier if each.person == person]
+    return max([now_or(None), *mine])
 
 
 def _person(signer: Signer, trust: Trust) -> str:
@@ -195,6 +201,9 @@ def _check_may(person: str, role: str, trust: Trust, statement: Statement, bundl
 
 def _check_answers(statement: Statement, role: str, answers: Mapping[str, Mapping[str, str]]) -> None:
     mine = {item["id"] for item in statement.checklist if item["role"] == role}
+    for item, given in answers.items():
+        if given.get("answer") not in ANSWERS:
+            raise PrivsynError(f"the answer to {item} is not one of {', '.join(ANSWERS)}")
     foreign = sorted(set(answers) - mine)
     if foreign:
         raise PrivsynError(

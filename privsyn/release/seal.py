@@ -36,6 +36,7 @@ from privsyn.release.trust import (
 from privsyn.study import Study, as_study
 
 STATUS_DAYS = 30
+SHOWN = 3  # reasons in one message
 
 
 def seal(
@@ -67,7 +68,9 @@ def seal(
     decisions = collected(study, draft.statement, approvals)
     counted = tally(decisions, draft.statement, makers, trust, now)
     if counted.reasons:
-        raise Refused(f"not sealed: {'; '.join(counted.reasons)}")
+        more = len(counted.reasons) - SHOWN
+        rest = f"; and {more} more (privsyn release status)" if more > 0 else ""
+        raise Refused(f"not sealed: {'; '.join(counted.reasons[:SHOWN])}{rest}")
     bundle = Bundle(draft.envelope, draft.statement, draft.gate, tuple(decisions))
     waivers = [
         {"rule": rule, "person": person, "reason": reason}
@@ -80,7 +83,7 @@ def seal(
     trust.need(SEALER, envelope, "the certificate", now)
     sealed = Bundle(bundle.envelope, bundle.statement, bundle.gate, bundle.approvals, envelope)
     read_bundle(sealed.to_bytes())  # what is written can be read
-    with whole_file(study.release / BUNDLE) as partial:
+    with whole_file(study.release / BUNDLE, aside=study.root) as partial:
         partial.write_bytes(sealed.to_bytes())
     return study.release
 

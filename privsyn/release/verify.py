@@ -336,7 +336,7 @@ def _scan(folder: Path, problems: list[str]) -> Iterator[tuple[str, bool]]:
 
 
 def _kind(entry: os.DirEntry[str]) -> Literal["file", "folder", "symbolic link", "hard link", "special file"]:
-    """A file with a second name, which might be changed from outside of the folder, is no file of a release."""
+    """What an entry is; a file with a second name might be changed from outside of the folder."""
     if entry.is_symlink():
         return "symbolic link"
     if entry.is_dir(follow_symlinks=False):

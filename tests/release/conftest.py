@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from drafted import make_study
 from house import House, claims, fill, state_of
 
 from privsyn.release.bundle import Bundle
 from privsyn.release.envelope import IN_TOTO, Envelope
 from privsyn.release.manifest import BUNDLE
+from privsyn.study import Study
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +36,14 @@ def make_release(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_study(tmp_path_factory.mktemp("release")).root
+
+
+@pytest.fixture
+def study(_finished: Path, tmp_path: Path) -> Study:
+    """A copy of a study that has everything a release needs."""
+    return Study(Path(shutil.copytree(_finished, tmp_path / "study")))

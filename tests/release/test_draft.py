@@ -7,169 +7,22 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from drafted import AUC_ON_REAL_DATA, CLAIM, write_audit, write_set
 
 from privsyn.audit.policy import load_policy
-from privsyn.cohort.cohort import prepare
 from privsyn.errors import PrivsynError, Refused, StudyError
-from privsyn.files import file_digest, json_digest, read_json, tree_digests, write_json
+from privsyn.files import file_digest, read_json, tree_digests, write_json
 from privsyn.release.bundle import read_bundle
 from privsyn.release.draft import draft
 from privsyn.release.manifest import BUNDLE
 from privsyn.release.verify import verify
 from privsyn.report.html import report
-from privsyn.study import Study, init
-from privsyn.synthetic import read_synthetic, write_synthetic
-
-WEIGHTS = "ab" * 32
-AUC_ON_REAL_DATA = 0.5378913
-POLICY = """
-title = "for tests"
-purpose = "to test"
-
-[[rules]]
-id = "members-not-told-apart"
-audit = "membership-model"
-statistic = "auc"
-side = "lower"
-op = "<="
-threshold = 0.55
-rationale = "an attacker must do no better than chance"
-waivable_by = ["data-custodian"]
-
-[[checklist]]
-id = "plausible"
-question = "Do the images look like what they are to show?"
-role = "clinical-lead"
-reference = "choice of this policy"
-"""
-CLAIM = {
-    "schema_version": 1,
-    "kind": "dp",
-    "unit": "patient",
-    "neighbouring": "add-or-remove-one",
-    "epsilon": 8.0,
-    "delta": 1e-5,
-    "epsilon_rdp": 9.0,
-    "mechanism": {
-        "name": "dp-sgd",
-        "noise_multiplier": 1.1,
-        "sample_rate": 0.1,
-        "steps": 10,
-        "clip_norm": 0.001,
-        "sampling": "poisson",
-        "noise_multiplicity": 2,
-        "max_images_per_unit": 4,
-        "expected_units": 40,
-        "composed": [],
-    },
-    "accountant": {"name": "pld", "library": "dp-accounting", "version": "0.6.0"},
-    "public": {"size": 8},
-    "not_covered": ["the class list"],
-    "valid_for_release": True,
-    "reason": "",
-    "ledger": None,
-    "cumulative": None,
-    "provenance": {"weights_sha256": WEIGHTS, "cohort_fingerprint": "private", "recipe_sha256": "cd" * 32},
-}
-
-
-def write_set(study: Study, *, seed: int = 0, force: bool = False) -> None:
-    """Draw the study's synthetic set anew."""
-    images = np.random.default_rng(seed).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
-    provenance = {
-        "generator": "privsyn",
-        "version": "0.1.0",
-        "model_sha256": WEIGHTS,
-        "seed": seed,
-        "count": 20,
-    }
-    write_synthetic(
-        study.synthetic,
-        images,
-        np.arange(20) % 2,
-        ["a", "b"],
-        name="s",
-        claim=CLAIM,
-        provenance=provenance,
-        force=force,
-    )
-
-
-def write_audit(study: Study, *, verdict: str = "pass", partial: bool = False, attempt: int = 1) -> None:
-    """Write what an audit of the study's set would leave, with one rule."""
-    finding = {
-        "audit": "membership-model",
-        "version": "1",
-        "threat": "model",
-        "statistic": "auc",
-        "value": AUC_ON_REAL_DATA,
-    }
-    write_json(study.findings_file, {"schema_version": 1, "findings": [finding]})
-    rule = {
-        "id": "members-not-told-apart",
-        "severity": "block",
-        "outcome": verdict,
-        "audit": "membership-model",
-        "statistic": "auc",
-        "scope": {},
-        "side": "lower",
-        "op": "<=",
-        "threshold": 0.55,
-        "value": AUC_ON_REAL_DATA,
-        "interval": [0.51, AUC_ON_REAL_DATA],
-        "rationale": "an attacker must do no better than chance",
-        "reason": f"measured {AUC_ON_REAL_DATA}",
-    }
-    cohort = read_json(study.cohort / "cohort.json")
-    found = read_synthetic(study.synthetic, size=8, channels=1, classes=["a", "b"])
-    document = {
-        "schema_version": 1,
-        "verdict": verdict,
-        "partial": partial,
-        "attempt": attempt,
-        "policy": {"title": "for tests", "purpose": "to test", "error_rate": 0.05},
-        "cohort_fingerprint": cohort["fingerprint"],
-        "inputs": {
-            "policy": load_policy(study.policy_file).digest,
-            "recipe": json_digest("recipe"),
-            "synthetic": found.digest,
-            "findings": file_digest(study.findings_file),
-        },
-        "plugins": [{"name": "membership-model", "version": "1", "distribution": "privsyn"}],
-        "privsyn_version": "0.1.0",
-        "rules": [rule],
-    }
-    write_json(study.verdict_file, document)
-
-
-@pytest.fixture(scope="session")
-def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("release")
-    rng = np.random.default_rng(1)
-    images = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8)
-    np.savez(root / "source.npz", images=images, labels=np.arange(40) % 2)
-    (root / "policy.toml").write_text(POLICY, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRIVSYN_HOME", str(root / "home"))
-        settings = ['data.classes=["a", "b"]']
-        study = init(root / "study", recipe="toy", policy=str(root / "policy.toml"), settings=settings)
-        prepare(study, root / "source.npz")
-    write_json(study.privacy_file, CLAIM)
-    write_set(study)
-    write_audit(study)
-    report(study)
-    return study.root
-
-
-@pytest.fixture
-def study(_finished: Path, tmp_path: Path) -> Study:
-    """A copy of a study that has everything a release needs."""
-    return Study(Path(shutil.copytree(_finished, tmp_path / "study")))
+from privsyn.study import Study
+from privsyn.synthetic import read_synthetic
 
 
 def predicate(study: Study) -> dict[str, Any]:
