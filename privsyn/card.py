@@ -146,6 +146,14 @@ _BODY = """
 Audits attack a set before it is released and can find leaks; they cannot show that there is none. A
 release says in `public-report.html` which audits were run and how they ended.
 
+## Uses
+
+**Meant for** developing and testing methods and software, teaching, and training beside real images. Whatever
+is trained on this set must be tested on real images before anybody relies on it.
+
+**Not for** diagnosis, decisions about a person, conclusions about how frequent a finding is in any population
+(class proportions were chosen, not observed), or attempts to learn about the people behind the real images.
+
 ## How to load
 
 ```python
@@ -158,19 +166,54 @@ print(images[0]["image"], images.features["label"].int2str(images[0]["label"]))
 Each row of `data/*.parquet` is `image` (`bytes`: a PNG without metadata; `path`: its number) and `label`
 (int64). `croissant.json` describes the same files in Croissant 1.1, with the SHA-256 of each.
 
+## How it was made
+
+**Why.** So that others can work with images of this kind without receiving images of patients.
+
+**Source.** A diffusion model that learnt from real images, which are not part of this set and stay with their
+holder. `croissant.json` and the statement of a release name the model and the sampler by digest and settings.
+
+**Labels.** Each image was drawn for the label that it carries. Nobody looked at it and annotated it, and it
+may show something else.
+
+## Personal and sensitive information
+
+No patient's image, identifier, file name or metadata is in this set by intention. What may remain of the
+people whom the model learnt from is what the section *Privacy* is about.
+
+## Bias, risks and limits
+
+A set like this can carry on every bias of the images that the model learnt from: who was imaged, with which
+devices, and who labelled. Rare findings may be missing or wrong, and privacy noise makes both more likely.
+
+## Scorecard
+
+The seven C of synthetic medical data (Zamzmi et al. 2025, https://doi.org/10.1038/s44172-025-00450-1):
+
+| | |
+|---|---|
+| congruence: are the images like real ones? | not performed |
+| coverage: is the variety of real ones there? | not performed |
+| constraint: do they keep to what must hold? | size, channels and value range, by construction |
+| completeness: is anything missing? | every image has a label, by construction |
+| compliance: which rules were kept? | *Privacy*, and the statement and policy of a release |
+| comprehension: can a reader know what this is? | this card |
+| consistency: does it hold over time and groups? | not performed |
+
 ## How to verify
 
-A release holds `statement.json`, which names each of its files with its SHA-256. Check it, offline, with
+A release holds `release.intoto.jsonl`, which names each of its files with its SHA-256 and carries the
+signatures of the people who approved it. Check it, offline, with the trust file that its sender gave you by
+another way:
 
 ```text
-privsyn verify PATH/OF/THIS/FOLDER
+privsyn verify PATH/OF/THIS/FOLDER --trust trust.json
 ```
 
-Any changed, missing or extra file is named. Whether people approved the release is a separate question,
-and until it is answered the command exits with 3, never 0.
+Any changed, missing or extra file is named. Without the trust file the command can only say that the bytes
+are whole, and exits with 3, never 0. The sender's status list (`--status`) tells what was revoked.
 
-## What it is not for
+## Contact
 
-Diagnosis, decisions about a person, or conclusions about how frequent a finding is in any population:
-class proportions were chosen, not observed. A model trained on these images must be tested on real ones.
+Whoever gave you the trust file and the status list answers questions and takes objections.
 """

@@ -33,6 +33,10 @@ CLAIM = {
     "epsilon": 8.00001,
     "delta": 1e-5,
 }
+SECTIONS = (  # of the Hugging Face dataset card, and what a synthetic set of patients adds to it
+    "Privacy", "Uses", "How to load", "How it was made", "Personal and sensitive information",
+    "Bias, risks and limits", "Scorecard", "How to verify", "Contact",
+)  # fmt: skip
 ODD_NAMES = [
     "0", "yes", "~", "", " ", "=1+1", "<script>alert(1)</script>", "a: b # c", "- x", "{{ x }}", "%YAML",
     "line\nbreak\r\n---\n# heading", "tab\t", 'quote " and \\', "日本語", "\U0001f9ec", "\u2028\x85\x7f\x9f",
@@ -189,7 +193,8 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     make(tmp_path / "set", claim=CLAIM)
     card = (tmp_path / "set/README.md").read_text(encoding="utf-8")
     assert "not recorded from any patient" in card
-    assert "Diagnosis" in card
+    assert "**Not for** diagnosis" in card
+    assert all(f"\n## {section}\n" in card for section in SECTIONS)
     assert "epsilon = 8.001, delta = 1e-05" in card
     assert "load_dataset(" in card
     assert "privsyn verify" in card

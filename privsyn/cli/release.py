@@ -258,6 +258,25 @@ def revoke(
     )
 
 
+@app.command("verifier")
+def verifier(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where it goes.")] = Path("privsyn-verify.pyz"),
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write the recipient's check as one file that any Python 3.11 runs, with nothing installed."""
+    from privsyn.cli.console import show
+    from privsyn.release.portable import write_portable
+
+    digest = write_portable(out, force=force)
+    show(
+        {"verifier": str(out), "sha256": digest},
+        f"wrote {out}, sha256 {digest}",
+        f"recipients run: python3 {out.name} RELEASE --trust trust.json",
+        as_json=as_json,
+    )
+
+
 def signers(keys: Sequence[str], public: Path | None, passphrase_file: Path | None) -> list[Signer]:
     """The keys, each opened with its passphrase, which is asked for if no file has it."""
     from privsyn.release.keys import open_key

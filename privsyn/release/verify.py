@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -100,6 +101,7 @@ class Verification:
         return [*told, f"outcome: {self.outcome}"]
 
 
+HASHERS = min(4, os.cpu_count() or 1)
 _MARKS = {"ok": "", "failed": "REFUSED: ", "open": "OPEN: ", "note": "NOTE: "}
 _NO_TRUST = (
     "not approved: who stands behind this release was not checked; pass --trust with the trust file that its "
@@ -363,11 +365,18 @@ def _bundle(folder: Path, found: Mapping[str, bool], problems: list[str]) -> Bun
 def _changed(
     folder: Path, expected: Mapping[str, str], found: Mapping[str, bool], problems: list[str]
 ) -> Iterator[str]:
-    for name, digest in expected.items():
-        if name not in found:
-            continue
-        try:
-            if not found[name] or file_digest(folder / name) != digest:
+    there = [name for name in expected if name in found]
+    with ThreadPoolExecutor(HASHERS) as pool:  # hashing leaves the interpreter to others
+        digests = pool.map(lambda name: _digest(folder / name) if found[name] else None, there)
+        for name, digest in zip(there, digests, strict=True):
+            if isinstance(digest, OSError):
+                problems.append(f"{name} cannot be read ({digest.strerror})")
+            elif digest != expected[name]:
                 yield name
-        except OSError as error:
-            problems.append(f"{name} cannot be read ({error.strerror})")
+
+
+def _digest(path: Path) -> str | OSError:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        return error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from securesystemslib.signer import CryptoSigner
 from privsyn.files import tree_digests
 from privsyn.release.approvals import Approval
 from privsyn.release.bundle import Bundle, certificate_payload, gate_payload
-from privsyn.release.documents import spelled
+from privsyn.release.documents import now_or, spelled
 from privsyn.release.envelope import IN_TOTO, STATUS, TRUST, Envelope, public_key
 from privsyn.release.manifest import BUNDLE, Statement, state
 from privsyn.release.status_list import Entry, status_payload
 from privsyn.release.trust import Person, Role, Trust, parse_trust, trust_payload
 
-NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+NOW = now_or(None)  # what runs in a process of its own has no other clock
 DAY = timedelta(days=1)
 POLICY, REPORT = "a" * 64, "b" * 64
 ROLES = {
