@@ -14,6 +14,11 @@ from typing import Any
 
 from privsyn.errors import PrivsynError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows, where two at once are not kept apart
+    fcntl = None  # type: ignore[assignment]
+
 _PARTIAL = ".partial-"
 
 
@@ -65,6 +70,15 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time change `path`, by a lock on a hidden file beside it that stays."""
+    with path.with_name(f".{path.name}.lock").open("a") as handle:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

@@ -39,7 +39,7 @@ def draft(
         ),
     ] = None,
     terms: Annotated[str | None, typer.Option(metavar="TEXT", help="Terms of use, in words.")] = None,
-    valid_days: Annotated[int, typer.Option(min=1, help="Days for which it is to be relied on.")] = 365,
+    valid_days: Annotated[int, typer.Option(min=1, max=3650, help="Days to rely on it.")] = 365,
     supersedes: Annotated[
         str | None, typer.Option(metavar="SHA256", help="Statement of the release that this one replaces.")
     ] = None,
@@ -116,7 +116,7 @@ def approve(
     ] = None,
     comment: Annotated[str, typer.Option(metavar="TEXT", help="Wanted with reject and changes.")] = "",
     conflict_of_interest: Annotated[str, typer.Option(metavar="TEXT", help="Declare one.")] = "",
-    valid_days: Annotated[int, typer.Option(min=1, help="Days for which the decision counts.")] = 180,
+    valid_days: Annotated[int, typer.Option(min=1, max=3650, help="Days that it counts.")] = 180,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the decision there, to be carried to the study."),
@@ -187,6 +187,9 @@ def seal(
     approval: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="A decision that lies elsewhere. Repeatable.")
     ] = None,
+    status: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The status list, for withdrawn approvals.")
+    ] = None,
     public_key: PublicKey = None,
     passphrase_file: PassphraseFile = None,
     study: StudyFolder = HERE,
@@ -197,7 +200,7 @@ def seal(
     from privsyn.release.seal import seal
 
     signing = signers(key, public_key, passphrase_file)
-    folder = seal(study, signers=signing, trust=read(trust), approvals=approval or ())
+    folder = seal(study, signers=signing, trust=read(trust), approvals=approval or (), status=status)
     show(
         {"release": str(folder)},
         f"sealed {folder}: it may leave",
@@ -219,7 +222,7 @@ def revoke(
     key: Keys,
     trust: TrustFile,
     state: Annotated[str, typer.Option(metavar="WHAT", help="revoked, superseded or suspended.")] = "revoked",
-    valid_days: Annotated[int, typer.Option(min=1, help="Days until the list must be issued anew.")] = 30,
+    valid_days: Annotated[int, typer.Option(min=1, max=90, help="Days until the next list.")] = 30,
     public_key: PublicKey = None,
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,

@@ -49,7 +49,6 @@ class Approval:
         policy, report: sha256 of the policy and of the internal report that the person saw.
         answers: checklist item to `{"answer", "comment"}`.
         conflict_of_interest: in the person's words; empty if none.
-        digest: sha256 of the signed envelope.
     """
 
     statement: str
@@ -66,7 +65,6 @@ class Approval:
     decided_at: datetime
     valid_from: datetime
     valid_until: datetime
-    digest: str = ""
 
     def to_payload(self) -> bytes:
         """The bytes to sign."""
@@ -99,6 +97,7 @@ class Tally:
         objections: decisions that block, in words.
         open_questions: items of the checklist that are not answered, in words.
         waivers: rule to (person, reason), of those granted by somebody who may.
+        conflicts: of interest, as those who approved declared them.
         failing: blocking rules that did not pass and that nobody waived.
     """
 
@@ -108,6 +107,7 @@ class Tally:
     objections: tuple[str, ...]
     open_questions: tuple[str, ...]
     waivers: Mapping[str, tuple[str, str]]
+    conflicts: tuple[str, ...]
     failing: tuple[str, ...]
 
     @property
@@ -154,7 +154,6 @@ def read_approval(envelope: Envelope, what: str = "an approval") -> Approval:
         decided_at=fields.time("decidedAt"),
         valid_from=fields.time("validFrom"),
         valid_until=fields.time("validUntil"),
-        digest=envelope.digest,
     )
 
 
@@ -175,23 +174,27 @@ def tally(
     Raises:
         Refused: a decision is not by the person it names, or not about this statement and what belongs to it.
     """
+    unknown = sorted(statement.authors - set(trust.persons))
+    if unknown:
+        refuse("the statement", f"names the author {unknown[0]}, whom the trust file does not know")
     makers = {*authors, *statement.authors}
-    latest: dict[tuple[str, str], Approval] = {}
-    for envelope in envelopes:
-        approval = _bound(envelope, statement, trust)
-        key = (approval.person, approval.role)
-        if key not in latest or _rank(latest[key]) <= _rank(approval):
-            latest[key] = approval
-    standing, not_counted = [], []
-    for approval in latest.values():
-        why = _why_not(approval, makers, trust, now, revoked)
+    bound = [_bound(envelope, statement, trust) for envelope in envelopes]
+    not_counted, standing = [], []
+    for envelope, approval in zip(envelopes, bound, strict=True):
+        state = revoked.get(envelope.digest)
+        why = f"it was {state}" if state else _why_not(approval, makers, statement, trust, now)
         if why:
             not_counted.append(f"the decision of {approval.person} as {approval.role} does not count: {why}")
         else:
             standing.append(approval)
-    for_it = [approval for approval in standing if approval.decision == "approve"]
+    last, last_standing = _latest(bound), _latest(standing)
+    objections = [approval for approval in last_standing.values() if approval.decision != "approve"]
+    for_it = [
+        each for key, each in last.items() if each.decision == "approve" and last_standing.get(key) is each
+    ]
     counted = _filled(for_it, trust)
-    waivers = _granted(for_it, statement)
+    heard = [each for each in for_it if counted.get(each.person, each.role) == each.role]
+    waivers = _granted(heard, statement)
     return Tally(
         counted=counted,
         missing={
@@ -201,12 +204,15 @@ def tally(
         },
         not_counted=tuple(sorted(not_counted)),
         objections=tuple(
-            f"{approval.person} as {approval.role} decided: {approval.decision}"
-            for approval in standing
-            if approval.decision != "approve"
+            f"{approval.person} as {approval.role} decided: {approval.decision}" for approval in objections
         ),
-        open_questions=_unanswered(statement, for_it),
+        open_questions=_unanswered(statement, for_it, heard),
         waivers=waivers,
+        conflicts=tuple(
+            f"{approval.person} declared: {approval.conflict_of_interest}"
+            for approval in for_it
+            if approval.conflict_of_interest.strip()
+        ),
         failing=tuple(rule for rule in statement.failing_rules if rule not in waivers),
     )
 
@@ -234,9 +240,7 @@ def _bound(envelope: Envelope, statement: Statement, trust: Trust) -> Approval:
     return approval
 
 
-def _why_not(
-    approval: Approval, makers: set[str], trust: Trust, now: datetime, revoked: Mapping[str, str]
-) -> str:
+def _why_not(approval: Approval, makers: set[str], statement: Statement, trust: Trust, now: datetime) -> str:
     person, role = trust.persons[approval.person], trust.roles.get(approval.role)
     if approval.person in trust.roles[PIPELINE].persons:
         return "the pipeline approves nothing"
@@ -244,8 +248,8 @@ def _why_not(
         return f"{approval.person} is not in that role"
     if approval.person in makers:
         return "whoever made the release does not approve it"
-    if approval.digest in revoked:
-        return f"it was {revoked[approval.digest]}"
+    if statement.created and approval.decided_at + CLOCKS_DIFFER < statement.created:
+        return "it is dated before there was anything to decide on"
     if approval.decided_at > now + CLOCKS_DIFFER or approval.valid_from > now + CLOCKS_DIFFER:
         return "it is dated in the future"
     if approval.valid_until < now:
@@ -253,6 +257,16 @@ def _why_not(
     if not person.may_sign_at(approval.decided_at):
         return "the key was not valid then"
     return ""
+
+
+def _latest(approvals: Iterable[Approval]) -> dict[tuple[str, str], Approval]:
+    """The last decision of each person in each role."""
+    latest: dict[tuple[str, str], Approval] = {}
+    for approval in approvals:
+        key = (approval.person, approval.role)
+        if key not in latest or _rank(latest[key]) <= _rank(approval):
+            latest[key] = approval
+    return latest
 
 
 def _rank(approval: Approval) -> tuple[datetime, bool]:
@@ -286,13 +300,19 @@ def _granted(approvals: Sequence[Approval], statement: Statement) -> dict[str, t
     granted = {}
     for approval in approvals:
         for waiver in approval.waivers:
-            if approval.role in statement.waivable_by(waiver.rule) and waiver.reason.strip():
+            if approval.role in statement.waivable.get(waiver.rule, ()) and waiver.reason.strip():
                 granted[waiver.rule] = (approval.person, waiver.reason)
     return granted
 
 
-def _unanswered(statement: Statement, approvals: Sequence[Approval]) -> tuple[str, ...]:
-    left = open_items(statement.checklist, statement.predicate, answers_of(approvals))
+def _unanswered(
+    statement: Statement, approvals: Sequence[Approval], heard: Sequence[Approval]
+) -> tuple[str, ...]:
+    """A no counts in whatever role; a yes in the role in which the person is counted."""
+    answers = answers_of(heard)
+    for item, given in answers_of(approvals).items():
+        answers.setdefault(item, []).extend(answer for answer in given if answer["answer"] == "no")
+    left = open_items(statement.checklist, statement.predicate, answers)
     return tuple(f"{item['id']}: {item['why']}" for item in left)
 
 

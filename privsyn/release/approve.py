@@ -15,9 +15,19 @@ from types import MappingProxyType
 
 from securesystemslib.signer import Signer
 
+from privsyn.audit.policy import load_policy
 from privsyn.errors import PrivsynError, Refused, StudyError
 from privsyn.files import file_digest, whole_file
-from privsyn.release.approvals import ANSWERS, Approval, Decision, Tally, Waiver, read_approval, tally
+from privsyn.release.approvals import (
+    ANSWERS,
+    CLOCKS_DIFFER,
+    Approval,
+    Decision,
+    Tally,
+    Waiver,
+    read_approval,
+    tally,
+)
 from privsyn.release.bundle import Bundle, read_bundle
 from privsyn.release.checklist import open_items
 from privsyn.release.documents import now_or
@@ -28,6 +38,7 @@ from privsyn.release.verify import verify
 from privsyn.study import Study, as_study
 
 VALID_DAYS = 180
+_DIFFERENCES = ("changed", "missing", "extra", "problem")
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ def approve(
     bundle = current(study)
     person = _person(signer, trust)
     statement = bundle.statement
-    now = _after_earlier(study, statement, person)
+    now = _after_earlier(study, statement, person, trust)
     _check_may(person, role, trust, statement, bundle)
     if decision != "approve" and not comment.strip():
         raise PrivsynError(f"--decision {decision} needs a --comment that says why")
@@ -105,6 +116,8 @@ def approve(
     )
     envelope = Envelope(approval.to_payload(), IN_TOTO).signed(signer)
     read_approval(envelope)  # what is written can be read
+    if out is not None and out.exists():
+        raise PrivsynError(f"{out} already exists: choose another place")
     file = out or study.approvals / f"{statement.digest[:12]}-{person}-{role}-{envelope.digest[:8]}.json"
     with whole_file(file, aside=None if out else study.root) as partial:
         partial.write_bytes(envelope.line)
@@ -120,16 +133,31 @@ def current(study: Study) -> Bundle:
     """
     if not (study.release / BUNDLE).is_file():
         raise StudyError(f"{study.root} has no draft of a release: run `privsyn release draft` first")
+    raw = (study.release / BUNDLE).read_bytes()
     found = verify(study.release)
-    if found.outcome == "fail":
-        first = next(line for line in found.lines() if line)
-        raise Refused(f"{study.release} is not as it was drafted ({first}): draft again")
-    bundle = read_bundle((study.release / BUNDLE).read_bytes())
+    if found.outcome == "fail" or raw != (study.release / BUNDLE).read_bytes():
+        wrong = [line for line in found.lines() if "REFUSED" in line or line.split(":")[0] in _DIFFERENCES]
+        raise Refused(
+            f"{study.release} is not as it was drafted ({wrong[0] if wrong else 'changed'}): draft again"
+        )
+    bundle = read_bundle(raw)
     if bundle.gate is None or not bundle.envelope.signatures:
         raise Refused(
             f"{study.release} is not signed by the pipeline: run `privsyn release draft --key KEY --force`"
         )
+    _check_policy(study, bundle.statement)
     return bundle
+
+
+def _check_policy(study: Study, statement: Statement) -> None:
+    """See that the statement carries the policy that lies there to be read: digest, questions, waivers."""
+    policy = load_policy(study.policy_file)
+    waivable = {rule.id: frozenset(rule.waivable_by) for rule in policy.rules}
+    same = [item.model_dump(mode="json") for item in policy.checklist] == statement.checklist
+    if policy.digest != statement.policy or not same or waivable != dict(statement.waivable):
+        raise Refused(
+            f"{study.policy_file} is not the policy of the draft: audit again with it, and draft again"
+        )
 
 
 def collected(study: Study, statement: Statement, files: Sequence[Path] = ()) -> list[Envelope]:
@@ -162,7 +190,8 @@ def standing(study: Study | Path | str, trust: Trust, *, now: datetime | None = 
     decided: dict[str, set[str]] = {role: set() for role in trust.approver_roles}
     for envelope in envelopes:
         approval = read_approval(envelope)
-        decided.setdefault(approval.role, set()).add(approval.person)
+        if approval.role in trust.approver_roles and approval.person in trust.roles[approval.role].persons:
+            decided[approval.role].add(approval.person)
     complete = all(len(decided[name]) >= role.threshold for name, role in trust.approver_roles.items())
     return Standing(counted, {name: len(people) for name, people in decided.items()}, complete)
 
@@ -177,11 +206,15 @@ def questions(study: Study | Path | str) -> list[tuple[dict[str, str], str]]:
     return [(item, left.get(item["id"], "")) for item in statement.checklist]
 
 
-def _after_earlier(study: Study, statement: Statement, person: str) -> datetime:
+def _after_earlier(study: Study, statement: Statement, person: str, trust: Trust) -> datetime:
     """Now, or a second after the person's latest decision: a later one takes the place of an earlier."""
-    earlier = [read_approval(envelope) for envelope in collected(study, statement)]
-    mine = [each.decided_at + timedelta(seconds=1) for each in earlier if each.person == person]
-    return max([now_or(None), *mine])
+    now = now_or(None)
+    mine = [
+        read_approval(envelope).decided_at + timedelta(seconds=1)
+        for envelope in collected(study, statement)
+        if envelope.signatures and trust.signers(envelope, "an approval") == {person}
+    ]
+    return max([now, *(moment for moment in mine if moment <= now + CLOCKS_DIFFER)])
 
 
 def _person(signer: Signer, trust: Trust) -> str:
@@ -215,8 +248,8 @@ def _check_waivers(statement: Statement, role: str, waivers: Sequence[Waiver]) -
     for waiver in waivers:
         if waiver.rule not in statement.failing_rules:
             raise PrivsynError(f"the rule {waiver.rule!r} needs no waiver: it does not stand in the way")
-        if role not in statement.waivable_by(waiver.rule):
-            who = ", ".join(sorted(statement.waivable_by(waiver.rule))) or "nobody"
+        if role not in statement.waivable.get(waiver.rule, ()):
+            who = ", ".join(sorted(statement.waivable.get(waiver.rule, ()))) or "nobody"
             raise Refused(f"the policy lets {who} waive {waiver.rule}, not the role {role}")
         if not waiver.reason.strip():
             raise PrivsynError(f"a waiver of {waiver.rule} needs a reason: --waive {waiver.rule}=WHY")

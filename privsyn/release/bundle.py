@@ -15,6 +15,7 @@ from typing import Any
 
 from privsyn.errors import PrivsynError
 from privsyn.files import json_text
+from privsyn.release.approvals import CLOCKS_DIFFER, read_approval
 from privsyn.release.approvals import PREDICATE_TYPE as APPROVAL
 from privsyn.release.documents import Fields, refuse, spelled
 from privsyn.release.envelope import (
@@ -55,12 +56,16 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a certificate says of the lines before it."""
+    """What a certificate says, which is about the lines before it.
 
-    statement: str
-    gate: str
-    approvals: tuple[str, ...]
+    Attributes:
+        organisation, trust_version: of the trust file under which it was sealed.
+        waivers: rule to (person, reason) of each that counted then.
+    """
+
+    organisation: str
     trust_version: int
+    waivers: Mapping[str, tuple[str, str]]
     sealed_at: datetime
 
 
@@ -141,6 +146,12 @@ def certificate_payload(
     return _about(bundle.statement, CERTIFICATE, predicate)
 
 
+def digests_of(bundle: Bundle) -> frozenset[str]:
+    """Every digest by which a status list may name the release: of statement, files, gate or certificate."""
+    envelopes = [each for each in (bundle.envelope, bundle.gate, bundle.certificate) if each]
+    return frozenset({bundle.statement.tree, *(envelope.digest for envelope in envelopes)})
+
+
 def read_certificate(bundle: Bundle) -> Certificate:
     """The certificate, if it is about these lines and no others.
 
@@ -161,12 +172,19 @@ def read_certificate(bundle: Bundle) -> Certificate:
     if named != found:
         dropped, added = len(set(map(str, named)) - set(found)), len(set(found) - set(map(str, named)))
         refuse(what, f"names other approvals than the bundle has ({dropped} dropped, {added} added since)")
+    trust = Fields(fields.mapping("trust"), what, ("id", "version"))
+    listed = [Fields(waiver, what, ("rule", "person", "reason")) for waiver in fields.list("waivers")]
+    sealed_at = fields.time("sealedAt")
+    late = [
+        each for each in map(read_approval, bundle.approvals) if each.decided_at > sealed_at + CLOCKS_DIFFER
+    ]
+    if late:
+        refuse(what, f"is dated before the decision of {late[0].person}")
     return Certificate(
-        statement=bundle.envelope.digest,
-        gate=bundle.gate.digest,
-        approvals=tuple(found),
-        trust_version=Fields(fields.mapping("trust"), what).integer("version", least=1),
-        sealed_at=fields.time("sealedAt"),
+        organisation=trust.slug("id"),
+        trust_version=trust.integer("version", least=1),
+        waivers={each.text("rule"): (each.text("person"), each.text("reason")) for each in listed},
+        sealed_at=sealed_at,
     )
 
 

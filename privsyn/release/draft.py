@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from securesystemslib.signer import Signer
@@ -17,7 +17,8 @@ from privsyn.files import file_digest, read_json, relative_files, tree_digest, w
 from privsyn.release.bundle import Bundle, gate_payload
 from privsyn.release.documents import now_or, spelled
 from privsyn.release.envelope import IN_TOTO, Envelope
-from privsyn.release.manifest import BUNDLE, state
+from privsyn.release.manifest import BUNDLE, is_release_file, state
+from privsyn.release.verify import LARGEST
 from privsyn.report.html import PublicView, public_page, public_view
 from privsyn.report.material import gather
 from privsyn.report.words import claim_in_words
@@ -26,7 +27,6 @@ from privsyn.study import Study, as_study
 DESCRIPTIONS = ("README.md", "croissant.json")
 REPORT = "public-report.html"
 VALID_DAYS = 365
-LARGEST = 64 * 2**30  # bytes of a release
 
 
 def draft(
@@ -120,7 +120,7 @@ def _copy_set(source: Path, target: Path, judged: str) -> dict[str, tuple[str, i
     digests: dict[str, str] = {}
     copied: dict[str, tuple[str, int]] = {}
     for name in relative_files(source):
-        if _may_leave(name):
+        if is_release_file(name) and name != REPORT:
             copied[name] = _copy(source / name, target / name)
         digests[name] = copied[name][0] if name in copied else file_digest(source / name)
     if tree_digest(digests) != judged:
@@ -128,12 +128,6 @@ def _copy_set(source: Path, target: Path, judged: str) -> dict[str, tuple[str, i
             f"{source} is not the set that was audited: run `privsyn audit --force` and `privsyn report`"
         )
     return copied
-
-
-def _may_leave(name: str) -> bool:
-    """Shards and descriptions; everything else in the folder of the set stays."""
-    path = PurePosixPath(name)
-    return name in DESCRIPTIONS or (path.parent == PurePosixPath("data") and path.suffix == ".parquet")
 
 
 def _copy(source: Path, target: Path) -> tuple[str, int]:

@@ -1,7 +1,7 @@
 """Signed bytes: DSSE envelopes (https://github.com/secure-systems-lab/dsse), one JSON line each.
 
 Standard library and securesystemslib, which verifies Ed25519 in pure Python where `cryptography` is missing.
-An envelope has exactly one spelling, so that a digest of the line covers it all. A key's id is derived from
+An envelope has exactly one spelling. A key's id is derived from
 the key (RFC 8785-like spelling of its public part), never believed: libraries that count signatures by id
 accept one key under two ids twice.
 """
@@ -30,6 +30,25 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 KEY_FIELDS = ("keyid", "keytype", "scheme", "keyval")
 SCHEMES = (("ed25519", "ed25519"), ("ecdsa", "ecdsa-sha2-nistp256"), ("ecdsa", "ecdsa-sha2-nistp384"))
 _ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
+_ED25519_PRIME = 2**255 - 19
+# y of the points whose order divides 8: with one as a key, anybody can make a signature that fits.
+_SMALL_ORDER = frozenset(
+    {
+        0,
+        1,
+        _ED25519_PRIME - 1,
+        int.from_bytes(
+            bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+        ),
+        int.from_bytes(
+            bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"
+        ),
+    }
+)
+_SPKI = {  # what comes before the point in a public key, and the bytes of the uncompressed point
+    "ecdsa-sha2-nistp256": ("3059301306072a8648ce3d020106082a8648ce3d030107034200", 65),
+    "ecdsa-sha2-nistp384": ("3076301006072a8648ce3d020106052b81040022036200", 97),
+}
 
 
 @dataclass(frozen=True)
@@ -59,12 +78,7 @@ class Envelope:
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of the line, signatures included."""
-        return hashlib.sha256(self.line).hexdigest()
-
-    @property
-    def payload_digest(self) -> str:
-        """sha256 (hex) of what was signed, the same whoever signs."""
+        """sha256 (hex) of what was signed: the same whoever signs, so nobody can give it another name."""
         return hashlib.sha256(self.payload).hexdigest()
 
     def signed(self, signer: Signer) -> Envelope:
@@ -90,6 +104,12 @@ class Envelope:
             _check_signature(keys[keyid], signature, message, what)
         return frozenset(keyid for keyid, _ in self.signatures)
 
+    def by_known(self, keys: Mapping[str, SSlibKey]) -> Envelope:
+        """Without signatures of keys that are not known, as TUF reads a file that others signed too."""
+        return Envelope(
+            self.payload, self.payload_type, tuple(pair for pair in self.signatures if pair[0] in keys)
+        )
+
     def _bytes_to_sign(self) -> bytes:
         encoded: bytes = Dsse(self.payload, self.payload_type, {}).pae()
         return encoded
@@ -110,6 +130,8 @@ def read_envelope(line: bytes, payload_type: str, what: str) -> Envelope:
         signatures.append((signature.digest("keyid"), _bytes(signature.document.get("sig"), what)))
     if len({keyid for keyid, _ in signatures}) != len(signatures):
         refuse(what, "is signed twice with one key")
+    if signatures != sorted(signatures):
+        refuse(what, "has its signatures in another order than that of their keys")
     found = Envelope(_bytes(fields.document.get("payload"), what), payload_type, tuple(signatures))
     if found.line != line:
         refuse(what, "is not spelled as privsyn spells an envelope")
@@ -169,7 +191,9 @@ def public_key(document: Any, what: str) -> SSlibKey:
         refuse(what, f"is a key of a kind that is not accepted: {kind!a}")
     value = Fields(fields.mapping("keyval"), what, ("public",)).text("public")
     if kind[0] == "ed25519":
-        check_digest(value, what)  # 32 bytes in hex, by chance of the same form
+        _check_point(check_digest(value, what), what)  # 32 bytes in hex, by chance of the same form
+    else:
+        _check_pem(value, kind[1], what)
     keyid = key_id(kind[0], kind[1], value)
     if fields.document.get("keyid") not in (None, keyid):
         refuse(what, "goes under an id that is not its own")
@@ -205,6 +229,25 @@ def _check_signature(key: SSlibKey, signature: bytes, message: bytes, what: str)
                 f"{what} is signed with {key.scheme}: `pip install cryptography` to check it"
             ) from None
         refuse(what, f"has a signature that does not fit what was signed (key {key.keyid[:12]})")
+
+
+def _check_point(public: str, what: str) -> None:
+    y = int.from_bytes(bytes.fromhex(public), "little") & (2**255 - 1)
+    if y >= _ED25519_PRIME or y in _SMALL_ORDER:
+        refuse(what, "is a key with which anybody could sign")
+
+
+def _check_pem(public: str, scheme: str, what: str) -> None:
+    """One key has one spelling, else it could be two persons'."""
+    prefix, point = _SPKI[scheme]
+    lines = public.strip("\n").split("\n")
+    body = _bytes("".join(lines[1:-1]), what)
+    encoded = base64.b64encode(body).decode()
+    rows = [encoded[start : start + 64] for start in range(0, len(encoded), 64)]
+    spelled = "\n".join(["-----BEGIN PUBLIC KEY-----", *rows, "-----END PUBLIC KEY-----", ""])
+    der = bytes.fromhex(prefix)
+    if public != spelled or body[: len(der) + 1] != der + b"\x04" or len(body) != len(der) + point:
+        refuse(what, f"is no public key of the kind {scheme} in PEM as privsyn spells it")
 
 
 def _bytes(value: Any, what: str) -> bytes:

@@ -29,6 +29,11 @@ from privsyn.release.envelope import key_document, key_id, public_key
 
 SHORTEST = 12  # characters of a passphrase
 PUBLIC = ".pub.json"
+FILES = (
+    "file",
+    "file2",
+    "envvar",
+)  # signers of securesystemslib that take a key from a file or the environment
 
 Passphrase = Callable[[], str]
 
@@ -57,11 +62,11 @@ def new_key(file: Path | str, passphrase: str | None) -> SSlibKey:
     locked = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase.encode())
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked)
     key = _public_half(private)
-    with whole_file(public_file) as partial:
-        partial.write_text(json.dumps(key_document(key), indent=2) + "\n", encoding="utf-8")
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as handle:
         handle.write(pem)
+    with whole_file(public_file) as partial:
+        partial.write_text(json.dumps(key_document(key), indent=2) + "\n", encoding="utf-8")
     return key
 
 
@@ -91,6 +96,8 @@ def open_key(key: str, passphrase: Passphrase, public: Path | None = None) -> Si
         PrivsynError: the key cannot be used, or is not kept as it should be.
     """
     scheme = key.partition(":")[0]
+    if scheme in FILES and not Path(key).exists():
+        raise PrivsynError(f"{scheme}: reads a private key in the clear: name the file of `privsyn keys new`")
     if scheme in SIGNER_FOR_URI_SCHEME and not Path(key).exists():
         if public is None:
             raise PrivsynError(f"{scheme}: needs --public-key FILE with the public half of the key")

@@ -97,10 +97,9 @@ class Statement:
         Raises:
             Refused: the outcome is not what its rules amount to, or is of some rules only.
         """
-        verdict = self._fields.mapping("verdict")
-        rules = [Fields(rule, f"{WHAT}: a rule") for rule in Fields(verdict, WHAT).list("rules")]
-        if verdict.get("partial") is not False:
-            refuse(WHAT, "carries a verdict on some rules only")
+        verdict, rules = self._fields.mapping("verdict"), self._rules
+        if verdict.get("partial") is not False or not rules:
+            refuse(WHAT, "carries a verdict on some rules only, or on none")
         failing = {
             rule.text("id", longest=200)
             for rule in rules
@@ -110,13 +109,25 @@ class Statement:
             refuse(WHAT, "gives a verdict that does not follow from its own rules")
         return tuple(sorted(failing))
 
-    def waivable_by(self, rule: str) -> frozenset[str]:
-        """The roles that may waive a rule; none, unless the policy names some."""
-        for listed in Fields(self._fields.mapping("verdict"), WHAT).list("rules"):
-            if isinstance(listed, dict) and listed.get("id") == rule:
-                roles = listed.get("waivable_by", [])
-                return frozenset(roles) if isinstance(roles, list) else frozenset()
-        return frozenset()
+    @cached_property
+    def waivable(self) -> Mapping[str, frozenset[str]]:
+        """Rule to the roles that may waive it, whichever of its rows did not pass."""
+        found: dict[str, frozenset[str]] = {}
+        for rule in self._rules:
+            name = rule.text("id", longest=200)
+            roles = frozenset(check_slug(role, f"{WHAT}: waivable_by") for role in rule.list("waivable_by"))
+            found[name] = found.get(name, roles) & roles
+        return found
+
+    @property
+    def created(self) -> datetime | None:
+        """When it was drafted, if it says so."""
+        return Fields(self._fields.mapping("release"), f"{WHAT}: release").time_or_none("created")
+
+    @property
+    def _rules(self) -> list[Fields]:
+        listed = Fields(self._fields.mapping("verdict"), f"{WHAT}: verdict").list("rules")
+        return [Fields(rule, f"{WHAT}: a rule") for rule in listed]
 
     @property
     def _fields(self) -> Fields:
@@ -165,6 +176,14 @@ def parse(payload: bytes) -> Statement:
     if found.to_bytes() != payload:
         refuse(WHAT, "is not spelled as privsyn spells a statement")
     return found
+
+
+def is_release_file(name: str) -> bool:
+    """Whether a release may hold a file of this name: descriptions, the public report, and shards."""
+    folder, _, file = name.rpartition("/")
+    return name in ("README.md", "croissant.json", "public-report.html") or (
+        folder == "data" and file.endswith(".parquet")
+    )
 
 
 def _check_name(name: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from securesystemslib.signer import Signer
 
 from privsyn.errors import PrivsynError, Refused
-from privsyn.files import whole_file
+from privsyn.files import locked, whole_file
 from privsyn.release.approvals import tally
 from privsyn.release.approve import collected, current
 from privsyn.release.bundle import Bundle, certificate_payload, check_gate, read_bundle
@@ -22,7 +22,7 @@ from privsyn.release.documents import Fields, check_slug, now_or
 from privsyn.release.envelope import IN_TOTO, STATUS, TRUST, Envelope, read_envelope
 from privsyn.release.keys import read_public
 from privsyn.release.manifest import BUNDLE
-from privsyn.release.status_list import Entry, StatusList, read_status, status_payload
+from privsyn.release.status_list import LONGEST, Entry, StatusList, read_status, status_payload
 from privsyn.release.trust import (
     PIPELINE,
     SEALER,
@@ -45,12 +45,14 @@ def seal(
     signers: Sequence[Signer],
     trust: Trust,
     approvals: Sequence[Path] = (),
+    status: Path | None = None,
 ) -> Path:
     """Close the bundle of the study's draft with a certificate, if all whom the trust file asks for agreed.
 
     Args:
         signers: keys of as many sealers as their role needs.
         approvals: files of decisions that do not lie in the study.
+        status: the status list, on which approvals may have been withdrawn.
 
     Returns:
         The release folder, which may leave.
@@ -65,8 +67,11 @@ def seal(
     assert draft.gate is not None
     check_gate(draft.gate, draft.statement)
     trust.need(PIPELINE, draft.gate, "the gate's result", now)
+    if draft.statement.valid_until < now:
+        raise Refused("not sealed: the draft has expired; draft again with --force")
     decisions = collected(study, draft.statement, approvals)
-    counted = tally(decisions, draft.statement, makers, trust, now)
+    withdrawn = read_status(_read(status), trust).revoked if status else {}
+    counted = tally(decisions, draft.statement, makers, trust, now, withdrawn)
     if counted.reasons:
         more = len(counted.reasons) - SHOWN
         rest = f"; and {more} more (privsyn release status)" if more > 0 else ""
@@ -113,21 +118,36 @@ def revoke(
         PrivsynError: a reason is missing.
     """
     now = now_or(None)
-    before = read_status(status.read_bytes(), trust) if status.exists() else None
-    entries = dict(before.entries) if before else {}
-    if digest:
-        if not reason.strip():
-            raise PrivsynError("a release is revoked for a reason: say it with --reason")
-        entries[digest] = Entry(digest, state, reason, now)
-    version = before.version + 1 if before else 1
-    payload = status_payload(trust.id, version, now, now + timedelta(days=valid_days), entries.values())
-    envelope = Envelope(payload, STATUS)
-    for signer in signers:
-        envelope = envelope.signed(signer)
-    found = read_status(envelope.line, trust, now=now)
-    with whole_file(status) as partial:
-        partial.write_bytes(envelope.line)
+    if digest and not reason.strip():
+        raise PrivsynError("a release is revoked for a reason: say it with --reason")
+    if not 1 <= valid_days <= LONGEST.days:
+        raise PrivsynError(f"a status list is valid for 1 to {LONGEST.days} days, not {valid_days}")
+    with locked(status):
+        there = _read(status) if status.exists() else None
+        before = None if there is None else read_status(there, trust)
+        entries = dict(before.entries) if before else {}
+        if digest in entries and entries[digest].state == "revoked" and state != "revoked":
+            raise Refused(f"{digest[:12]} is revoked, and what is revoked stays revoked")
+        if digest:
+            entries[digest] = Entry(digest, state, reason, now)
+        version = before.version + 1 if before else 1
+        payload = status_payload(trust.id, version, now, now + timedelta(days=valid_days), entries.values())
+        envelope = Envelope(payload, STATUS)
+        for signer in signers:
+            envelope = envelope.signed(signer)
+        found = read_status(envelope.line, trust, now=now)
+        if there != (_read(status) if status.exists() else None):
+            raise PrivsynError(f"{status} was changed meanwhile: run the command again")
+        with whole_file(status) as partial:
+            partial.write_bytes(envelope.line)
     return found
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise PrivsynError(f"{file} cannot be read ({error.strerror})") from None
 
 
 def write_trust(source: Path, *, signers: Sequence[Signer], out: Path) -> tuple[Trust, str]:
@@ -146,10 +166,7 @@ def write_trust(source: Path, *, signers: Sequence[Signer], out: Path) -> tuple[
         PrivsynError: the source cannot be read.
         Refused: it would not be well formed.
     """
-    try:
-        raw = source.read_bytes()
-    except OSError as error:
-        raise PrivsynError(f"{source} cannot be read ({error.strerror})") from None
+    raw = _read(source)
     if source.suffix == ".toml":
         envelope = Envelope(_planned(source, raw), TRUST)
     else:
@@ -157,6 +174,8 @@ def write_trust(source: Path, *, signers: Sequence[Signer], out: Path) -> tuple[
     for signer in signers:
         envelope = envelope.signed(signer)
     trust = parse_trust(envelope)
+    if out.exists():
+        read_envelope(_read(out), TRUST, str(out))  # nothing else is replaced
     with whole_file(out) as partial:
         partial.write_bytes(envelope.line)
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +19,7 @@ from privsyn.release.trust import SEALER, Trust
 
 WHAT = "the status list"
 STATES = ("revoked", "superseded", "suspended")
+LONGEST = timedelta(days=90)
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,12 @@ def read_status(raw: bytes, trust: Trust, *, now: datetime | None = None) -> Sta
     """
     envelope = read_envelope(raw, STATUS, WHAT)
     status = parse_status(envelope, trust.id)
-    if status.issued > now_or(now):
+    now = now_or(now)
+    if status.issued > now:
         refuse(WHAT, f"is dated in the future ({spelled(status.issued)})")
-    trust.need(SEALER, envelope, WHAT, status.issued)
+    if status.expires - status.issued > LONGEST:
+        refuse(WHAT, f"is to be valid for more than {LONGEST.days} days, in which it would not be news")
+    trust.need(SEALER, envelope, WHAT, now)
     return status
 
 
@@ -85,7 +89,7 @@ def parse_status(envelope: Envelope, organisation: str) -> StatusList:
         issued=fields.time("issued"),
         expires=fields.time("expires"),
         entries=MappingProxyType({entry.digest: entry for entry in entries}),
-        digest=envelope.payload_digest,
+        digest=envelope.digest,
     )
 
 

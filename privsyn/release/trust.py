@@ -123,7 +123,7 @@ def read_trust(raw: bytes, *, now: datetime | None = None) -> Trust:
     """
     now, envelope = now_or(now), read_envelope(raw, TRUST, WHAT)
     trust = parse_trust(envelope)
-    trust.need(ROOT, envelope, WHAT, now)
+    trust.need(ROOT, envelope.by_known(trust.keys), WHAT, now)  # earlier roots sign the next version as well
     if trust.expires < now:
         refuse(WHAT, f"expired on {spelled(trust.expires)}: ask for the next version of it")
     return trust
@@ -156,7 +156,7 @@ def parse_trust(envelope: Envelope) -> Trust:
         expires=fields.time("expires"),
         persons=MappingProxyType(persons),
         roles=MappingProxyType(roles),
-        digest=envelope.payload_digest,
+        digest=envelope.digest,
     )
 
 
@@ -174,8 +174,8 @@ def check_next(old: Trust, new: Trust, envelope: Envelope) -> None:
         refuse(WHAT, f"differs from the version {old.version} that was seen before")
     if new.version > old.version:
         roots = {name: old.persons[name].key for name in old.roles[ROOT].persons}
-        known = {**new.keys, **{key.keyid: key for key in roots.values()}}
-        signed = envelope.signers(known, WHAT)
+        known = {key.keyid: key for key in roots.values()}
+        signed = envelope.by_known(known).signers(known, WHAT)
         agreed = [name for name, key in roots.items() if key.keyid in signed]
         if len(agreed) < old.roles[ROOT].threshold:
             refuse(

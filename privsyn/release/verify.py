@@ -7,23 +7,31 @@ approved: without a trust file that the recipient has from elsewhere, the best a
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
 
 from privsyn.errors import PrivsynError, Refused
-from privsyn.files import file_digest
 from privsyn.release.approvals import Tally, tally
 from privsyn.release.bound import recompute
-from privsyn.release.bundle import Bundle, check_gate, read_bundle, read_certificate
-from privsyn.release.documents import MAX_BYTES, now_or, printable, refuse, spelled
-from privsyn.release.manifest import BUNDLE, Statement
-from privsyn.release.memory import check_and_remember
-from privsyn.release.status_list import StatusList, read_status
+from privsyn.release.bundle import (
+    Bundle,
+    Certificate,
+    check_gate,
+    digests_of,
+    read_bundle,
+    read_certificate,
+)
+from privsyn.release.documents import MAX_BYTES, Fields, now_or, printable, refuse, spelled
+from privsyn.release.manifest import BUNDLE, Statement, is_release_file
+from privsyn.release.memory import compare
+from privsyn.release.status_list import StatusList
 from privsyn.release.trust import PIPELINE, SEALER, Trust, read_trust
 
 Outcome = Literal["pass", "fail", "inconclusive"]
@@ -101,6 +109,7 @@ class Verification:
         return [*told, f"outcome: {self.outcome}"]
 
 
+LARGEST = 64 * 2**30  # bytes of a release
 HASHERS = min(4, os.cpu_count() or 1)
 _MARKS = {"ok": "", "failed": "REFUSED: ", "open": "OPEN: ", "note": "NOTE: "}
 _NO_TRUST = (
@@ -133,13 +142,19 @@ def verify(
         raise PrivsynError(f"{folder} is not a folder: name the folder of the release")
     if not os.path.lexists(folder / BUNDLE):
         raise PrivsynError(f"{folder} is not a release (no {BUNDLE}): name the folder that holds it")
+    for file in (trust, status):
+        if file is not None and Path(file).resolve().is_relative_to(folder.resolve()):
+            raise PrivsynError(f"{file} lies in the release itself, so it says nothing: get it another way")
     problems: list[str] = []
     found = dict(_scan(folder, problems))
     bundle = _bundle(folder, found, problems)
     expected = bundle.statement.subjects if bundle else {}
     missing = sorted(name for name in expected if name not in found)
     extra = sorted(printable(name) for name in found if name not in expected and name != BUNDLE)
+    problems += [f"{name} is no file that a release holds" for name in expected if not is_release_file(name)]
     changed = sorted(_changed(folder, expected, found, problems))
+    if bundle:
+        _check_bytes(folder, bundle.statement, found, problems)
     asked = _Inquiry(now)
     if bundle and trust is not None:
         asked.who_approved(
@@ -147,6 +162,10 @@ def verify(
         )
     elif bundle:
         asked.note("approvals", "open", _NO_TRUST)
+        if status is not None or require_fresh_status:
+            asked.note(
+                "revocation", "failed", "a status list cannot be believed without a trust file (--trust)"
+            )
     if bundle:
         asked.ask("privacy claim", lambda: _claim(asked, bundle.statement))
     broken = bundle is None or missing or extra or changed or problems
@@ -183,8 +202,8 @@ class _Inquiry:
         """Note what the question answers; False if it was refused."""
         try:
             words = question()
-        except Refused as refusal:
-            self.note(name, "failed", str(refusal))
+        except (PrivsynError, ArithmeticError, MemoryError) as refusal:
+            self.note(name, "failed", str(refusal) or type(refusal).__name__)
             return False
         if words:
             self.note(name, "ok", words)
@@ -193,29 +212,41 @@ class _Inquiry:
     def who_approved(self, bundle: Bundle, trust_raw: bytes, status_raw: bytes | None, fresh: bool) -> None:
         try:
             trust = read_trust(trust_raw, now=self.now)
-            status = None if status_raw is None else read_status(status_raw, trust, now=self.now)
-            forgotten = check_and_remember(trust, trust_raw, status)
-        except Refused as refusal:
+            seen = compare(trust, trust_raw, status_raw, self.now)
+        except PrivsynError as refusal:
             self.note("trust", "failed", str(refusal))
             return
         self.note("trust", "ok", f"{trust.id}, version {trust.version}, until {spelled(trust.expires)}")
-        if forgotten:
-            self.note("trust", "note", f"an older file would not be noticed next time: {forgotten}")
+        if seen.not_compared:
+            self.note("trust", "open", f"not compared with what was seen before: {seen.not_compared}")
+        if seen.not_kept:
+            self.note("trust", "note", f"an older file would not be noticed next time: {seen.not_kept}")
+        status = seen.status
         statement = bundle.statement
-        self.ask("statement", lambda: _signed_by_pipeline(bundle, trust, self.now))
-        self.ask("gate", lambda: _gate(bundle, trust, self.now))
-        self.ask("certificate", lambda: _certificate(bundle, trust, self.now))
-        self.ask("approvals", lambda: self._approvals(bundle, trust, status))
+        sealed: list[Certificate] = []
+        self.ask("certificate", lambda: _certificate(bundle, trust, self.now, sealed))
+        then = (
+            sealed[0].sealed_at if sealed else self.now
+        )  # when the pipeline's key had to be valid at the latest
+        self.ask("statement", lambda: _signed_by_pipeline(bundle, trust, then))
+        self.ask("gate", lambda: _gate(bundle, trust, then))
+        self.ask("approvals", lambda: self._approvals(bundle, trust, status, sealed))
         self.ask("validity", lambda: _validity(statement, self.now))
-        self.ask("revocation", lambda: self._revocation(bundle, status, fresh))
+        self.ask("revocation", lambda: self._revocation(bundle, status, seen.remembered, fresh))
 
-    def _approvals(self, bundle: Bundle, trust: Trust, status: StatusList | None) -> str:
+    def _approvals(
+        self, bundle: Bundle, trust: Trust, status: StatusList | None, sealed: list[Certificate]
+    ) -> str:
         makers = trust.signers(bundle.envelope, "the statement")
         revoked = status.revoked if status else {}
         counted: Tally = tally(bundle.approvals, bundle.statement, makers, trust, self.now, revoked)
         if counted.reasons:
             refuse("the release", f"is not approved: {'; '.join(counted.reasons)}")
+        if sealed and dict(sealed[0].waivers) != dict(counted.waivers):
+            refuse("the certificate", "names other waivers than those that approvals grant")
         self.approved_by = counted.counted
+        for conflict in counted.conflicts:
+            self.note("conflict of interest", "note", conflict)
         waived = [
             f"; the rule {rule} was waived by {person}: {reason}"
             for rule, (person, reason) in counted.waivers.items()
@@ -225,20 +256,24 @@ class _Inquiry:
         ]
         return ", ".join(people) + "".join(waived)
 
-    def _revocation(self, bundle: Bundle, status: StatusList | None, fresh: bool) -> str:
+    def _revocation(self, bundle: Bundle, status: StatusList | None, remembered: bool, fresh: bool) -> str:
         if status is None:
             if fresh:
                 refuse("the status list", "is required and was not given (--status)")
             self.note("revocation", "note", "not checked: no status list was given (--status)")
             return ""
-        names = {
-            bundle.statement.digest: "the release",
-            bundle.certificate.digest if bundle.certificate else "": "the certificate",
-        }
-        for digest, what in names.items():
+        for digest in sorted(digests_of(bundle)):
             entry = status.entries.get(digest)
             if entry:
-                refuse(what, f"was {entry.state} on {spelled(entry.at)}: {entry.reason}")
+                refuse("the release", f"was {entry.state} on {spelled(entry.at)}: {entry.reason}")
+        if remembered:
+            words = (
+                f"none by version {status.version} of the list, seen before; no newer was given (--status)"
+            )
+            if fresh:
+                refuse("the status list", "is required and was not given (--status)")
+            self.note("revocation", "note", words)
+            return ""
         if not status.is_fresh(self.now):
             if fresh:
                 refuse("the status list", f"expired on {spelled(status.expires)}: get a new one")
@@ -250,7 +285,8 @@ class _Inquiry:
 
 def _signed_by_pipeline(bundle: Bundle, trust: Trust, now: datetime) -> str:
     people = trust.need(PIPELINE, bundle.envelope, "the statement", now)
-    return f"signed by {', '.join(sorted(people))}"
+    made = ", ".join(sorted(bundle.statement.authors)) or "nobody named as an author"
+    return f"signed by {', '.join(sorted(people))}; made by {made}"
 
 
 def _gate(bundle: Bundle, trust: Trust, now: datetime) -> str:
@@ -258,14 +294,17 @@ def _gate(bundle: Bundle, trust: Trust, now: datetime) -> str:
         refuse(BUNDLE, "has no gate's result: nobody says what the policy's verdict was")
     check_gate(bundle.gate, bundle.statement)
     people = trust.need(PIPELINE, bundle.gate, "the gate's result", now)
-    title, failing = bundle.statement.predicate["policy"].get("title", ""), bundle.statement.failing_rules
-    words = f"the policy {title!r} gave: {'pass' if not failing else 'not passed: ' + ', '.join(failing)}"
-    return f"{words}; signed by {', '.join(sorted(people))}"
+    title, failing = bundle.statement.predicate["policy"].get("title"), bundle.statement.failing_rules
+    gave = f"not passed: {', '.join(failing)}" if failing else "pass"
+    by = ", ".join(sorted(people))
+    return f"the policy {title!r} ({bundle.statement.policy[:12]}) gave: {gave}; signed by {by}"
 
 
-def _certificate(bundle: Bundle, trust: Trust, now: datetime) -> str:
+def _certificate(bundle: Bundle, trust: Trust, now: datetime, sealed: list[Certificate]) -> str:
     certificate = read_certificate(bundle)
     assert bundle.certificate is not None
+    if certificate.organisation != trust.id:
+        refuse("the certificate", f"is one of {certificate.organisation}, not of {trust.id}")
     if certificate.sealed_at > now:
         refuse("the certificate", f"is dated in the future ({spelled(certificate.sealed_at)})")
     if certificate.trust_version > trust.version:
@@ -274,6 +313,7 @@ def _certificate(bundle: Bundle, trust: Trust, now: datetime) -> str:
             f"is version {trust.version}; the release was sealed under version {certificate.trust_version}",
         )
     people = trust.need(SEALER, bundle.certificate, "the certificate", certificate.sealed_at)
+    sealed.append(certificate)
     return f"sealed on {spelled(certificate.sealed_at)} by {', '.join(sorted(people))}"
 
 
@@ -353,7 +393,7 @@ def _bundle(folder: Path, found: Mapping[str, bool], problems: list[str]) -> Bun
         problems.append(f"{BUNDLE} is not a regular file")
         return None
     try:
-        with (folder / BUNDLE).open("rb") as handle:
+        with _opened(folder / BUNDLE) as handle:
             return read_bundle(handle.read(MAX_BYTES + 1))
     except OSError as error:
         problems.append(f"{BUNDLE} cannot be read ({error.strerror})")
@@ -366,6 +406,9 @@ def _changed(
     folder: Path, expected: Mapping[str, str], found: Mapping[str, bool], problems: list[str]
 ) -> Iterator[str]:
     there = [name for name in expected if name in found]
+    if sum((folder / name).lstat().st_size for name in there) > LARGEST:
+        problems.append(f"the files have more than {LARGEST} bytes, more than a release holds: not read")
+        return
     with ThreadPoolExecutor(HASHERS) as pool:  # hashing leaves the interpreter to others
         digests = pool.map(lambda name: _digest(folder / name) if found[name] else None, there)
         for name, digest in zip(there, digests, strict=True):
@@ -377,6 +420,25 @@ def _changed(
 
 def _digest(path: Path) -> str | OSError:
     try:
-        return file_digest(path)
+        with _opened(path) as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
     except OSError as error:
         return error
+
+
+def _opened(path: Path) -> BufferedReader:
+    """The file itself, also if something else took its place since it was looked at."""
+    flags = (
+        os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    )
+    return os.fdopen(os.open(path, flags), "rb")
+
+
+def _check_bytes(folder: Path, statement: Statement, found: Mapping[str, bool], problems: list[str]) -> None:
+    tree = Fields(statement.predicate["tree"], "the statement: tree")
+    there = [name for name in statement.subjects if found.get(name)]
+    sizes = [(folder / name).lstat().st_size for name in there]
+    if tree.document.get("files") != len(statement.subjects) or (
+        len(there) == len(statement.subjects) and tree.document.get("bytes") != sum(sizes)
+    ):
+        problems.append("the statement gives other numbers of files or bytes than there are")

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 
 from privsyn.files import tree_digests
-from privsyn.release.approvals import Approval
+from privsyn.release.approvals import Approval, read_approval
 from privsyn.release.bundle import Bundle, certificate_payload, gate_payload
 from privsyn.release.documents import now_or, spelled
 from privsyn.release.envelope import IN_TOTO, STATUS, TRUST, Envelope, public_key
@@ -148,11 +148,19 @@ class House:
         )
         return self.signed(Envelope(replace(made, **changes).to_payload(), IN_TOTO), by or person)
 
-    def sealed(self, draft: Bundle, approvals: Iterable[Envelope], by: str = "ada") -> Bundle:
+    def sealed(
+        self, draft: Bundle, approvals: Sequence[Envelope], by: str = "ada", at: datetime = NOW - DAY / 2
+    ) -> Bundle:
         """The bundle with its certificate, whether or not anybody should have sealed it."""
         found = Bundle(draft.envelope, draft.statement, draft.gate, tuple(approvals))
+        granted = {
+            waiver.rule: (a.person, waiver.reason)
+            for a in map(read_approval, approvals)
+            for waiver in a.waivers
+        }
+        waivers = [{"rule": rule, "person": who, "reason": why} for rule, (who, why) in granted.items()]
         payload = certificate_payload(
-            found, trust={"id": "st-elsewhere", "version": self.version}, waivers=[], at=NOW - DAY / 2
+            found, trust={"id": "st-elsewhere", "version": self.version}, waivers=waivers, at=at
         )
         certificate = self.signed(Envelope(payload, IN_TOTO), by)
         return Bundle(found.envelope, found.statement, found.gate, found.approvals, certificate)

@@ -10,6 +10,7 @@ from dp_accounting.rdp import RdpAccountant
 from privsyn.dp.accounting import Mechanism, epsilon
 from privsyn.release.bound import LEAST_SHARE, ORDERS, Query, epsilon_bound, recompute
 
+WHOSE = {"unit": "patient", "neighbouring": "add-or-remove-one"}
 OTHERWISE = {"sampling": "poisson", "composed": []}
 TRAININGS = [  # noise, rate, steps as trainings have them: a unit is expected in several steps
     (0.7, 0.01, 2000), (1.1, 0.1, 1000), (1.2563, 0.15, 150),
@@ -49,7 +50,7 @@ def test_an_honest_claim_is_confirmed_and_a_better_one_is_not() -> None:
     exact = epsilon([Mechanism(1.1, 0.1, 1000)], 1e-5)
 
     def asked(claimed: float, exactly: bool | None) -> tuple[str, str]:
-        claim = {"epsilon": claimed, "delta": 1e-5, "mechanism": {**mechanism, **OTHERWISE}}
+        claim = {**WHOSE, "epsilon": claimed, "delta": 1e-5, "mechanism": {**mechanism, **OTHERWISE}}
         found = recompute(claim, exactly=exactly)
         return found.method, found.outcome
 

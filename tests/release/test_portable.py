@@ -83,7 +83,8 @@ def test_the_claim_is_bounded_without_dp_accounting(
         "sampling": "poisson",
     }
     claim = {
-        "kind": "dp", "unit": "patient", "epsilon": epsilon, "delta": 1e-5, "valid_for_release": True,
+        "kind": "dp", "unit": "patient", "neighbouring": "add-or-remove-one",
+        "epsilon": epsilon, "delta": 1e-5, "valid_for_release": True,
         "mechanism": {**mechanism, "sampling": "poisson", "composed": []},
     }  # fmt: skip
     house.release(tmp_path / "release", claims(privacyClaim=claim))

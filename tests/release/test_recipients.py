@@ -49,7 +49,11 @@ def sealed(study: Study, house: House) -> Path:
     """A release of a small study, drafted with the pipeline's key and approved by everybody."""
     draft(study, signer=house.signers["machine"])
     found = read_bundle((study.release / BUNDLE).read_bytes())
-    given: dict[str, Any] = {"policy": found.statement.policy, "report": found.statement.report}
+    given: dict[str, Any] = {
+        "policy": found.statement.policy,
+        "report": found.statement.report,
+        "decided_at": NOW,
+    }
     approvals = [
         house.approval(found.statement, "ada", **given),
         house.approval(found.statement, "bob", **given),
@@ -57,7 +61,7 @@ def sealed(study: Study, house: House) -> Path:
             found.statement, "cyd", answers={"plausible": {"answer": "yes", "comment": ""}}, **given
         ),
     ]
-    whole = house.sealed(Bundle(found.envelope, found.statement, found.gate), approvals)
+    whole = house.sealed(Bundle(found.envelope, found.statement, found.gate), approvals, at=NOW)
     (study.release / BUNDLE).write_bytes(whole.to_bytes())
     return study.release
 
