@@ -27,7 +27,7 @@ Slug = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$")]
 # What can answer a question by itself, besides `rule:<id>`; privsyn.release.checklist says how.
 EVIDENCE = (
     "verdict", "dp-claim", "identifier-scan", "scorecard", "use-terms", "valid-until", "ledger-head",
-    "synthetic-marking", "no-waivers",
+    "synthetic-marking",
 )  # fmt: skip
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {

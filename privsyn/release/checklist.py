@@ -201,15 +201,6 @@ def _synthetic_marking(predicate: Mapping[str, Any]) -> EvidenceAnswer | None:
     return EvidenceAnswer("no", "the statement says that the set is not synthetic")
 
 
-def _no_waivers(predicate: Mapping[str, Any]) -> EvidenceAnswer | None:
-    waivers = predicate.get("waivers")
-    if not isinstance(waivers, list):
-        return None
-    if not waivers:
-        return EvidenceAnswer("yes", "the statement lists no waiver")
-    return EvidenceAnswer("no", f"the statement lists waivers ({len(waivers)})")
-
-
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], EvidenceAnswer | None]] = {
     "verdict": _verdict,
     "dp-claim": _dp_claim,
@@ -219,5 +210,4 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any]], EvidenceAnswer | None]] = {
     "valid-until": _valid_until,
     "ledger-head": _ledger_head,
     "synthetic-marking": _synthetic_marking,
-    "no-waivers": _no_waivers,
 }

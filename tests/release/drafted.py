@@ -31,7 +31,19 @@ rationale = "an attacker must do no better than chance"
 waivable_by = ["data-custodian"]
 
 [[checklist]]
-id = "plausible"
+id = "opt-outs-applied"
+question = "Were the images of those who objected removed?"
+role = "data-custodian"
+reference = "choice of this policy"
+
+[[checklist]]
+id = "residual-risk"
+question = "Is the remaining risk acceptable?"
+role = "privacy-officer"
+reference = "choice of this policy"
+
+[[checklist]]
+id = "clinically-plausible"
 question = "Do the images look like what they are to show?"
 role = "clinical-lead"
 reference = "choice of this policy"

@@ -62,7 +62,6 @@ def test_a_full_statement_answers_all_evidence_that_a_policy_can_name() -> None:
         ("rule:r", {"verdict": {"rules": [{"id": "r", "outcome": o} for o in ("pass", "fail", "pass")]}}),
         ("identifier-scan", {"identifierScan": {"outcome": "fail"}}),
         ("synthetic-marking", {"set": {"synthetic": False}}),
-        ("no-waivers", {"waivers": [{"rule": "r"}]}),
     ],
 )
 def test_what_the_statement_contradicts_is_answered_with_no(name: str, changes: dict[str, Any]) -> None:
@@ -88,7 +87,6 @@ def test_what_the_statement_contradicts_is_answered_with_no(name: str, changes: 
         ("ledger-head", {"ledger": None}),
         ("ledger-head", {"ledger": {"head": 1}}),
         ("synthetic-marking", {"set": {"synthetic": "yes"}}),
-        ("no-waivers", {"waivers": {}}),
     ],
 )
 def test_what_the_statement_does_not_say_answers_nothing(name: str, changes: dict[str, Any]) -> None:

@@ -54,12 +54,11 @@ def sealed(study: Study, house: House) -> Path:
         "report": found.statement.report,
         "decided_at": NOW,
     }
+    yes = {"answer": "yes", "comment": ""}
+    answered = {"ada": "opt-outs-applied", "bob": "residual-risk", "cyd": "clinically-plausible"}
     approvals = [
-        house.approval(found.statement, "ada", **given),
-        house.approval(found.statement, "bob", **given),
-        house.approval(
-            found.statement, "cyd", answers={"plausible": {"answer": "yes", "comment": ""}}, **given
-        ),
+        house.approval(found.statement, person, answers={item: yes}, **given)
+        for person, item in answered.items()
     ]
     whole = house.sealed(Bundle(found.envelope, found.statement, found.gate), approvals, at=NOW)
     (study.release / BUNDLE).write_bytes(whole.to_bytes())
