@@ -247,6 +247,7 @@ def test_shadow_models_are_trained_on_request(run: Run, study: Path, policy: Pat
     assert after == before
 
 
+@pytest.mark.slow  # every audit once more; tests/test_readme.py runs them by default, on digits
 def test_the_chain_runs_on_a_slice_of_real_x_rays(run: Run, tmp_path: Path, shared_data: Path) -> None:
     """PneumoniaMNIST in small, with every audit that ships: init to verify, as the README has it."""
     with np.load(shared_data / "pneumoniamnist.npz") as whole:
