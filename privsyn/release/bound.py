@@ -20,7 +20,7 @@ from typing import Any, Literal
 from privsyn.release.documents import Fields, refuse
 
 ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512, 1024)
-# Exact figures of trainings are .7 to .95 of the bound; what lies below this share is left open.
+# Exact figures of trainings are .67 to .95 of the bound; what lies below this share is left open.
 LEAST_SHARE = 0.65
 WORTH_COMPUTING = 100.0  # a bound above it says nothing about anybody, and computing it exactly takes hours
 MOST_QUERIES = 16
