@@ -37,6 +37,14 @@ def croissant(
         "rai:dataCollection": "Drawn from a generative model; nothing was collected for this set.",
         "rai:dataLimitations": "Not for diagnosis. Class proportions were chosen, not observed.",
         "rai:personalSensitiveInformation": claim,
+        "rai:dataUseCases": "Testing methods and software, teaching, training beside real images.",
+        "rai:dataBiases": "Those of the images that the model learnt from; rare findings may be missing.",
+        "rai:dataReleaseMaintenancePlan": "A release can be revoked: ask its sender for the status list.",
+        "prov:wasGeneratedBy": {
+            "@type": "prov:Activity",
+            "prov:label": "sampling from a diffusion model that was trained on real images",
+            "prov:wasAssociatedWith": {"@type": "prov:SoftwareAgent", "prov:label": "privsyn"},
+        },
         "distribution": [*_files(shards), _shard_set()],
         "recordSet": [_images(_source(shards)), _labels(classes)],
     }
@@ -139,6 +147,7 @@ _CONTEXT: dict[str, Any] = {
     "name": {"@container": "@language"},
     "parentField": "cr:parentField",
     "path": "cr:path",
+    "prov": "http://www.w3.org/ns/prov#",
     "rai": "http://mlcommons.org/croissant/RAI/",
     "recordSet": "cr:recordSet",
     "references": "cr:references",

@@ -15,8 +15,8 @@ from privsyn.files import file_digest, whole_file
 NAME = "privsyn-verify.pyz"
 MODULES = ("__init__", "errors", "files", "home")
 RELEASE = (
-    "__init__", "approvals", "bound", "bundle", "checklist", "documents", "envelope", "manifest", "memory",
-    "program", "status_list", "trust", "verify",
+    "__init__", "approvals", "bound", "bundle", "checklist", "contents", "documents", "envelope", "manifest",
+    "memory", "program", "status_list", "trust", "verify",
 )  # fmt: skip
 SIGNATURES = "securesystemslib"
 _START = b"import sys\n\nfrom privsyn.release.program import main\n\nsys.exit(main())\n"
