@@ -47,3 +47,15 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def study(_finished: Path, tmp_path: Path) -> Study:
     """A copy of a study that has everything a release needs."""
     return Study(Path(shutil.copytree(_finished, tmp_path / "study")))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a release is made."""
+    return tmp_path / "release"
+
+
+@pytest.fixture
+def trust(house: House, tmp_path: Path) -> Path:
+    """The house's trust file, signed by its roots."""
+    return house.write_trust(tmp_path / "trust.json")

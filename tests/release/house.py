@@ -19,6 +19,7 @@ from privsyn.release.envelope import IN_TOTO, STATUS, TRUST, Envelope, public_ke
 from privsyn.release.manifest import BUNDLE, Statement, state
 from privsyn.release.status_list import Entry, status_payload
 from privsyn.release.trust import Person, Role, Trust, parse_trust, trust_payload
+from privsyn.release.verify import Verification
 
 NOW = now_or(None)  # what runs in a process of its own has no other clock
 DAY = timedelta(days=1)
@@ -75,6 +76,11 @@ def state_of(folder: Path, predicate: Mapping[str, Any]) -> Statement:
     digests = {name: digest for name, digest in tree_digests(folder).items() if name != BUNDLE}
     sizes = {file: (folder / file).stat().st_size for file in digests}
     return state(digests, sizes, predicate)
+
+
+def words(found: Verification, name: str) -> str:
+    """What a verification says to one question."""
+    return " ".join(check.words for check in found.checks if check.name == name)
 
 
 @dataclass

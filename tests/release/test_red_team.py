@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from house import APPROVERS, DAY, NOW, ROLES, House, claims, fill, new_signer, rule, state_of
+from house import APPROVERS, DAY, NOW, ROLES, House, claims, fill, new_signer, rule, state_of, words
 from securesystemslib.signer import CryptoSigner
 
 from privsyn.errors import PrivsynError, Refused
@@ -32,7 +32,7 @@ from privsyn.release.manifest import BUNDLE, Statement
 from privsyn.release.seal import revoke
 from privsyn.release.status_list import Entry, read_status
 from privsyn.release.trust import read_trust
-from privsyn.release.verify import Verification, verify
+from privsyn.release.verify import verify
 from privsyn.study import Study
 
 DP: dict[str, Any] = {
@@ -50,23 +50,9 @@ def dp(mechanism: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "release"
-
-
-@pytest.fixture
-def trust(house: House, tmp_path: Path) -> Path:
-    return house.write_trust(tmp_path / "trust.json")
-
-
-@pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recipient without dp-accounting."""
     monkeypatch.setattr(bound, "_exact", lambda *_: None)
-
-
-def words(found: Verification, name: str) -> str:
-    return " ".join(check.words for check in found.checks if check.name == name)
 
 
 def put(folder: Path, bundle: Bundle) -> Path:

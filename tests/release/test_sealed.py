@@ -8,7 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from house import APPROVERS, DAY, NOW, PEOPLE, POLICY, ROLES, House, claims, fill, new_signer, rule, state_of
+from house import (
+    APPROVERS,
+    DAY,
+    NOW,
+    PEOPLE,
+    POLICY,
+    ROLES,
+    House,
+    claims,
+    fill,
+    new_signer,
+    rule,
+    state_of,
+    words,
+)
 
 from privsyn.errors import Refused
 from privsyn.files import json_text
@@ -21,20 +35,6 @@ from privsyn.release.manifest import BUNDLE
 from privsyn.release.status_list import Entry
 from privsyn.release.trust import read_trust
 from privsyn.release.verify import Verification, verify
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "release"
-
-
-@pytest.fixture
-def trust(house: House, tmp_path: Path) -> Path:
-    return house.write_trust(tmp_path / "trust.json")
-
-
-def words(found: Verification, name: str) -> str:
-    return " ".join(check.words for check in found.checks if check.name == name)
 
 
 def rewritten(folder: Path, bundle: Bundle) -> Path:
