@@ -69,7 +69,8 @@ def ledger(context: typer.Context, as_json: Json = False) -> None:
 def show_ledger(as_json: Json = False) -> None:
     """Show what was spent on every population; needs no study.
 
-    epsilon is by PLD and rounded up, for all trainings together. RDP is looser, and holds also if each
+    epsilon is by PLD and rounded up, for all trainings together; `released` is that of the trainings alone
+    whose images left in a sealed release. RDP is looser, and holds also if each
     training was chosen by looking at those before. Copy the head to where this machine cannot write.
     """
     from privsyn.cli.console import show, table
@@ -84,7 +85,18 @@ def show_ledger(as_json: Json = False) -> None:
     if seen.head is None:
         show(document, "the ledger is empty: no training was recorded on this machine", as_json=as_json)
         return
-    columns = ("population", "patients", "trainings", "unit", "epsilon", "by RDP", "delta", "grant", "left")
+    columns = (
+        "population",
+        "patients",
+        "trainings",
+        "unit",
+        "epsilon",
+        "by RDP",
+        "delta",
+        "released",
+        "grant",
+        "left",
+    )
     rows = [row for population in seen.populations for row in rows_of(population)]
     figures = [(each.id, figure) for each in seen.populations for figure in each.seen]
     show(
@@ -166,6 +178,7 @@ def _beside(granted: Population, unit: str) -> list[str]:
 def rows_of(population: Population) -> list[list[object]]:
     """A row per unit in which something was spent or granted."""
     figures = {(each.unit, each.neighbouring): each for each in population.seen}
+    released = {(each.unit, each.neighbouring): each for each in population.released}
     kinds = dict.fromkeys([*figures, *(each.grant.kind for each in population.grants)]) or {("", ""): None}
     states = Counter(charge.state for charge in population.entries)
     trainings = ", ".join(f"{count} {state}" for state, count in states.items()) or "none"
@@ -176,6 +189,7 @@ def rows_of(population: Population) -> list[list[object]]:
             trainings,
             kind[0],
             *_spent(figures.get(kind)),
+            _spent(released.get(kind))[0],
             *_granted([each for each in population.grants if each.grant.kind == kind]),
         ]
         for kind in kinds

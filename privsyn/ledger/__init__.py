@@ -23,10 +23,10 @@ from privsyn.ledger.population import (
     populations,
     register,
 )
-from privsyn.ledger.training import Outlook, account, outlook, reserve, settle, state_of, void
+from privsyn.ledger.training import Outlook, account, outlook, release, reserve, settle, state_of, void
 
 __all__ = [
     "Allowance", "Charge", "Checked", "Entry", "Figure", "Grant", "Outlook", "Overview", "Population",
-    "account", "check", "grant", "ids_of", "outlook", "overview", "populations", "register", "reserve",
-    "settle", "state_of", "void",
+    "account", "check", "grant", "ids_of", "outlook", "overview", "populations", "register", "release",
+    "reserve", "settle", "state_of", "void",
 ]  # fmt: skip

@@ -30,6 +30,7 @@ class Charge:
         unbounded: why nothing bounds it, else "".
         state: `reserved`, `settled` or `voided`.
         time: of the reservation.
+        released: sha256 of the statement of every release that was drawn from its model.
     """
 
     reference: str
@@ -41,6 +42,7 @@ class Charge:
     unbounded: str
     state: str
     time: str
+    released: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -120,12 +122,15 @@ def fold(entries: Iterable[Entry]) -> Books:
     return reduce(_after, entries, Books())
 
 
-def figure(books: Books, population: str, kind: Kind) -> Figure:
+def figure(books: Books, population: str, kind: Kind, *, released: bool = False) -> Figure:
     """The cumulative figure of one kind, at the delta of the grant in force, else at the smallest named.
 
     A training that nothing bounds leaves no figure of its population finite, whatever its unit.
+
+    Args:
+        released: of the trainings alone whose images left; what was merely seen here is left out.
     """
-    standing = books.standing(population)
+    standing = [charge for charge in books.standing(population) if charge.released or not released]
     mine = [charge for charge in standing if charge.kind == kind and not charge.unbounded]
     unbounded = [charge for charge in standing if charge.unbounded]
     granted = [grant.delta for grant in books.grants.get(population, ()) if grant.kind == kind]
@@ -236,6 +241,9 @@ def _after(books: Books, entry: Entry) -> Books:
         case "settle":
             run = mechanisms_of(entry.body["mechanisms"])
             return _with(books, replace(_charge(books, entry), state=SETTLED, mechanisms=run))
+        case "release":
+            charge = _charge(books, entry)
+            return _with(books, replace(charge, released=(*charge.released, entry.body["statement"])))
         case _:
             return _with(books, replace(_charge(books, entry), state=VOIDED))
 

@@ -29,7 +29,7 @@ _ABORT = "SELECT RAISE(ABORT, 'the ledger is only ever added to')"
 SCHEMA = (
     """CREATE TABLE entry (
         seq INTEGER PRIMARY KEY CHECK (seq > 0),
-        kind TEXT NOT NULL CHECK (kind IN ('cohort', 'grant', 'reserve', 'settle', 'void')),
+        kind TEXT NOT NULL CHECK (kind IN ('cohort', 'grant', 'reserve', 'settle', 'void', 'release')),
         time TEXT NOT NULL,
         body TEXT NOT NULL,
         hash TEXT NOT NULL CHECK (length(hash) = 64)
@@ -58,7 +58,7 @@ class Entry:
 
     Attributes:
         seq: 1, 2, 3 ... without gaps; the order of events, whatever the clock said.
-        kind: `cohort`, `grant`, `reserve`, `settle` or `void`.
+        kind: `cohort`, `grant`, `reserve`, `settle`, `void` or `release`.
         time: UTC, for readers; nothing is decided by it.
         hash: sha256 (hex) of the previous entry's hash and of this entry.
     """

@@ -48,6 +48,7 @@ class Population:
         patients: how many.
         entries: every training, voided ones too.
         seen: what was spent, a figure for each unit and neighbouring relation.
+        released: the same of the trainings whose images left the house; sampling more of them costs nothing.
         grants: those in force; each must be kept to.
     """
 
@@ -56,6 +57,7 @@ class Population:
     patients: int
     entries: tuple[Charge, ...]
     seen: tuple[Figure, ...]
+    released: tuple[Figure, ...]
     grants: tuple[Allowance, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,6 +66,7 @@ class Population:
             "aliases": list(self.aliases),
             "patients": self.patients,
             "seen": [each.to_dict() for each in self.seen],
+            "released": [each.to_dict() for each in self.released],
             "grants": [each.to_dict() for each in self.grants],
             "entries": [each.to_dict() for each in self.entries],
         }
@@ -233,6 +236,10 @@ def _population(log: Log, books: Books, population: str) -> Population:
         patients=sum(seq in cohorts for seq in log.members.values()),
         entries=charges,
         seen=tuple(figure(books, population, kind) for kind in kinds),
+        released=tuple(
+            figure(books, population, kind, released=True)
+            for kind in dict.fromkeys(charge.kind for charge in charges if charge.released)
+        ),
         grants=tuple(_allowance(books, population, each) for each in books.grants.get(population, ())),
     )
 

@@ -148,6 +148,32 @@ def void(reference: str) -> Entry:
     return _newest(amend(change), reference, "void")
 
 
+def release(head: str, statement: str) -> Entry | None:
+    """Record that images of a training's model leave; it costs nothing more and is never taken back.
+
+    Args:
+        head: hash of the training's entry, as its claim names it.
+        statement: sha256 of the release's statement; recorded once, however often it is asked.
+
+    Returns:
+        The entry, or None if this ledger is not the one that the claim speaks of.
+    """
+
+    def reference_of(log: Log) -> str | None:
+        return next((e.body.get("reference") for e in log.entries if e.hash == head), None)
+
+    def change(log: Log) -> Log:
+        reference = reference_of(log)
+        if reference is None or statement in fold(log.entries).charges[reference].released:
+            return log
+        return log.extended("release", {"reference": reference, "statement": statement})
+
+    if reference_of(read()) is None:
+        return None
+    log = amend(change)
+    return _newest(log, str(reference_of(log)), "release")
+
+
 def state_of(reference: str) -> str | None:
     """`reserved`, `settled` or `voided`; None if the ledger does not know the training."""
     charge = fold(read().entries).charges.get(reference)
@@ -248,5 +274,6 @@ def _charge(books: Books, reference: str) -> Charge:
 
 
 def _newest(log: Log, reference: str, kind: str | None = None) -> Entry:
+    """The newest entry of one kind, or else of the training itself, whatever was released since."""
     mine = (entry for entry in reversed(log.entries) if entry.body.get("reference") == reference)
-    return next(entry for entry in mine if kind in {None, entry.kind})
+    return next(e for e in mine if e.kind == kind or (kind is None and e.kind != "release"))

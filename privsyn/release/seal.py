@@ -13,6 +13,7 @@ from typing import Any
 
 from securesystemslib.signer import Signer
 
+from privsyn import ledger
 from privsyn.errors import PrivsynError, Refused
 from privsyn.files import locked, whole_file
 from privsyn.release.approvals import tally
@@ -21,7 +22,7 @@ from privsyn.release.bundle import Bundle, certificate_payload, check_gate, read
 from privsyn.release.documents import Fields, check_slug, now_or
 from privsyn.release.envelope import IN_TOTO, STATUS, TRUST, Envelope, read_envelope
 from privsyn.release.keys import read_public
-from privsyn.release.manifest import BUNDLE
+from privsyn.release.manifest import BUNDLE, Statement
 from privsyn.release.status_list import LONGEST, Entry, StatusList, read_status, status_payload
 from privsyn.release.trust import (
     PIPELINE,
@@ -88,9 +89,17 @@ def seal(
     trust.need(SEALER, envelope, "the certificate", now)
     sealed = Bundle(bundle.envelope, bundle.statement, bundle.gate, bundle.approvals, envelope)
     read_bundle(sealed.to_bytes())  # what is written can be read
+    _record(draft.statement)
     with whole_file(study.release / BUNDLE, aside=study.root) as partial:
         partial.write_bytes(sealed.to_bytes())
     return study.release
+
+
+def _record(statement: Statement) -> None:
+    """Tell the ledger what leaves, before it can; a release sealed on another machine finds no such entry."""
+    account = statement.predicate.get("ledger")
+    if isinstance(account, dict):
+        ledger.release(str(account.get("head")), statement.digest)
 
 
 def revoke(

@@ -57,8 +57,8 @@ def test_show_says_what_was_spent_and_what_is_left(run: Run) -> None:
     assert cells[:4] == [population.id, "5", "1 settled, 1 reserved", "patient"]
     assert 0 <= float(cells[4]) - spent < 0.01
     assert float(cells[5]) >= float(cells[4])
-    assert cells[6:8] == ["1e-05", "2.0 at 1e-05"]
-    assert 0 <= 2.0 - spent - float(cells[8]) < 0.01
+    assert cells[6:9] == ["1e-05", "0", "2.0 at 1e-05"]
+    assert 0 <= 2.0 - spent - float(cells[9]) < 0.01
     assert f"head {ledger.overview().head}" in out
 
 
@@ -80,7 +80,7 @@ def test_show_as_json_is_what_programs_rely_on(run: Run) -> None:
     ran = run("ledger", "show", "--json")
     (population,) = ran.document["populations"]
     assert ran.document["head"] == entry.hash
-    assert set(population) == {"population", "aliases", "patients", "seen", "grants", "entries"}
+    assert set(population) == {"population", "aliases", "patients", "seen", "released", "grants", "entries"}
     assert population["patients"] == 5
     assert population["seen"][0]["epsilon"] == epsilon([CHEAP], DELTA)
     assert population["entries"][0]["mechanisms"] == [CHEAP.to_dict()]
