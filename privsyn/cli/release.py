@@ -114,7 +114,9 @@ def approve(
         list[str] | None,
         typer.Option(metavar="RULE=REASON", help="Pass over a rule that did not pass, if your role may."),
     ] = None,
-    comment: Annotated[str, typer.Option(metavar="TEXT", help="Wanted with reject and changes; leaves in the bundle.")] = "",
+    comment: Annotated[
+        str, typer.Option(metavar="TEXT", help="Wanted with reject and changes; leaves in the bundle.")
+    ] = "",
     conflict_of_interest: Annotated[str, typer.Option(metavar="TEXT", help="Declare one; leaves too.")] = "",
     valid_days: Annotated[int, typer.Option(min=1, max=3650, help="Days that it counts.")] = 180,
     out: Annotated[

@@ -22,18 +22,22 @@ from typing import Any
 from privsyn.errors import PrivsynError
 from privsyn.home import home
 
-VERSION = 1
+VERSION = 2
+KINDS = {  # of entries, by version
+    1: ("cohort", "grant", "reserve", "settle", "void"),
+    2: ("cohort", "grant", "reserve", "settle", "void", "release"),
+}
 TIMEOUT = 60.0  # seconds to wait for the lock; whoever holds it may be composing
 GENESIS = "0" * 64
 _ABORT = "SELECT RAISE(ABORT, 'the ledger is only ever added to')"
-SCHEMA = (
-    """CREATE TABLE entry (
+_ENTRY = """CREATE TABLE entry (
         seq INTEGER PRIMARY KEY CHECK (seq > 0),
-        kind TEXT NOT NULL CHECK (kind IN ('cohort', 'grant', 'reserve', 'settle', 'void', 'release')),
+        kind TEXT NOT NULL CHECK (kind IN ({kinds})),
         time TEXT NOT NULL,
         body TEXT NOT NULL,
         hash TEXT NOT NULL CHECK (length(hash) = 64)
-    ) STRICT""",
+    ) STRICT"""
+_REST = (
     """CREATE TABLE member (
         patient TEXT PRIMARY KEY CHECK (length(patient) >= 32),
         entry INTEGER NOT NULL
@@ -151,9 +155,10 @@ def amend(change: Callable[[Log], Log]) -> Log:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         with _opened(path, "BEGIN IMMEDIATE") as database:
             if _is_new(database):
-                for statement in (*SCHEMA, f"PRAGMA user_version = {VERSION}"):
+                for statement in (*schema(), f"PRAGMA user_version = {VERSION}"):
                     database.execute(statement)
             before = _trusted(path, database)
+            _bring_up_to_date(database)
             after = change(before)
             _store(database, before, after)
     return after
@@ -222,16 +227,43 @@ def _opened(path: Path, begin: str) -> Iterator[sqlite3.Connection]:
 
 
 def _is_new(database: sqlite3.Connection) -> bool:
-    return _schema(database) == [] and database.execute("PRAGMA user_version").fetchone()[0] == 0
+    return _schema(database) == [] and _version(database) == 0
 
 
 def _schema(database: sqlite3.Connection) -> list[tuple[str, str, str | None]]:
     return database.execute("SELECT type, name, sql FROM sqlite_master ORDER BY type, name").fetchall()
 
 
-def _expected_schema() -> list[tuple[str, str, str | None]]:
+def schema(version: int = VERSION) -> tuple[str, ...]:
+    """The statements that make an empty ledger."""
+    return (_ENTRY.format(kinds=", ".join(f"'{kind}'" for kind in KINDS[version])), *_REST)
+
+
+def _bring_up_to_date(database: sqlite3.Connection) -> None:
+    """Give a ledger of an earlier version, which was checked, the tables of this one; its entries stay."""
+    if _version(database) == VERSION:
+        return
+    for (trigger,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+        database.execute(f"DROP TRIGGER {trigger}")
+    for table in ("entry", "member"):
+        database.execute(f"ALTER TABLE {table} RENAME TO earlier_{table}")
+    tables, guards = schema()[:2], schema()[2:]
+    for statement in tables:
+        database.execute(statement)
+    for table in ("entry", "member"):
+        database.execute(f"INSERT INTO {table} SELECT * FROM earlier_{table} ORDER BY 1")
+        database.execute(f"DROP TABLE earlier_{table}")
+    for statement in (*guards, f"PRAGMA user_version = {VERSION}"):
+        database.execute(statement)
+
+
+def _version(database: sqlite3.Connection) -> int:
+    return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _expected_schema(version: int) -> list[tuple[str, str, str | None]]:
     with closing(sqlite3.connect(":memory:")) as database:
-        for statement in SCHEMA:
+        for statement in schema(version):
             database.execute(statement)
         return _schema(database)
 
@@ -255,10 +287,10 @@ def _examined(path: Path, database: sqlite3.Connection) -> tuple[Log, list[str]]
     """The log up to the first broken entry, and what is broken."""
     if _is_new(database):
         return Log(), []
-    version = database.execute("PRAGMA user_version").fetchone()[0]
-    if version != VERSION:
+    version = _version(database)
+    if version not in KINDS:
         raise PrivsynError(f"{path} is of version {version}, not {VERSION}: use the privsyn that wrote it")
-    if _schema(database) != _expected_schema():
+    if _schema(database) != _expected_schema(version):
         return Log(), ["its tables, or what guards them against changes, are not those that privsyn made"]
     entries: list[Entry] = []
     for seq, kind, time, text, hashed in database.execute("SELECT * FROM entry ORDER BY seq"):

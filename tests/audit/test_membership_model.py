@@ -45,7 +45,9 @@ def over_trained(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) ->
     folder = tmp_path_factory.mktemp("over-trained")
     source = few_chests(folder / "few.npz", shared_data, 700)
     cohort = make_cohort(folder / "study", "toy", source, folder / "home", *SETTINGS)
-    train(folder / "study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRIVSYN_HOME", str(folder / "home"))
+        train(folder / "study")
     return cohort, folder / "study" / "model"
 
 

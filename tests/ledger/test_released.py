@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
+import pytest
 from ledger_cases import CHEAP, DELTA, patients, reserve, reserve_unbounded, the_only
 
 from privsyn import ledger
 from privsyn.dp.accounting import epsilon
+from privsyn.home import home
+from privsyn.ledger.chain import schema
 
 PEOPLE = patients(0, 5)
 FIRST, SECOND = "a" * 64, "b" * 64
@@ -52,3 +58,24 @@ def test_another_machines_training_is_not_recorded() -> None:
     head = ledger.overview().head
     assert ledger.release("f" * 64, FIRST) is None
     assert ledger.overview().head == head
+
+
+def test_a_ledger_of_the_first_version_goes_on() -> None:
+    """It is read as it is; the first addition brings it up to date, with every hash as it was."""
+    one = reserve("one", PEOPLE)
+    path, before = home() / "ledger.sqlite", ledger.overview().head
+    with closing(sqlite3.connect(path)) as database:
+        entries = database.execute("SELECT * FROM entry ORDER BY seq").fetchall()
+        members = database.execute("SELECT * FROM member").fetchall()
+    path.unlink()
+    with closing(sqlite3.connect(path)) as database, database:
+        for statement in (*schema(1), "PRAGMA user_version = 1"):
+            database.execute(statement)
+        database.executemany("INSERT INTO entry VALUES (?, ?, ?, ?, ?)", entries)
+        database.executemany("INSERT INTO member VALUES (?, ?)", members)
+    assert (ledger.overview().head, bool(ledger.check())) == (before, True)
+    assert ledger.release(one.hash, FIRST) is not None
+    assert ledger.check(head=before)
+    assert [charge.released for charge in the_only().entries] == [(FIRST,)]
+    with closing(sqlite3.connect(path)) as database, pytest.raises(sqlite3.IntegrityError):
+        database.execute("DELETE FROM entry")
