@@ -143,7 +143,7 @@ def _copy(source: Path, target: Path) -> tuple[str, int]:
 
 def _claims(study: Study, view: PublicView, now: datetime) -> dict[str, Any]:
     """The predicate's claims: what the public report shows, and nothing measured on real data."""
-    policy = load_policy(study.policy_file)
+    policy, account = load_policy(study.policy_file), _account(study)
     if policy.digest != view.inputs["policy"]:
         raise StudyError(
             f"{study.policy_file} is not the policy that the audit judged by: run `privsyn audit --force`"
@@ -158,7 +158,8 @@ def _claims(study: Study, view: PublicView, now: datetime) -> dict[str, Any]:
         "set": {"synthetic": True, "images": view.images, "classes": list(view.classes)},
         "generator": {**view.provenance, "recipe_sha256": view.inputs["recipe"]},
         "privacyClaim": {**(view.claim or {"kind": "none"}), "in_words": claim_in_words(view.claim)},
-        "ledger": _account(study),
+        "source": {"population": account and account["population"]},  # opaque: whose images they were stays
+        "ledger": account,
         "policy": {**view.policy, "sha256": view.inputs["policy"]},
         "checklist": [item.model_dump(mode="json") for item in policy.checklist],
         "verdict": _verdict(view, policy),

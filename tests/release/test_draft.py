@@ -70,6 +70,7 @@ def test_the_statement_says_what_is_claimed(study: Study) -> None:
     assert found["privacyClaim"]["mechanism"] == CLAIM["mechanism"]
     assert found["policy"]["sha256"] == load_policy(study.policy_file).digest
     assert found["generator"]["model_sha256"] == "ab" * 32
+    assert found["source"] == {"population": None}  # the study's claim names no ledger
     assert found["set"] == {"synthetic": True, "images": 20, "classes": ["a", "b"]}
     assert found["identifierScan"] == found["scorecard"] == "not performed"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["release"]["created"])
