@@ -130,7 +130,7 @@ class _Question:
                 f"{self.canaries} canaries can show an epsilon of {self._most():.2f} at most, and "
                 f"{self.claimed:g} is claimed: about {enough} could show more"
             )
-            known = {**known, "conclusive": False, "reason": known.get("reason") or reason}
+            known = {**known, "conclusive": False, "reason": reason}  # also the cause of a missed control
         return _finding(BEYOND, **_from(epsilon - self.claimed), baseline=0.0, power=power, **known)
 
     def _positive(self, leak: _Replay | None) -> Control | None:
