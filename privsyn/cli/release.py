@@ -166,7 +166,8 @@ def status(trust: TrustFile, study: StudyFolder = HERE, as_json: Json = False) -
     from privsyn.cli.console import show
     from privsyn.release.approve import standing
 
-    there, known = standing(study, read(trust)), read(trust)
+    known = read(trust)
+    there = standing(study, known)
     lines = [
         f"{name}: {there.decided.get(name, 0)} of {role.threshold} decided"
         for name, role in known.approver_roles.items()
@@ -291,13 +292,10 @@ def signers(keys: Sequence[str], public: Path | None, passphrase_file: Path | No
 
 def read(file: Path) -> Trust:
     """A trust file that is to be believed."""
-    from privsyn.errors import PrivsynError
+    from privsyn.release.documents import read_file
     from privsyn.release.trust import read_trust
 
-    try:
-        return read_trust(file.read_bytes())
-    except OSError as error:
-        raise PrivsynError(f"{file} cannot be read ({error.strerror})") from None
+    return read_trust(read_file(file))
 
 
 def _answers(file: Path | None, single: Sequence[str]) -> dict[str, dict[str, str]]:

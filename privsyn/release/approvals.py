@@ -14,21 +14,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from privsyn.files import json_text
-from privsyn.release.checklist import open_items
+from privsyn.release.checklist import Answer, open_items
 from privsyn.release.documents import Fields, check_slug, refuse, spelled
 from privsyn.release.envelope import Envelope, read_about, statement_about
 from privsyn.release.manifest import Statement
 from privsyn.release.trust import PIPELINE, Trust
 
 PREDICATE_TYPE = "https://privsyn.org/approval/v1"
-DECISIONS = ("approve", "reject", "changes")
-ANSWERS = ("yes", "no", "not-applicable")
-CLOCKS_DIFFER = timedelta(minutes=5)  # between the machines of approver and verifier
-
 Decision = Literal["approve", "reject", "changes"]
+DECISIONS = get_args(Decision)
+ANSWERS = get_args(Answer)
+CLOCKS_DIFFER = timedelta(minutes=5)  # between the machines of approver and verifier
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from privsyn.release.approvals import (
 )
 from privsyn.release.bundle import Bundle, read_bundle
 from privsyn.release.checklist import open_items
-from privsyn.release.documents import now_or
+from privsyn.release.documents import now_or, read_file
 from privsyn.release.envelope import IN_TOTO, Envelope, read_envelope
 from privsyn.release.manifest import BUNDLE, Statement
 from privsyn.release.trust import Trust
@@ -169,10 +169,7 @@ def collected(study: Study, statement: Statement, files: Sequence[Path] = ()) ->
     there = sorted(study.approvals.glob("[!.]*.json")) if study.approvals.is_dir() else []
     found: dict[str, Envelope] = {}
     for file in [*there, *files]:
-        try:
-            envelope = read_envelope(file.read_bytes(), IN_TOTO, str(file))
-        except OSError as error:
-            raise PrivsynError(f"{file} cannot be read ({error.strerror})") from None
+        envelope = read_envelope(read_file(file), IN_TOTO, str(file))
         if read_approval(envelope, str(file)).statement == statement.digest:
             found[envelope.digest] = envelope
         elif file in files:

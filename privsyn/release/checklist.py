@@ -36,7 +36,6 @@ def evidence_answers(predicate: Mapping[str, Any]) -> dict[str, EvidenceAnswer]:
     """Name of each evidence that a statement holds, and what it answers; what is not there answers nothing.
 
     The names are those of `privsyn.audit.policy.EVIDENCE`, and `rule:<id>` for every rule of the verdict.
-    Waivers are those that the statement lists, not those which approvals grant later.
 
     Args:
         predicate: of a release statement, as JSON; fields of another kind count as absent.

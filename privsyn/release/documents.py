@@ -10,9 +10,10 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
-from privsyn.errors import Refused
+from privsyn.errors import PrivsynError, Refused
 
 MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 32
@@ -26,6 +27,19 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 def refuse(what: str, why: str) -> NoReturn:
     """Raise `Refused` about the document `what`."""
     raise Refused(f"{what} {why}")
+
+
+def read_file(path: Path | str) -> bytes:
+    """The bytes of a file that somebody named, or the first of them, one more than a document may have.
+
+    Raises:
+        PrivsynError: it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as handle:
+            return handle.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise PrivsynError(f"{path} cannot be read ({error.strerror})") from None
 
 
 def read_strictly(raw: bytes, what: str) -> Any:

@@ -1,9 +1,8 @@
 """Signed bytes: DSSE envelopes (https://github.com/secure-systems-lab/dsse), one JSON line each.
 
 Standard library and securesystemslib, which verifies Ed25519 in pure Python where `cryptography` is missing.
-An envelope has exactly one spelling. A key's id is derived from
-the key (RFC 8785-like spelling of its public part), never believed: libraries that count signatures by id
-accept one key under two ids twice.
+An envelope has exactly one spelling. A key's id is derived from the key (RFC 8785-like spelling of its public
+part), never believed: libraries that count signatures by id accept one key under two ids twice.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,12 +80,11 @@ class Envelope:
         """sha256 (hex) of what was signed: the same whoever signs, so nobody can give it another name."""
         return hashlib.sha256(self.payload).hexdigest()
 
-    def signed(self, signer: Signer) -> Envelope:
-        """This envelope with one more signature; signing twice with one key changes nothing."""
-        made = signer.sign(self._bytes_to_sign())
-        rest = [pair for pair in self.signatures if pair[0] != made.keyid]
-        both = sorted([*rest, (made.keyid, bytes.fromhex(made.signature))])
-        return Envelope(self.payload, self.payload_type, tuple(both))
+    def signed(self, *signers: Signer) -> Envelope:
+        """This envelope with further signatures; signing twice with one key changes nothing."""
+        made = [signer.sign(self._bytes_to_sign()) for signer in signers]
+        by_key = {**dict(self.signatures), **{each.keyid: bytes.fromhex(each.signature) for each in made}}
+        return Envelope(self.payload, self.payload_type, tuple(sorted(by_key.items())))
 
     def signers(self, keys: Mapping[str, SSlibKey], what: str) -> frozenset[str]:
         """The ids of the keys that signed.
@@ -209,11 +207,6 @@ def key_id(keytype: str, scheme: str, public: str) -> str:
 def key_document(key: SSlibKey) -> dict[str, Any]:
     """What `public_key` reads."""
     return {"keyid": key.keyid, "keytype": key.keytype, "scheme": key.scheme, "keyval": dict(key.keyval)}
-
-
-def names_of(keyids: Collection[str]) -> str:
-    """Key ids as they are shown to people."""
-    return ", ".join(sorted(keyid[:12] for keyid in keyids))
 
 
 def _check_signature(key: SSlibKey, signature: bytes, message: bytes, what: str) -> None:

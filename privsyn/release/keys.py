@@ -24,7 +24,7 @@ from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, CryptoSigner, Signer,
 
 from privsyn.errors import PrivsynError
 from privsyn.files import whole_file
-from privsyn.release.documents import read_strictly
+from privsyn.release.documents import read_file, read_strictly
 from privsyn.release.envelope import key_document, key_id, public_key
 
 SHORTEST = 12  # characters of a passphrase
@@ -76,11 +76,7 @@ def read_public(file: Path | str) -> SSlibKey:
     Raises:
         PrivsynError: there is none.
     """
-    try:
-        raw = Path(file).read_bytes()
-    except OSError as error:
-        raise PrivsynError(f"{file} cannot be read ({error.strerror})") from None
-    return public_key(read_strictly(raw, str(file)), str(file))
+    return public_key(read_strictly(read_file(file), str(file)), str(file))
 
 
 def open_key(key: str, passphrase: Passphrase, public: Path | None = None) -> Signer:
@@ -104,11 +100,8 @@ def open_key(key: str, passphrase: Passphrase, public: Path | None = None) -> Si
         return _by_uri(key, read_public(public), passphrase)
     file = Path(key)
     _outside_any_study(file)
-    try:
-        mode, pem = file.stat().st_mode, file.read_bytes()
-    except OSError as error:
-        raise PrivsynError(f"{file} cannot be read ({error.strerror})") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    pem = read_file(file)
+    if file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise PrivsynError(f"{file} can be read by others than its owner: chmod 600 {file}")
     private = _unlocked(file, pem, passphrase)
     return CryptoSigner(private, _public_half(private))

@@ -18,6 +18,7 @@ from privsyn.release.documents import Fields, read_strictly, refuse
 from privsyn.release.envelope import STATUS, TRUST, read_envelope
 from privsyn.release.status_list import WHAT as LIST
 from privsyn.release.status_list import StatusList, parse_status, read_status
+from privsyn.release.trust import WHAT as FILE
 from privsyn.release.trust import Trust, check_next, parse_trust
 
 
@@ -73,7 +74,7 @@ def _compare(
         return Seen(given)
     kept_trust, kept_status = before
     check_next(
-        parse_trust(read_envelope(kept_trust, TRUST, str(path))), trust, read_envelope(trust_raw, TRUST, LIST)
+        parse_trust(read_envelope(kept_trust, TRUST, str(path))), trust, read_envelope(trust_raw, TRUST, FILE)
     )
     seen = (
         None if kept_status is None else parse_status(read_envelope(kept_status, STATUS, str(path)), trust.id)

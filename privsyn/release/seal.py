@@ -19,7 +19,7 @@ from privsyn.files import locked, whole_file
 from privsyn.release.approvals import tally
 from privsyn.release.approve import collected, current
 from privsyn.release.bundle import Bundle, certificate_payload, check_gate, read_bundle
-from privsyn.release.documents import Fields, check_slug, now_or
+from privsyn.release.documents import Fields, check_slug, now_or, read_file
 from privsyn.release.envelope import IN_TOTO, STATUS, TRUST, Envelope, read_envelope
 from privsyn.release.keys import read_public
 from privsyn.release.manifest import BUNDLE, Statement
@@ -71,7 +71,7 @@ def seal(
     if draft.statement.valid_until < now:
         raise Refused("not sealed: the draft has expired; draft again with --force")
     decisions = collected(study, draft.statement, approvals)
-    withdrawn = read_status(_read(status), trust).revoked if status else {}
+    withdrawn = read_status(read_file(status), trust).revoked if status else {}
     counted = tally(decisions, draft.statement, makers, trust, now, withdrawn)
     if counted.reasons:
         more = len(counted.reasons) - SHOWN
@@ -83,9 +83,8 @@ def seal(
         for rule, (person, reason) in counted.waivers.items()
     ]
     under = {"id": trust.id, "version": trust.version}
-    envelope = Envelope(certificate_payload(bundle, trust=under, waivers=waivers, at=now), IN_TOTO)
-    for signer in signers:
-        envelope = envelope.signed(signer)
+    payload = certificate_payload(bundle, trust=under, waivers=waivers, at=now)
+    envelope = Envelope(payload, IN_TOTO).signed(*signers)
     trust.need(SEALER, envelope, "the certificate", now)
     sealed = Bundle(bundle.envelope, bundle.statement, bundle.gate, bundle.approvals, envelope)
     read_bundle(sealed.to_bytes())  # what is written can be read
@@ -132,7 +131,7 @@ def revoke(
     if not 1 <= valid_days <= LONGEST.days:
         raise PrivsynError(f"a status list is valid for 1 to {LONGEST.days} days, not {valid_days}")
     with locked(status):
-        there = _read(status) if status.exists() else None
+        there = read_file(status) if status.exists() else None
         before = None if there is None else read_status(there, trust)
         entries = dict(before.entries) if before else {}
         if digest in entries and entries[digest].state == "revoked" and state != "revoked":
@@ -141,22 +140,13 @@ def revoke(
             entries[digest] = Entry(digest, state, reason, now)
         version = before.version + 1 if before else 1
         payload = status_payload(trust.id, version, now, now + timedelta(days=valid_days), entries.values())
-        envelope = Envelope(payload, STATUS)
-        for signer in signers:
-            envelope = envelope.signed(signer)
+        envelope = Envelope(payload, STATUS).signed(*signers)
         found = read_status(envelope.line, trust, now=now)
-        if there != (_read(status) if status.exists() else None):
+        if there != (read_file(status) if status.exists() else None):
             raise PrivsynError(f"{status} was changed meanwhile: run the command again")
         with whole_file(status) as partial:
             partial.write_bytes(envelope.line)
     return found
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise PrivsynError(f"{file} cannot be read ({error.strerror})") from None
 
 
 def write_trust(source: Path, *, signers: Sequence[Signer], out: Path) -> tuple[Trust, str]:
@@ -175,16 +165,15 @@ def write_trust(source: Path, *, signers: Sequence[Signer], out: Path) -> tuple[
         PrivsynError: the source cannot be read.
         Refused: it would not be well formed.
     """
-    raw = _read(source)
+    raw = read_file(source)
     if source.suffix == ".toml":
         envelope = Envelope(_planned(source, raw), TRUST)
     else:
         envelope = read_envelope(raw, TRUST, str(source))
-    for signer in signers:
-        envelope = envelope.signed(signer)
+    envelope = envelope.signed(*signers)
     trust = parse_trust(envelope)
     if out.exists():
-        read_envelope(_read(out), TRUST, str(out))  # nothing else is replaced
+        read_envelope(read_file(out), TRUST, str(out))  # nothing else is replaced
     with whole_file(out) as partial:
         partial.write_bytes(envelope.line)
     try:

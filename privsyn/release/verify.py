@@ -25,7 +25,7 @@ from privsyn.release.bundle import (
     read_certificate,
 )
 from privsyn.release.contents import read_contents
-from privsyn.release.documents import MAX_BYTES, now_or, printable, refuse, spelled
+from privsyn.release.documents import now_or, printable, read_file, refuse, spelled
 from privsyn.release.manifest import BUNDLE, Statement
 from privsyn.release.memory import compare
 from privsyn.release.status_list import StatusList
@@ -143,8 +143,8 @@ def verify(
     contents, asked = read_contents(folder), _Inquiry(now)
     bundle = contents.bundle
     if bundle and trust is not None:
-        listed = None if status is None else _given(status)
-        asked.who_approved(bundle, _given(trust), listed, require_fresh_status)
+        listed = None if status is None else read_file(status)
+        asked.who_approved(bundle, read_file(trust), listed, require_fresh_status)
     elif bundle:
         asked.note("approvals", "open", _NO_TRUST)
         if status is not None or require_fresh_status:
@@ -318,12 +318,3 @@ def _validity(statement: Statement, now: datetime) -> str:
     if statement.valid_until < now:
         refuse("the release", f"expired on {spelled(statement.valid_until)}")
     return f"until {spelled(statement.valid_until)}"
-
-
-def _given(path: Path | str) -> bytes:
-    """The bytes of a file that the user named."""
-    try:
-        with Path(path).open("rb") as handle:
-            return handle.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise PrivsynError(f"{path} cannot be read ({error.strerror})") from None

@@ -6,10 +6,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from house import House, claims
+from house import House, claims, dp
 
 from privsyn.errors import PrivsynError
 from privsyn.release.manifest import BUNDLE
@@ -76,18 +75,7 @@ def test_the_claim_is_bounded_without_dp_accounting(
     house: House, pyz: Path, tmp_path: Path, epsilon: float, code: int, said: str
 ) -> None:
     """The answer says that it is a bound; a claim far below it stays open, exit code 3."""
-    mechanism: dict[str, Any] = {
-        "noise_multiplier": 1.1,
-        "sample_rate": 0.1,
-        "steps": 1000,
-        "sampling": "poisson",
-    }
-    claim = {
-        "kind": "dp", "unit": "patient", "neighbouring": "add-or-remove-one",
-        "epsilon": epsilon, "delta": 1e-5, "valid_for_release": True,
-        "mechanism": {**mechanism, "sampling": "poisson", "composed": []},
-    }  # fmt: skip
-    house.release(tmp_path / "release", claims(privacyClaim=claim))
+    house.release(tmp_path / "release", claims(privacyClaim=dp(epsilon=epsilon)))
     done = run(pyz, tmp_path / "release", "--trust", house.write_trust(tmp_path / "t.json"), home=tmp_path)
     assert (done[0], said in done[1]) == (code, True), done
 

@@ -1,4 +1,7 @@
-"""Attacks on seal and verify that were found by review; each test says what must happen instead."""
+"""Attacks on seal and verify that were found by review; each test says what must happen instead.
+
+Long because it is one list, with a short test for each finding.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from house import APPROVERS, DAY, NOW, ROLES, House, claims, fill, new_signer, rule, state_of, words
+from house import APPROVERS, DAY, NOW, ROLES, House, claims, dp, fill, new_signer, rule, state_of, words
 from securesystemslib.signer import CryptoSigner
 
 from privsyn.errors import PrivsynError, Refused
@@ -34,19 +37,6 @@ from privsyn.release.status_list import Entry, read_status
 from privsyn.release.trust import read_trust
 from privsyn.release.verify import verify
 from privsyn.study import Study
-
-DP: dict[str, Any] = {
-    "kind": "dp", "unit": "patient", "neighbouring": "add-or-remove-one", "epsilon": 22.0, "delta": 1e-5,
-    "valid_for_release": True,
-    "mechanism": {
-        "name": "dp-sgd", "noise_multiplier": 1.1, "sample_rate": 0.1, "steps": 1000, "sampling": "poisson",
-        "composed": [],
-    },
-}  # fmt: skip
-
-
-def dp(mechanism: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    return {**DP, **changes, "mechanism": {**DP["mechanism"], **(mechanism or {})}}
 
 
 @pytest.fixture
