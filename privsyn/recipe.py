@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,12 +29,19 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _names_patient(pattern: str) -> bool:
+    try:
+        return "patient" in re.compile(pattern).groupindex
+    except re.error:
+        return False
+
+
 class Data(Section):
     """What every image must be. All of it is treated as public knowledge."""
 
     size: int = Field(ge=8, le=1024, description="height and width in pixels")
     channels: Literal[1, 3] = Field(1, description="1 grey, 3 RGB")
-    bit_depth: Literal[8] = Field(8, description="bits per channel and pixel")
+    bit_depth: Literal[8, 16] = Field(8, description="bits per channel and pixel; 16 is for grey alone")
     classes: tuple[str, ...] = Field(min_length=1, description="class names, in label order; public")
     resize: Literal["fit", "crop", "pad"] | None = Field(
         None, description="what to do with images of another size; without it they are refused"
@@ -41,9 +49,42 @@ class Data(Section):
     split: tuple[float, float, float] = Field(
         (0.6, 0.2, 0.2), description="shares of patients in train, holdout and test; they sum to 1"
     )
+    window: tuple[float, float] | None = Field(
+        None,
+        description="centre and width of what grey DICOM and NIfTI images show, in the units of their "
+        "rescaled values (HU for CT); images stored in 8 bits are shown already. Without it, what the file "
+        "says, else all that its bits can hold",
+    )
+    label_tag: str | None = Field(
+        None, description="DICOM keyword whose value is the label, such as BodyPartExamined"
+    )
+    patient_pattern: str | None = Field(
+        None, description="regular expression with a group `patient`, searched for in the name of each file"
+    )
+    text: Literal["refuse", "drop", "mask"] = Field(
+        "refuse", description="what to do with an image that has text in its pixels, as far as looked for"
+    )
+    text_scan: Annotated[int, Field(ge=0)] | Literal["auto", "all"] = Field(
+        "auto",
+        description="how many images to look for text in, drawn at random; auto is 1000 if the source holds "
+        "DICOM, else 0",
+    )
+    near_duplicates: Literal["off", "report", "link"] = Field(
+        "off", description="near-duplicates across patients: link makes them one unit of the split"
+    )
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
+        if self.bit_depth == 16 and self.channels != 1:
+            raise ValueError("data.bit_depth = 16 is for grey images: set data.channels = 1")
+        if self.window is not None and self.window[1] <= 0:
+            raise ValueError("data.window is [centre, width], and the width is above 0")
+        if self.text != "refuse" and self.text_scan != "all":
+            raise ValueError(
+                f'data.text = "{self.text}" needs data.text_scan = "all": what is not looked at stays'
+            )
+        if self.patient_pattern is not None and not _names_patient(self.patient_pattern):
+            raise ValueError("data.patient_pattern is no regular expression with a group (?P<patient>...)")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("data.classes names a class twice")
         if min(self.split) <= 0 or abs(sum(self.split) - 1) > 1e-6:

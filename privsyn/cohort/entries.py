@@ -1,0 +1,60 @@
+"""What a source yields: entries, which are cheap until read, and the pictures that an entry holds.
+
+Ids, names and paths live here only, between a source and its cohort; nothing here is written to disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privsyn.errors import CohortError
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+class NotAnImage(CohortError):
+    """The file is something else: listed and passed over, where other files are refused."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One image as its source has it, before it is made what the recipe declares.
+
+    Attributes:
+        pixels: (H, W, 1) grey or (H, W, 3) RGB, uint8; or (H, W, 1) grey, uint16, which spans 0 to 65,535.
+        label: what the file itself says, a class name; None leaves it to the entry.
+        patient: what the file itself says; None leaves it to the entry.
+        part: which image of a file that holds several, such as "frame 3".
+        marks: what in the file may identify somebody: name of the attribute, prefixed by its kind ("DICOM
+            PatientName", "EXIF GPSInfo", "PNG text Author"), to its value as text. Once a file, with its
+            first picture.
+    """
+
+    pixels: Pixels
+    label: str | None = None
+    patient: str | None = None
+    part: str = ""
+    marks: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file, or one row of an array or table, of a source; can be sent to another process.
+
+    Attributes:
+        where: what to call it on the user's terminal; never written to a file.
+        label: a class name (text), an index of `data.classes` (int), or None if the file is to say it.
+        patient: the id as the source spells it, or None if the file is to say it, or nobody does.
+        read: gives the pictures in it; raises CohortError with the reason if it cannot.
+        stamp: changes when what is read changes, as far as can be told without reading (path, size, time).
+    """
+
+    where: str
+    label: str | int | None
+    patient: str | None
+    read: Callable[[], Iterable[Picture]]
+    stamp: str = ""
