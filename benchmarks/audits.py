@@ -22,7 +22,8 @@ from scipy import ndimage
 
 from privsyn.audit.contract import Evidence, Settings
 from privsyn.audit.run import audit, installed
-from privsyn.cohort.cohort import load_cohort, prepare
+from privsyn.cohort.cohort import load_cohort
+from privsyn.cohort.prepare import prepare
 from privsyn.study import init
 from privsyn.synthetic import SyntheticSet
 

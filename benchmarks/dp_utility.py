@@ -27,7 +27,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC
 
-from privsyn.cohort.cohort import load_cohort, prepare
+from privsyn.cohort.cohort import load_cohort
+from privsyn.cohort.prepare import prepare
 from privsyn.sample import sample
 from privsyn.study import init
 from privsyn.train import train

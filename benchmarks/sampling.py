@@ -23,7 +23,8 @@ import numpy as np
 from dp_utility import save_grid
 
 from privsyn.checkpoint import load_model
-from privsyn.cohort.cohort import load_cohort, prepare
+from privsyn.cohort.cohort import load_cohort
+from privsyn.cohort.prepare import prepare
 from privsyn.features.embed import embed
 from privsyn.recipe import Sample
 from privsyn.sample import balanced_labels, draw, evaluations

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from privsyn.audit.run import audit
-    from privsyn.cohort.cohort import prepare
+    from privsyn.cohort.prepare import prepare
     from privsyn.release.verify import verify
     from privsyn.sample import sample
     from privsyn.study import init
@@ -32,7 +32,7 @@ __all__ = ["__version__", "audit", "init", "prepare", "sample", "train", "verify
 _HOMES = {
     "audit": "privsyn.audit.run",
     "init": "privsyn.study",
-    "prepare": "privsyn.cohort.cohort",
+    "prepare": "privsyn.cohort.prepare",
     "sample": "privsyn.sample",
     "train": "privsyn.train",
     "verify": "privsyn.release.verify",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from privsyn.checkpoint import State, fresh_training, start_from
 from privsyn.cohort.cohort import Cohort, Part
+from privsyn.depth import Images
 from privsyn.diffusion.batches import rows_of_step
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp.generators import CPU, keyed_generator
@@ -25,7 +26,7 @@ from privsyn.warmup import queries, warm_up
 
 def finetune(
     model: DiffusionModel,
-    images: NDArray[np.uint8],
+    images: Images,
     labels: NDArray[np.int64],
     *,
     steps: int,
@@ -38,7 +39,7 @@ def finetune(
     For audits: a model that is known to have memorised is their positive control.
 
     Args:
-        images: (n, H, W, C) uint8.
+        images: (n, H, W, C).
         labels: (n,).
         seed: of batches, timesteps and noise; the same seed gives the same copy.
 

@@ -1,8 +1,8 @@
 """Canaries: pictures of nobody, each trained on or not by a coin, so that an audit can guess the coins.
 
 A canary is a pseudo-patient of its own with one image. No patient's image is looked at to make one: they
-follow from a secret seed, the size, the channels and the classes. The coins follow from the same seed, and
-its commitment is on disk before the first step, so nobody can choose them afterwards.
+follow from a secret seed, the classes, and what is public about images. The coins follow from the same seed,
+and its commitment is on disk before the first step, so nobody can choose them afterwards.
 
     model/canaries.json       how many there are, and the commitment; may be shown to anybody
     model/canary-seed.json    the seed, from which coins and images can be made again; INTERNAL
@@ -14,6 +14,7 @@ inside because an adversary who has it needs no guess.
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privsyn.cohort.cohort import Part
+from privsyn.depth import DTYPES, DType, Images, levels_in_one
 from privsyn.errors import CheckpointError, PrivsynError
 from privsyn.files import read_json, write_json
 from privsyn.recipe import Data
@@ -32,7 +34,7 @@ PLANTED, SEED = "canaries.json", "canary-seed.json"
 SEED_BYTES = 32
 NOTICE = "INTERNAL: says which canaries were trained on; this file must not leave the study"
 
-Pixels = NDArray[np.uint8]
+BYTES: DType = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +42,14 @@ class Canaries:
     """What was planted.
 
     Attributes:
-        images: (m, H, W, C) uint8.
+        images: (m, H, W, C).
         labels: (m,) index of the class that each is trained under.
         kinds: (m,) one of `KINDS`.
         is_in: (m,) bool, the coins.
         commitment: sha256 (hex) of the seed and all of the above.
     """
 
-    images: Pixels
+    images: Images
     labels: NDArray[np.int64]
     kinds: NDArray[np.str_]
     is_in: NDArray[np.bool_]
@@ -60,20 +62,20 @@ def make_canaries(seed: bytes, number: int, data: Data) -> Canaries:
     Args:
         seed: 32 secret bytes.
         number: m.
-        data: size, channels and classes; nothing else of it is used.
+        data: size, channels, bit depth and classes; nothing else of it is used.
     """
-    classes = len(data.classes)
+    classes, dtype = len(data.classes), DTYPES[data.bit_depth]
     kinds = np.array([list(KINDS)[index % len(KINDS)] for index in range(number)], dtype=np.str_)
-    images = np.empty((number, data.size, data.size, data.channels), dtype=np.uint8)
+    images = np.empty((number, data.size, data.size, data.channels), dtype)
     labels = np.arange(number)[_Dice(seed, "labels").order(number)] % classes
     for index, kind in enumerate(kinds):
-        dice = _Dice(seed, f"canary {index}")
+        dice = _Dice(seed, f"canary {index}", dtype)
         images[index] = KINDS[str(kind)](
             dice, data.size, data.channels, _other(int(labels[index]), dice, classes)
         )
     coins = _Dice(seed, "coins").bytes(number) % 2 == 1
     whole = hashlib.sha256(seed)
-    for part in (images, labels.astype("<i8"), coins):
+    for part in (images.astype(dtype.newbyteorder("<")), labels.astype("<i8"), coins):
         whole.update(part.tobytes())
     return Canaries(images, labels, kinds, coins, whole.hexdigest())
 
@@ -135,10 +137,19 @@ def with_canaries(part: Part, canaries: Canaries | None) -> Part:
 class _Dice:
     """Randomness of one purpose from a seed, by SHAKE-256: as secret as the seed, and everywhere the same."""
 
-    def __init__(self, seed: bytes, purpose: str) -> None:
-        self._key, self._drawn = seed + purpose.encode(), 0
+    def __init__(self, seed: bytes, purpose: str, dtype: DType = BYTES) -> None:
+        self._key, self._drawn, self.dtype = seed + purpose.encode(), 0, dtype
 
-    def bytes(self, number: int) -> Pixels:
+    def pixels(self, *shape: int) -> Images:
+        """Independent levels, uniform from black to white."""
+        drawn = self.bytes(math.prod(shape) * self.dtype.itemsize).view(self.dtype.newbyteorder("<"))
+        return drawn.astype(self.dtype).reshape(shape)
+
+    def grey(self, level: int) -> int:
+        """A level of 8 bits in those of the pixels."""
+        return level * levels_in_one(self.dtype)
+
+    def bytes(self, number: int) -> NDArray[np.uint8]:
         """(number,) independent uniform bytes."""
         self._drawn += 1
         stream = hashlib.shake_256(self._key + self._drawn.to_bytes(8, "big"))
@@ -154,40 +165,40 @@ class _Dice:
         return int.from_bytes(self.bytes(8).tobytes(), "big") % number
 
 
-def _noise(dice: _Dice, size: int, channels: int, depicted: int) -> Pixels:  # noqa: ARG001 - one signature
+def _noise(dice: _Dice, size: int, channels: int, depicted: int) -> Images:  # noqa: ARG001 - one signature
     """Every pixel by itself."""
-    return dice.bytes(size * size * channels).reshape(size, size, channels)
+    return dice.pixels(size, size, channels)
 
 
-def _shapes(dice: _Dice, size: int, channels: int, depicted: int) -> Pixels:  # noqa: ARG001
+def _shapes(dice: _Dice, size: int, channels: int, depicted: int) -> Images:  # noqa: ARG001
     """Discs and boxes of any colour: like no medical image."""
-    image = np.empty((size, size, channels), dtype=np.uint8)
-    image[:] = dice.bytes(channels)
+    image = np.empty((size, size, channels), dice.dtype)
+    image[:] = dice.pixels(channels)
     for number in range(5):
         extent = 1 + dice.below(max(1, size // 3))
         away = _away(size, dice.below(size), dice.below(size))
         inside = away.max(axis=0) <= extent if number % 2 else (away**2).sum(axis=0) <= extent**2
-        image[inside] = dice.bytes(channels)
+        image[inside] = dice.pixels(channels)
     return image
 
 
-def _border_key(dice: _Dice, size: int, channels: int, depicted: int) -> Pixels:  # noqa: ARG001
+def _border_key(dice: _Dice, size: int, channels: int, depicted: int) -> Images:  # noqa: ARG001
     """A blank picture in a frame of random pixels, which is its key (SolidMark)."""
     width = max(1, size // 8)
-    image = dice.bytes(size * size * channels).reshape(size, size, channels).copy()
-    image[width:-width, width:-width] = 128
+    image = dice.pixels(size, size, channels)
+    image[width:-width, width:-width] = dice.grey(128)
     return image
 
 
-def _mislabelled(dice: _Dice, size: int, channels: int, depicted: int) -> Pixels:
+def _mislabelled(dice: _Dice, size: int, channels: int, depicted: int) -> Images:
     """A phantom: an ellipse whose form and number of spots belong to another class than the label says."""
     away = _away(size, size // 2 + dice.below(3) - 1, size // 2 + dice.below(3) - 1) ** 2
     tall, wide = (max(2, size * (3 + (depicted // power) % 3) // 10) for power in (1, 3))
-    image = np.zeros((size, size, channels), dtype=np.uint8)
-    image[away[0] * wide**2 + away[1] * tall**2 <= tall**2 * wide**2] = 100 + dice.below(100)
+    image = np.zeros((size, size, channels), dice.dtype)
+    image[away[0] * wide**2 + away[1] * tall**2 <= tall**2 * wide**2] = dice.grey(100 + dice.below(100))
     for _ in range(1 + depicted % 4):
         where = (size // 4 + dice.below(max(1, size // 2)) for _ in range(2))
-        image[(_away(size, *where) ** 2).sum(axis=0) <= (size // 10) ** 2] = dice.bytes(channels)
+        image[(_away(size, *where) ** 2).sum(axis=0) <= (size // 10) ** 2] = dice.pixels(channels)
     return image
 
 
@@ -203,7 +214,7 @@ def _other(label: int, dice: _Dice, classes: int) -> int:
     return (label + 1 + dice.below(max(1, classes - 1))) % classes
 
 
-KINDS: dict[str, Callable[[_Dice, int, int, int], Pixels]] = {
+KINDS: dict[str, Callable[[_Dice, int, int, int], Images]] = {
     "noise": _noise,
     "shapes": _shapes,
     "border-key": _border_key,

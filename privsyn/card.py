@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, Context
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from privsyn.depth import Images, bit_depth_of
 
 TAGS = ("synthetic", "medical", "image-classification")
 SUMMARY = (
@@ -27,14 +26,14 @@ def card(
     *,
     name: str,
     classes: Sequence[str],
-    images: NDArray[np.uint8],
+    images: Images,
     shards: Mapping[str, tuple[str, int]],
     claim: str,
 ) -> str:
     """The text of README.md.
 
     Args:
-        images: (N, H, W, C) uint8.
+        images: (N, H, W, C).
         shards: relative path to (sha256 hex, size in bytes).
         claim: the privacy claim in words, from `claim_in_words`.
     """
@@ -44,6 +43,8 @@ def card(
         count=count,
         size=size,
         kind="grey" if channels == 1 else "RGB",
+        bits=bit_depth_of(images),
+        loaded="" if bit_depth_of(images) == 8 else _LOADED_IN_16_BITS,
         claim=claim,
         classes="\n".join(f"{label}: {json.dumps(text)}" for label, text in enumerate(classes)),
     )
@@ -128,12 +129,17 @@ def _rounded_up(value: float) -> str:
     return f"{float(Context(prec=4, rounding=ROUND_CEILING).create_decimal(repr(float(value)))):.4g}"
 
 
+_LOADED_IN_16_BITS = """\
+Pillow opens images of 16 bits in its mode `I;16`: `numpy.asarray(images[0]["image"])` has values from 0
+(black) to 65535 (white). Converted to `L` or `RGB` they lose bits.
+
+"""
 _BODY = """
 # Synthetic images
 
 {summary}
 
-{count} images of {size} x {size} pixels, {kind}, 8 bits per channel, each with a label:
+{count} images of {size} x {size} pixels, {kind}, {bits} bits per channel, each with a label:
 
 ```text
 {classes}
@@ -163,6 +169,7 @@ images = load_dataset("PATH/OF/THIS/FOLDER", split="train")
 print(images[0]["image"], images.features["label"].int2str(images[0]["label"]))
 ```
 
+{loaded}\
 Each row of `data/*.parquet` is `image` (`bytes`: a PNG without metadata; `path`: its number) and `label`
 (int64). `croissant.json` describes the same files in Croissant 1.1, with the SHA-256 of each.
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from privsyn import __version__
 from privsyn.checkpoint import EMA, State, fresh_training, load_model, newest, save_checkpoint
+from privsyn.depth import DTYPES, white
 from privsyn.diffusion.interchange import (
     CONFIG,
     PIPELINE,
@@ -177,10 +178,11 @@ def _card(recipe: Recipe, claim: Mapping[str, Any]) -> str:
         version=__version__,
         size=recipe.data.size,
         kind="grey" if recipe.data.channels == 1 else "RGB",
+        bits=recipe.data.bit_depth,
         classes="\n".join(f"{label}: {json.dumps(name)}" for label, name in enumerate(classes)),
         null=len(classes),
         claim=_claim_in_words(claim),
-        loop=loop("PATH/OF/THIS/FOLDER", min(50, recipe.diffusion.timesteps)),
+        loop=loop("PATH/OF/THIS/FOLDER", min(50, recipe.diffusion.timesteps), recipe.data.bit_depth),
     )
 
 
@@ -196,9 +198,10 @@ def _claim_in_words(claim: Mapping[str, Any]) -> str:
     return f"{bound} It holds for the weights, whatever is done with them.\n\n{_BOUNDED}"
 
 
-def loop(folder: str, steps: int) -> str:
+def loop(folder: str, steps: int, bit_depth: int = 8) -> str:
     """The Python program that samples with labels from an exported folder; docs/diffusers.md shows it."""
-    return _LOOP.format(folder=folder, steps=steps)
+    dtype = DTYPES[bit_depth]
+    return _LOOP.format(folder=folder, steps=steps, half=white(dtype) / 2, dtype=dtype)
 
 
 _INTERNAL = (
@@ -227,7 +230,7 @@ for t in scheduler.timesteps:
         said = unet(torch.nn.functional.pad(x, (0, pad, 0, pad)), t, class_labels=labels).sample
     step = scheduler.step(said[..., :side, :side], t, x, generator=generator)
     x = step.prev_sample
-images = ((step.pred_original_sample + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+images = ((step.pred_original_sample + 1) * {half}).round().to(torch.{dtype}).permute(0, 2, 3, 1).numpy()
 """
 _CARD = """\
 ---
@@ -238,9 +241,9 @@ tags:
 
 # A class-conditional diffusion model of medical images
 
-For images of {size} x {size} pixels, {kind}, 8 bits per channel. These are the averaged (EMA) weights that
-privsyn {version} draws samples from. What it draws is synthetic, and not for diagnosis or for any decision
-about a person.
+For images of {size} x {size} pixels, {kind}, {bits} bits per channel. These are the averaged (EMA) weights
+that privsyn {version} draws samples from. What it draws is synthetic, and not for diagnosis or for any
+decision about a person.
 
 ## Privacy
 
@@ -256,8 +259,8 @@ The class embedding has one row more: {null} stands for "class not told", for cl
 
 ## How to sample
 
-`DDPMPipeline` cannot be told a class, so calling the pipeline fails. This draws `images`, uint8 of the shape
-(N, height, width, channels), one for each of `labels`:
+`DDPMPipeline` cannot be told a class, so calling the pipeline fails. This draws `images`, uint{bits} of
+the shape (N, height, width, channels), one for each of `labels`:
 
 ```python
 {loop}```

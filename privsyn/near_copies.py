@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from privsyn import ledger
 from privsyn.cohort.cohort import Cohort
+from privsyn.depth import Images
 from privsyn.dp.claim import NEIGHBOURING
-from privsyn.features.embed import Floats, Images, Whitening, embed
+from privsyn.features.embed import Floats, Whitening, embed
 from privsyn.features.neighbours import nearest
 from privsyn.progress import SILENT, Progress
 

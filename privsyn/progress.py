@@ -18,16 +18,16 @@ class Advance(Protocol):
 
 
 class Progress(Protocol):
-    """A listener for stages of known length."""
+    """A listener for stages."""
 
-    def stage(self, name: str, total: int) -> AbstractContextManager[Advance]:
-        """Open a stage of `total` steps; the value is called as work gets done."""
+    def stage(self, name: str, total: int | None) -> AbstractContextManager[Advance]:
+        """Open a stage of `total` steps, None if nobody knows; the value is called as work gets done."""
         ...
 
 
 class _Silent:
     @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Advance]:  # noqa: ARG002 - nobody listens
+    def stage(self, name: str, total: int | None) -> Iterator[Advance]:  # noqa: ARG002 - nobody listens
         def advance(amount: int = 1, **facts: str) -> None:
             """Nobody listens."""
 

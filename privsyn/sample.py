@@ -21,7 +21,8 @@ from torch import Tensor
 from privsyn import __version__
 from privsyn.checkpoint import load_model
 from privsyn.cohort.cohort import load_cohort
-from privsyn.diffusion.model import DiffusionModel, device_of, to_uint8
+from privsyn.depth import DTYPES, Images
+from privsyn.diffusion.model import DiffusionModel, device_of, to_pixels
 from privsyn.diffusion.process import Process
 from privsyn.diffusion.samplers import (
     Denoised,
@@ -114,7 +115,13 @@ def sample(
         force=force,
     )
     data = trained.data
-    return read_synthetic(study.synthetic, size=data.size, channels=data.channels, classes=data.classes)
+    return read_synthetic(
+        study.synthetic,
+        size=data.size,
+        channels=data.channels,
+        bit_depth=data.bit_depth,
+        classes=data.classes,
+    )
 
 
 def draw(
@@ -126,7 +133,7 @@ def draw(
     first: int = 0,
     device: str = "cpu",
     progress: Progress = SILENT,
-) -> NDArray[np.uint8]:
+) -> Images:
     """Draw one image per label.
 
     Args:
@@ -136,7 +143,7 @@ def draw(
         first: place of the first image, a multiple of `COMPUTE_BATCH`; so several processes can share a set.
 
     Returns:
-        (N, H, W, C) uint8.
+        (N, H, W, C) of the model's bit depth.
     """
     if first % COMPUTE_BATCH:
         raise ValueError(f"first must be a multiple of {COMPUTE_BATCH}, not {first}")
@@ -152,16 +159,18 @@ def draw(
             with lock:
                 advance()
 
-        def chunk(start: int) -> NDArray[np.uint8]:
+        def chunk(start: int) -> Images:
             told = labels[start : start + COMPUTE_BATCH]
-            return to_uint8(_draw_chunk(model, told, wanted, seed, first + start, device, asked))
+            clean = _draw_chunk(model, told, wanted, seed, first + start, device, asked)
+            return to_pixels(clean, model.bit_depth)
 
         if torch.device(device).type == "cpu":  # by threads always, so that kernels round alike everywhere
             threads = max(1, min(torch.get_num_threads(), _chunks(wanted.batch_size), len(starts)))
             drawn = each(chunk, starts, threads, interrupted)
         else:
             drawn = [chunk(start) for start in starts]
-    return np.concatenate([np.empty((0, *model.image_shape[1:], model.image_shape[0]), np.uint8), *drawn])
+    channels, *sides = model.image_shape
+    return np.concatenate([np.empty((0, *sides, channels), DTYPES[model.bit_depth]), *drawn])
 
 
 def _chunks(images: int) -> int:
@@ -248,9 +257,7 @@ def _labels(
     return balanced_labels(number, np.bincount(cohort.part("train").labels, minlength=len(names)).tolist())
 
 
-def _unlike(
-    near: NearCopies, labels: NDArray[np.int64], draw: Callable[..., NDArray[np.uint8]]
-) -> NDArray[np.uint8]:
+def _unlike(near: NearCopies, labels: NDArray[np.int64], draw: Callable[..., Images]) -> Images:
     """Images none of which is a near copy: those rejected are drawn again, at places never used before."""
     images = draw(labels)
     left = np.flatnonzero(near.among(images))

@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from privsyn.depth import DTYPES, Images
 from privsyn.errors import SyntheticError
 from privsyn.files import file_digest
 
 SHARD_IMAGES = 10_000
 GROUP_IMAGES = 500  # images encoded or decoded at a time: bounds the memory that encoding takes
-MODES = {1: "L", 3: "RGB"}
+MODES = {(1, 8): "L", (3, 8): "RGB", (1, 16): "I;16"}  # of Pillow, by channels and bit depth
 
 _COLUMNS = {"image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]), "label": pa.int64()}
 _DECODERS = ("PNG", "JPEG")
@@ -30,7 +31,7 @@ _DECODERS = ("PNG", "JPEG")
 
 def write_shards(
     folder: Path,
-    images: NDArray[np.uint8],
+    images: Images,
     labels: NDArray[np.int64],
     classes: Sequence[str],
     provenance: Mapping[str, Any],
@@ -38,7 +39,7 @@ def write_shards(
     """Write `data/train-*.parquet` below `folder`, the same bytes for the same input.
 
     Args:
-        images: (N, H, W, C) uint8.
+        images: (N, H, W, C).
         labels: (N,) int64, indices into `classes`.
 
     Returns:
@@ -60,20 +61,22 @@ def write_shards(
     return shards
 
 
-def read_shard(shard: Path, *, size: int, channels: int) -> tuple[list[NDArray[np.uint8]], list[int | None]]:
+def read_shard(
+    shard: Path, *, size: int, channels: int, bit_depth: int
+) -> tuple[list[Images], list[int | None]]:
     """The images, each (size, size, channels), and the labels of one shard, as they are numbered there.
 
     Raises:
         SyntheticError: the file is damaged, has other columns, or an image is not what is wanted.
     """
-    images: list[NDArray[np.uint8]] = []
+    images: list[Images] = []
     labels: list[int | None] = []
     with _open(shard) as source:
         try:
             for batch in source.iter_batches(batch_size=GROUP_IMAGES):
                 for encoded in batch.column("image").flatten()[0].to_pylist():
                     where = f"image {len(images)} in {shard}"
-                    images.append(_decode(encoded or b"", where, size, channels))
+                    images.append(_decode(encoded or b"", where, size, channels, bit_depth))
                 labels += batch.column("label").to_pylist()
         except (pa.ArrowException, OSError) as error:
             raise SyntheticError(f"{shard} is damaged ({error})") from None
@@ -91,7 +94,7 @@ def shard_metadata(shard: Path) -> tuple[list[str] | None, dict[str, Any] | None
     return names, provenance if isinstance(provenance, dict) else None
 
 
-def encode_png(image: NDArray[np.uint8]) -> bytes:
+def encode_png(image: Images) -> bytes:
     """One (H, W, C) image as PNG with pixels only: made afresh, it has no metadata to carry along."""
     buffer = io.BytesIO()
     Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, format="PNG")
@@ -108,7 +111,7 @@ def _schema(classes: Sequence[str], provenance: Mapping[str, Any]) -> pa.Schema:
     return pa.schema(list(_COLUMNS.items()), metadata=metadata)
 
 
-def _batches(images: NDArray[np.uint8], labels: NDArray[np.int64], rows: range) -> Iterator[pa.RecordBatch]:
+def _batches(images: Images, labels: NDArray[np.int64], rows: range) -> Iterator[pa.RecordBatch]:
     for start in range(rows.start, rows.stop, GROUP_IMAGES):
         group = range(start, min(start + GROUP_IMAGES, rows.stop))
         pictures = [{"bytes": encode_png(images[row]), "path": f"{row:08d}.png"} for row in group]
@@ -131,19 +134,29 @@ def _open(shard: Path) -> pq.ParquetFile:
     return source
 
 
-def _decode(encoded: bytes, where: str, size: int, channels: int) -> NDArray[np.uint8]:
-    wanted = f"{size}x{size} {MODES[channels]}"
+def _decode(encoded: bytes, where: str, size: int, channels: int, bit_depth: int) -> Images:
+    wanted = _in_words(size, size, MODES[channels, bit_depth])
     try:
         with Image.open(io.BytesIO(encoded), formats=_DECODERS) as image:
-            found = f"{image.width}x{image.height} {image.mode}"
+            found = _in_words(image.width, image.height, whole_mode(image))
             if found == wanted:
-                return np.array(image, np.uint8).reshape(size, size, channels)
+                return np.array(image, DTYPES[bit_depth]).reshape(size, size, channels)
     except Exception as error:  # decoders raise anything on hostile bytes, and all of it means the same
         raise SyntheticError(
             f"{where} is not an image that can be decoded ({type(error).__name__})"
         ) from None
     # A conversion could hide what another mode holds (alpha, palette), so it is left to whoever made the set.
     raise SyntheticError(f"{where} is {found}, wanted {wanted}: convert it first")
+
+
+def whole_mode(image: Image.Image) -> str:
+    """The mode of an image just opened; with `;16` where Pillow would cut 16 bits to 8 without a word."""
+    hidden = any(";16" in str(tile[3]) for tile in getattr(image, "tile", []))
+    return f"{image.mode};16" if hidden and ";16" not in image.mode else image.mode
+
+
+def _in_words(width: int, height: int, mode: str) -> str:
+    return f"{width}x{height} {mode}" + (" (16 bits)" if ";16" in mode else "")
 
 
 def _document(source: pq.ParquetFile, key: str) -> Any:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from privsyn.checkpoint import State, Training
 from privsyn.cohort.cohort import Part
+from privsyn.depth import Images
 from privsyn.diffusion.batches import Augment, Draws, draw, noise_draws, rows_of_step
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp.accounting import Mechanism
@@ -151,7 +152,7 @@ def _passes(
 def step_on_images(
     model: DiffusionModel,
     optimizer: torch.optim.Optimizer,
-    images: NDArray[np.uint8],
+    images: Images,
     labels: NDArray[np.int64],
     rows: Rows,
     *,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from privsyn.card import card, claim_in_words
 from privsyn.cohort.pixels import fit_pixels, read_image
 from privsyn.croissant import croissant
+from privsyn.depth import DTYPES, Images
 from privsyn.errors import CohortError, SyntheticError
 from privsyn.files import file_digest, tree_digest, tree_digests, whole_folder, write_json, write_text
 from privsyn.recipe import Data
@@ -32,14 +33,14 @@ class SyntheticSet:
     """Images that no camera took.
 
     Attributes:
-        images: (N, H, W, C) uint8, read-only.
+        images: (N, H, W, C) uint8 or uint16, read-only.
         labels: (N,) int64, read-only indices into `classes`.
         classes: names in the order that was asked for.
         provenance: what drew the set, as its generator wrote it; `None` where it did not.
         digest: sha256 (hex) of the folder's names and bytes, or of the `.npz` file.
     """
 
-    images: NDArray[np.uint8]
+    images: Images
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     provenance: dict[str, Any] | None
@@ -48,7 +49,7 @@ class SyntheticSet:
 
 def write_synthetic(
     folder: Path,
-    images: NDArray[np.uint8],
+    images: Images,
     labels: NDArray[np.int64],
     classes: Sequence[str],
     *,
@@ -60,7 +61,7 @@ def write_synthetic(
     """Write a set, whole or not at all.
 
     Args:
-        images: (N, H, W, C) uint8, square, C 1 or 3.
+        images: (N, H, W, C), square: uint8 with C 1 or 3, or uint16 with C 1.
         labels: (N,) indices into `classes`.
         name: shown to recipients, so it must tell nothing private.
         claim: the document `model/privacy.json`, for the card; `None` if there is none.
@@ -71,7 +72,7 @@ def write_synthetic(
         SyntheticError: images and labels do not make a set.
         PrivsynError: the folder exists and `force` is not set.
     """
-    _check_images(images, images.shape[1] if images.ndim == 4 else 0, tuple(MODES), "the set to write")
+    _check_images(images, images.shape[1] if images.ndim == 4 else 0, MODES, "the set to write")
     _check_labels(labels, len(images), classes, "the set to write")
     words = claim_in_words(claim)
     with whole_folder(folder, replace=force) as partial:
@@ -82,14 +83,17 @@ def write_synthetic(
         write_json(partial / "croissant.json", document)
 
 
-def read_synthetic(path: Path, *, size: int, channels: int, classes: Sequence[str]) -> SyntheticSet:
+def read_synthetic(
+    path: Path, *, size: int, channels: int, bit_depth: int = 8, classes: Sequence[str]
+) -> SyntheticSet:
     """Read a set and check it against what is wanted; its classes are matched to `classes` by name.
 
     Args:
         path: a folder in our layout, a folder with one folder of images per class, or an `.npz` with
-            `images` (N, H, W[, C]) uint8 and `labels` (N,), indices into `classes` or names.
+            `images` (N, H, W[, C]) uint8 or uint16 and `labels` (N,), indices into `classes` or names.
         size: height and width in pixels.
         channels: 1 grey, 3 RGB.
+        bit_depth: 8, or 16 for grey.
         classes: names in the wanted order.
 
     Raises:
@@ -102,11 +106,12 @@ def read_synthetic(path: Path, *, size: int, channels: int, classes: Sequence[st
     elif not path.is_dir():
         raise SyntheticError(f"{path} is neither a folder nor an .npz file: name the synthetic set to read")
     elif shards := sorted((path / "data").glob("*.parquet")):
-        images, labels = _read_shards(shards, size, channels, classes)
+        images, labels = _read_shards(shards, size, channels, bit_depth, classes)
         provenance = shard_metadata(shards[0])[1]
     else:
-        images, labels = _read_tree(path, size, channels, classes)
-    _check_images(images, size, (channels,), str(path))
+        data = {"size": size, "channels": channels, "bit_depth": bit_depth, "classes": tuple(classes)}
+        images, labels = _read_tree(path, Data.model_validate(data))
+    _check_images(images, size, [(channels, bit_depth)], str(path))
     _check_labels(labels, len(images), classes, str(path))
     labels = labels.astype(np.int64)
     images.flags.writeable = labels.flags.writeable = False
@@ -125,13 +130,15 @@ def read_provenance(folder: Path) -> dict[str, Any] | None:
 _Arrays = tuple[NDArray[Any], NDArray[Any]]
 
 
-def _read_shards(shards: Sequence[Path], size: int, channels: int, classes: Sequence[str]) -> _Arrays:
-    images: list[NDArray[np.uint8]] = []
+def _read_shards(
+    shards: Sequence[Path], size: int, channels: int, bit_depth: int, classes: Sequence[str]
+) -> _Arrays:
+    images: list[Images] = []
     labels: list[int] = []
     for shard in shards:
         names = shard_metadata(shard)[0]
         order = range(len(classes)) if names is None else _order(names, classes, shard)
-        shard_images, shard_labels = read_shard(shard, size=size, channels=channels)
+        shard_images, shard_labels = read_shard(shard, size=size, channels=channels, bit_depth=bit_depth)
         for row, label in enumerate(shard_labels):
             if label is None or not 0 <= label < len(order):
                 raise SyntheticError(
@@ -142,19 +149,18 @@ def _read_shards(shards: Sequence[Path], size: int, channels: int, classes: Sequ
     return _stack(images, shards[0].parent), np.array(labels, np.int64)
 
 
-def _read_tree(folder: Path, size: int, channels: int, classes: Sequence[str]) -> _Arrays:
-    wanted = Data.model_validate({"size": size, "channels": channels, "classes": tuple(classes)})
-    images: list[NDArray[np.uint8]] = []
+def _read_tree(folder: Path, wanted: Data) -> _Arrays:
+    images: list[Images] = []
     labels: list[int] = []
     for class_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
-        label = _order([class_folder.name], classes, folder)[0]
+        label = _order([class_folder.name], wanted.classes, folder)[0]
         for file in sorted(class_folder.iterdir()):
             images.append(_read_image(file, wanted))
             labels.append(label)
     return _stack(images, folder), np.array(labels, np.int64)
 
 
-def _read_image(file: Path, wanted: Data) -> NDArray[np.uint8]:
+def _read_image(file: Path, wanted: Data) -> Images:
     try:
         pixels = read_image(file)
         if pixels.shape[:2] == (wanted.size, wanted.size):
@@ -183,7 +189,7 @@ def _read_npz(file: Path, channels: int, classes: Sequence[str]) -> _Arrays:
     return images, labels
 
 
-def _stack(images: Sequence[NDArray[np.uint8]], folder: Path) -> NDArray[np.uint8]:
+def _stack(images: Sequence[Images], folder: Path) -> Images:
     if not images:
         raise SyntheticError(
             f"{folder} holds no images: neither data/*.parquet with rows nor a folder per class"
@@ -203,11 +209,12 @@ def _order(names: Sequence[str], classes: Sequence[str], where: Path) -> list[in
     return [list(classes).index(name) for name in names]
 
 
-def _check_images(images: NDArray[Any], size: int, channels: Sequence[int], where: str) -> None:
-    square = images.ndim == 4 and images.shape[1:3] == (size, size) and images.shape[3] in channels
-    if not square or images.dtype != np.uint8:
-        wanted = f"(N, {size}, {size}, {' or '.join(map(str, channels))}) uint8"
-        raise SyntheticError(f"{where}: images are {images.shape} {images.dtype}, wanted {wanted}")
+def _check_images(images: NDArray[Any], size: int, kinds: Iterable[tuple[int, int]], where: str) -> None:
+    """See that the images are square and of one of the `kinds`, pairs of channels and bit depth."""
+    wanted = [((size, size, channels), DTYPES[bit_depth]) for channels, bit_depth in kinds]
+    if images.ndim != 4 or (images.shape[1:], images.dtype) not in wanted:
+        words = " or ".join(f"(N, {size}, {size}, {shape[2]}) {dtype}" for shape, dtype in wanted)
+        raise SyntheticError(f"{where}: images are {images.shape} {images.dtype}, wanted {words}")
 
 
 def _check_labels(labels: NDArray[Any], count: int, classes: Sequence[str], where: str) -> None:

@@ -28,6 +28,7 @@ from privsyn.checkpoint import (
     start_from,
 )
 from privsyn.cohort.cohort import Cohort, Part, load_cohort
+from privsyn.depth import bit_depth_of
 from privsyn.diagnosis import Watch
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp import accounting
@@ -344,11 +345,11 @@ def _settings_of(dp: bool | None, epsilon: float | None, canaries: int | None) -
 
 
 def _check_data(recipe: Recipe, cohort: Cohort) -> None:
-    wanted = (recipe.data.size, recipe.data.channels, recipe.data.classes)
-    if wanted != (cohort.size, cohort.channels, cohort.classes):
+    data, found = recipe.data, (cohort.size, cohort.channels, bit_depth_of(cohort.images), cohort.classes)
+    if found != (data.size, data.channels, data.bit_depth, data.classes):
         raise RecipeError(
-            "the cohort has another size, channels or classes than [data] in the recipe: prepare it again "
-            "with `privsyn prepare SOURCE --force`"
+            "the cohort has another size, channels, bit depth or classes than [data] in the recipe: prepare "
+            "it again with `privsyn prepare SOURCE --force`"
         )
 
 

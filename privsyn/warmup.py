@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from privsyn.checkpoint import State, Training
 from privsyn.cohort.cohort import Part
+from privsyn.depth import Images
 from privsyn.diffusion.batches import rows_of_step
-from privsyn.diffusion.model import device_of, to_float, to_uint8
+from privsyn.diffusion.model import device_of, to_float, to_pixels
 from privsyn.dp import central, covariance
 from privsyn.dp.accounting import Mechanism
 from privsyn.dp.generators import CPU, keyed_generator
@@ -26,7 +27,7 @@ from privsyn.progress import Progress
 from privsyn.recipe import Recipe
 from privsyn.steps import randomness, sampled, step_on_images
 
-MEANS = "means"  # (images, classes, H, W, C) uint8
+MEANS = "means"  # (images, classes, H, W, C) of the images' bit depth
 DIRECTIONS = "directions"  # (k, C, side, side) float32; only where the covariance was asked for
 Contribution = Callable[[Tensor, Tensor], Tensor]  # of a unit's images and labels
 DRAWN = 256  # pictures of each class, where they are drawn from a Gaussian
@@ -77,7 +78,9 @@ def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
         for number in range(warmup.images)
     ]
     shape, noise = (channels, size, size), of_means.noise_multiplier
-    shown = [to_uint8(central.central_images(total, shape, noise)) for total in totals]
+    shown = [
+        to_pixels(central.central_images(total, shape, noise), recipe.data.bit_depth) for total in totals
+    ]
     means = torch.from_numpy(np.stack(shown))
     if not of_covariance:
         return {MEANS: means}
@@ -97,7 +100,7 @@ def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
     return {MEANS: means, DIRECTIONS: found.reshape(-1, channels, side, side)}
 
 
-def pictures_of(moments: dict[str, Tensor], recipe: Recipe) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def pictures_of(moments: dict[str, Tensor], recipe: Recipe) -> tuple[Images, NDArray[np.int64]]:
     """What the steps are on, with labels: the means, or draws from a Gaussian around the average of each."""
     means = moments[MEANS]
     if DIRECTIONS not in moments:
@@ -110,7 +113,7 @@ def pictures_of(moments: dict[str, Tensor], recipe: Recipe) -> tuple[NDArray[np.
     coarse = torch.tensordot(weights, directions, dims=1)
     size = recipe.data.size
     finer = F.interpolate(coarse, size=(size, size), mode="bilinear")
-    return to_uint8(_average(means)[labels] + finer), labels.numpy()
+    return to_pixels(_average(means)[labels] + finer, recipe.data.bit_depth), labels.numpy()
 
 
 def _average(means: Tensor) -> Tensor:
@@ -120,7 +123,7 @@ def _average(means: Tensor) -> Tensor:
 
 
 def _train_on(
-    pictures: NDArray[np.uint8],
+    pictures: Images,
     labels: NDArray[np.int64],
     training: Training,
     recipe: Recipe,

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from privsyn.cohort.cohort import prepare
-from privsyn.files import tree_digests
+from privsyn.cohort.cohort import load_cohort
+from privsyn.cohort.index import pixel_digest
+from privsyn.cohort.prepare import prepare
+from privsyn.files import file_digest, tree_digests, write_json
 from privsyn.progress import Advance
 from privsyn.study import Study, init, set_in_toml
 
@@ -21,6 +24,21 @@ def prepared(folder: Path, *settings: str) -> Study:
         patch.setenv("PRIVSYN_HOME", str(folder / "home"))
         study = init(folder / "study", recipe="toy", policy="internal-review", settings=settings)
         prepare(study, "digits")
+    return study
+
+
+def in_16_bits(study: Study) -> Study:
+    """The study with its cohort in 16 bits: every level that 8 bits have, and some noise between them."""
+    cohort, generator = load_cohort(study.cohort), np.random.default_rng(16)
+    between = generator.integers(-128, 129, cohort.images.shape)
+    images = np.clip(cohort.images.astype(np.int64) * 257 + between, 0, 65_535).astype(np.uint16)
+    np.save(study.cohort / "images.npy", images)
+    records = cohort.records.assign(sha256=[pixel_digest(image) for image in images])
+    records.to_parquet(study.cohort / "records.parquet")
+    sha256 = file_digest(study.cohort / "records.parquet")
+    document = {**cohort.document, "bit_depth": 16, "records_sha256": sha256}
+    write_json(study.cohort / "cohort.json", document)
+    study.recipe_file.write_text(set_in_toml(study.recipe_file.read_text(), ["data.bit_depth=16"]))
     return study
 
 

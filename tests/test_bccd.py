@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from privsyn.cohort.cohort import load_cohort, prepare
+from privsyn.cohort.cohort import load_cohort
+from privsyn.cohort.prepare import prepare
 from privsyn.dp.accounting import Mechanism, epsilon
 from privsyn.dp.generators import CPU, keyed_generator
 from privsyn.dp.sampling import capped, units_of

@@ -39,6 +39,21 @@ def test_a_seed_gives_the_same_everywhere_and_for_ever() -> None:
     assert make_canaries(bytes(32), 8, DATA).commitment != make_canaries(KEY, 8, DATA).commitment
 
 
+def test_they_come_in_16_bits() -> None:
+    """No two are equal, and noise takes all levels from black to white alike, and not 256 of them alone.
+
+    The commitment of a fixed seed: see above.
+    """
+    found = make_canaries(KEY, 120, DATA.model_copy(update={"bit_depth": 16}))
+    assert found.images.dtype == np.uint16
+    assert len(np.unique(found.images.reshape(120, -1), axis=0)) == 120
+    noise = found.images[found.kinds == "noise"].ravel()
+    assert len(np.unique(noise)) > 1800
+    assert np.abs(np.histogram(noise, 8, (0, 65_536))[0] / len(noise) - 1 / 8).max() < 0.03
+    assert (found.images[found.kinds == "border-key"][:, 4, 4] == 128 * 257).all()
+    assert found.commitment == make_canaries(KEY, 120, DATA.model_copy(update={"bit_depth": 16})).commitment
+
+
 def test_no_patient_is_asked() -> None:
     """Making them takes a seed, a number and what is public about images, and has no way to a cohort."""
     assert list(inspect.signature(make_canaries).parameters) == ["seed", "number", "data"]

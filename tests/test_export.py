@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
-from digits_study import copied, prepared
+from digits_study import copied, in_16_bits, prepared
 
 from privsyn.audit.run import audit
 from privsyn.checkpoint import EMA, load_model, newest
@@ -142,6 +142,21 @@ def test_the_program_of_the_card_runs_as_it_stands(trained: Study, tmp_path: Pat
     space: dict[str, Any] = {}
     exec(loop(str(folder), 20), space)
     assert space["images"].shape == (2, 8, 8, 1)
+
+
+def test_the_program_of_the_card_draws_16_bits(trained: Study, tmp_path: Path) -> None:
+    """From a model of 16-bit images, uint16 from black to white, and not 256 levels of them alone."""
+    study = in_16_bits(copied(trained, tmp_path))
+    train(study, force=True)
+    folder = export(study, out=tmp_path / "out")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "grey, 16 bits per channel" in card
+    (program,) = re.findall(r"^```python\n(.*?)^```", card, re.M | re.S)
+    space: dict[str, Any] = {}
+    exec(program.replace("PATH/OF/THIS/FOLDER", str(folder)), space)
+    assert space["images"].dtype == np.uint16
+    assert space["images"].max() > 40_000
+    assert len(np.unique(space["images"] % 257)) > 20
 
 
 def test_a_model_that_comes_back_draws_the_same_images(trained: Study, empty: Study, tmp_path: Path) -> None:

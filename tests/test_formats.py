@@ -25,6 +25,7 @@ from PIL import Image
 from test_synthetic import CLAIM, ODD_NAMES, PROVENANCE, parquet, png, recipient
 
 from privsyn.cli import main
+from privsyn.depth import DTYPES
 from privsyn.errors import PrivsynError, StudyError, SyntheticError
 from privsyn.export import export
 from privsyn.files import relative_files, tree_digests, write_text
@@ -38,6 +39,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
 HOSTILE = [*ODD_NAMES, "\x00", "\x1b[31mred", "../../up", "CON", "\u202egnp.exe", "é" * 300, "x" * 20_000]
 
 LOAD = """
+import numpy
 from datasets import load_dataset
 kind = sys.argv[1].rsplit("/", 1)[1]
 train = load_dataset(kind, data_dir=sys.argv[1], split="train", cache_dir=sys.argv[2])
@@ -46,16 +48,16 @@ told = list(train.select_columns(["label", "label_name"]) if kind == "imagefolde
 print(json.dumps({
     "mode": train[0][image].mode,
     "labels": [row["label"] for row in told], "names": [row["label_name"] for row in told],
-    "pixels": [list(train[row][image].tobytes()) for row in (0, len(train) - 1)],
+    "pixels": [numpy.asarray(train[row][image]).ravel().tolist() for row in (0, len(train) - 1)],
 }))
 """
 
 
 def make(
-    folder: Path, *, n: int = 60, channels: int = 1, size: int = 9, classes: Any = HOSTILE
+    folder: Path, *, n: int = 60, channels: int = 1, bits: int = 8, size: int = 9, classes: Any = HOSTILE
 ) -> np.ndarray:
     """A set in our layout; odd sizes make odd numbers of bytes, which DICOM pads."""
-    images = np.random.default_rng(n).integers(0, 256, (n, size, size, channels), dtype=np.uint8)
+    images = np.random.default_rng(n).integers(0, 2**bits, (n, size, size, channels), dtype=DTYPES[bits])
     labels = np.arange(n) % len(classes)
     write_synthetic(folder, images, labels, classes, name="St Mary", claim=CLAIM, provenance=PROVENANCE)
     return images
@@ -71,28 +73,35 @@ def labels_of(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["imagefolder", "webdataset"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_datasets_loads_pictures_and_labels_without_network(tmp_path: Path, kind: str, channels: int) -> None:
+@pytest.mark.parametrize(("channels", "bits", "mode"), [(1, 8, "L"), (3, 8, "RGB"), (1, 16, "I;16")])
+def test_datasets_loads_pictures_and_labels_without_network(
+    tmp_path: Path, kind: str, channels: int, bits: int, mode: str
+) -> None:
     """Pixels, numbers and names of labels arrive as they are, in order, whatever the classes are called."""
-    images = make(tmp_path / "set", channels=channels)
+    images = make(tmp_path / "set", channels=channels, bits=bits)
     folder = exported(tmp_path / "set", tmp_path / "test" / kind, kind)
     loaded = recipient(LOAD, folder, tmp_path / "cache")
-    assert loaded["mode"] == {1: "L", 3: "RGB"}[channels]
+    assert loaded["mode"] == mode
     assert loaded["labels"] == [row % len(HOSTILE) for row in range(60)]
     assert loaded["names"] == [HOSTILE[label] for label in loaded["labels"]]
     assert loaded["pixels"] == [images[0].ravel().tolist(), images[-1].ravel().tolist()]
 
 
-def test_an_imagefolder_is_numbers_pixels_and_labels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", [8, 16])
+def test_an_imagefolder_is_numbers_pixels_and_labels(tmp_path: Path, bits: int) -> None:
     """File names carry no class, and PNGs no chunk but those of pixels."""
-    images = make(tmp_path / "set", n=3, classes=["a", "b"])
+    images = make(tmp_path / "set", n=3, bits=bits, classes=["a", "b"])
     folder = exported(tmp_path / "set", tmp_path / "out", "imagefolder")
     pictures = [f"images/{row:06d}.png" for row in range(3)]
     assert relative_files(folder) == ["README.md", *pictures, "metadata.jsonl"]
     assert labels_of(folder)[1] == {"file_name": "images/000001.png", "label": 1, "label_name": "b"}
     for name, image in zip(pictures, images, strict=True):
         assert chunks((folder / name).read_bytes()) == ["IHDR", "IDAT", "IEND"]
-        assert np.array_equal(np.array(Image.open(folder / name)), image[..., 0])
+        with Image.open(folder / name) as picture:
+            read = np.array(picture)
+        assert read.dtype == DTYPES[bits]
+        assert np.array_equal(read, image[..., 0])
+    assert f"grey, {bits} bits per channel" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def chunks(data: bytes) -> list[str]:
@@ -137,18 +146,23 @@ def test_several_shards_load_as_one_split(tmp_path: Path) -> None:
     assert loaded["pixels"][-1] == images[-1].ravel().tolist()
 
 
-@pytest.mark.parametrize(("channels", "modality"), [(1, "OT"), (3, "OT"), (1, "CR"), (1, "GM"), (3, "GM")])
+@pytest.mark.parametrize(
+    ("channels", "bits", "modality"),
+    [(1, 8, "OT"), (3, 8, "OT"), (1, 8, "CR"), (1, 8, "GM"), (3, 8, "GM"), (1, 16, "OT"), (1, 16, "CR")],
+)
 def test_dicom_files_hold_the_pixels_exactly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int, modality: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: int, bits: int, modality: str
 ) -> None:
     """pydicom reads back what was drawn, finds every value valid, and the file says that it is synthetic."""
     monkeypatch.setattr(pydicom.config.settings, "reading_validation_mode", pydicom.config.RAISE)
-    images = make(tmp_path / "set", channels=channels)
+    images = make(tmp_path / "set", channels=channels, bits=bits)
     folder = exported(tmp_path / "set", tmp_path / "out", "dicom", modality=modality)
     uids = set()
     for row, told in enumerate(labels_of(folder)):
         file = pydicom.dcmread(folder / told["file_name"])
         assert np.array_equal(file.pixel_array.reshape(images[row].shape), images[row])
+        assert (file.BitsAllocated, file.BitsStored, file.HighBit) == (bits, bits, bits - 1)
+        assert file.PixelRepresentation == 0
         assert file.PhotometricInterpretation == {1: "MONOCHROME2", 3: "RGB"}[channels]
         assert (file.SyntheticData, file.PatientIdentityRemoved, file.BurnedInAnnotation) == (
             "YES",
@@ -168,10 +182,14 @@ def test_dicom_files_hold_the_pixels_exactly(
     assert all(pydicom.uid.UID(uid).is_valid for uid in uids)
 
 
-@pytest.mark.parametrize(("channels", "modality"), [(1, m) for m in MODALITIES] + [(3, "OT"), (3, "GM")])
-def test_dicom_files_conform_to_their_class(tmp_path: Path, channels: int, modality: str) -> None:
+@pytest.mark.parametrize(
+    ("channels", "bits", "modality"),
+    [(1, 8, modality) for modality in MODALITIES]
+    + [(3, 8, "OT"), (3, 8, "GM"), (1, 16, "OT"), (1, 16, "CR")],
+)
+def test_dicom_files_conform_to_their_class(tmp_path: Path, channels: int, bits: int, modality: str) -> None:
     """By the standard's own tables, as highdicom carries them: all that is required, and nothing foreign."""
-    make(tmp_path / "set", n=1, channels=channels, classes=["a"])
+    make(tmp_path / "set", n=1, channels=channels, bits=bits, classes=["a"])
     folder = exported(tmp_path / "set", tmp_path / "out", "dicom", modality=modality)
     file = pydicom.dcmread(folder / "images/000000.dcm")
     iod = standard.get_sop_class_iod_map()[file.SOPClassUID]
@@ -192,10 +210,13 @@ def test_dicom_files_conform_to_their_class(tmp_path: Path, channels: int, modal
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy (apt-get install dicom3tools)")
-@pytest.mark.parametrize(("channels", "modality"), [(1, "OT"), (3, "OT"), (1, "CT"), (1, "CR"), (3, "GM")])
-def test_dciodvfy_finds_no_error(tmp_path: Path, channels: int, modality: str) -> None:
+@pytest.mark.parametrize(
+    ("channels", "bits", "modality"),
+    [(1, 8, "OT"), (3, 8, "OT"), (1, 8, "CT"), (1, 8, "CR"), (3, 8, "GM"), (1, 16, "CT"), (1, 16, "CR")],
+)
+def test_dciodvfy_finds_no_error(tmp_path: Path, channels: int, bits: int, modality: str) -> None:
     """But for Synthetic Data, which is younger than Debian's version of it."""
-    make(tmp_path / "set", channels=channels)
+    make(tmp_path / "set", channels=channels, bits=bits)
     folder = exported(tmp_path / "set", tmp_path / "out", "dicom", modality=modality)
     for file in sorted((folder / "images").iterdir())[: len(HOSTILE)]:
         ran = subprocess.run(["dciodvfy", "-new", str(file)], capture_output=True, check=False)
@@ -220,6 +241,14 @@ def test_a_class_name_too_long_for_dicom_leaves_its_number() -> None:
     """10,240 characters is what a long text may have."""
     assert json.loads(image_comments(3, "x" * 20_000)) == {"label": 3}
     assert len(image_comments(3, "x" * 10_200)) <= 10_240
+
+
+def test_micrographs_of_16_bits_are_refused(tmp_path: Path) -> None:
+    """VL Image (PS3.3 C.8.12.1) allows 8 bits alone; the message names another modality."""
+    make(tmp_path / "set", n=1, bits=16, classes=["a"])
+    with pytest.raises(PrivsynError, match=r"VL Microscopic.* 8 bits .*--modality"):
+        exported(tmp_path / "set", tmp_path / "out", "dicom", modality="GM")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)

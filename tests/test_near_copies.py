@@ -4,16 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from digits_study import copied, prepared
+from digits_study import copied, in_16_bits, prepared
+from sklearn.datasets import load_digits
 
 from privsyn import ledger
 from privsyn.audit.plant import planted_copies
 from privsyn.cohort.cohort import Cohort, load_cohort
+from privsyn.cohort.prepare import prepare
 from privsyn.dp.claim import as_sampled
 from privsyn.errors import PrivsynError, Refused
 from privsyn.near_copies import NATURAL, NearCopies
 from privsyn.sample import COMPUTE_BATCH, _unlike, sample
-from privsyn.study import Study
+from privsyn.study import Study, init
 from privsyn.train import train
 
 
@@ -41,6 +43,20 @@ def test_copies_are_near_and_fresh_patients_are_not(cohort: Cohort, near: NearCo
     holdout = cohort.part("holdout").images
     # two representations, each image and its mirror image: four looks of which each may hit by nature
     assert near.among(holdout).mean() <= 4 * NATURAL + 3 * np.sqrt(4 * NATURAL / len(holdout))
+
+
+def test_copies_are_near_in_16_bits(tmp_path: Path) -> None:
+    """Exact, mirrored, or with every level moved by less than one of 8 bits."""
+    digits, own = load_digits(), init(tmp_path / "study", recipe="toy", policy="internal-review")
+    images = np.round(digits.images[:200] * (255 / 16)).astype(np.uint8)
+    np.savez(tmp_path / "digits.npz", images=images, labels=digits.target[:200])
+    prepare(own, tmp_path / "digits.npz")
+    cohort = load_cohort(in_16_bits(own).cohort)
+    near, some = NearCopies.of(cohort), cohort.part("train").images[:32]
+    assert some.dtype == np.uint16
+    for copies in (some, some[:, :, ::-1], some // 257 * 257):
+        assert near.among(copies).all()
+    assert near.among(cohort.part("holdout").images).mean() < 0.2
 
 
 def test_what_is_rejected_is_drawn_again_elsewhere(cohort: Cohort, near: NearCopies) -> None:

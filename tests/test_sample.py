@@ -5,16 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from digits_study import KillAt, Killed, copied, prepared
+from digits_study import KillAt, Killed, copied, in_16_bits, prepared
 
 from privsyn.checkpoint import load_model
 from privsyn.cohort.cohort import load_cohort
 from privsyn.diffusion.model import DiffusionModel
-from privsyn.errors import PrivsynError, RecipeError, StudyError
+from privsyn.errors import PrivsynError, RecipeError, StudyError, SyntheticError
 from privsyn.files import read_json
 from privsyn.recipe import Sample
 from privsyn.sample import COMPUTE_BATCH, balanced_labels, draw, sample
 from privsyn.study import Study
+from privsyn.synthetic import read_synthetic
 from privsyn.train import train
 
 WANTED = Sample(steps=4, guidance_scale=1.5, batch_size=8)
@@ -141,3 +142,32 @@ def test_class_counts_are_private_until_they_are_declared_public(trained: Study,
     )
     there = np.bincount(load_cohort(study.cohort).part("train").labels, minlength=10)
     assert np.abs(np.bincount(drawn.labels, minlength=10) - 50 * there / there.sum()).max() <= 1
+
+
+WARM = ("privacy.dp=true", "warmup.images=1", "warmup.covariance_noise=4.0", "warmup.steps=5")
+
+
+@pytest.mark.parametrize("settings", [(), WARM])
+def test_16_bits_are_trained_on_and_drawn(trained: Study, tmp_path: Path, settings: tuple[str, ...]) -> None:
+    """With and without DP, warm-up and canaries included; the set is as fine as the cohort, and says so."""
+    short = ("train.steps=3", "train.canaries=8", "diffusion.learned_variance=true")
+    study = in_16_bits(copied(trained, tmp_path, *short, *settings))
+    train(study, force=True)
+    drawn = sample(study, count=24, settings=["sample.steps=3"])
+    assert drawn.images.dtype == np.uint16
+    assert len(np.unique(drawn.images)) > 256
+    assert drawn.images.max() > 40_000
+    assert "grey, 16 bits per channel" in (study.synthetic / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(SyntheticError, match="16 bits"):
+        read_synthetic(study.synthetic, size=8, channels=1, classes=drawn.classes)
+
+
+def test_a_recipe_of_another_bit_depth_than_the_cohort_is_not_trained_by(
+    trained: Study, tmp_path: Path
+) -> None:
+    """Neither 16 bits by a recipe of 8, nor the other way round."""
+    study = copied(trained, tmp_path)
+    with pytest.raises(RecipeError, match="bit depth"):
+        train(study, settings=["data.bit_depth=16"], force=True)
+    with pytest.raises(RecipeError, match="bit depth"):
+        train(in_16_bits(study), settings=["data.bit_depth=8"], force=True)

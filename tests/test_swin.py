@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from privsyn.cohort.cohort import load_cohort, prepare
+from privsyn.cohort.cohort import load_cohort
+from privsyn.cohort.prepare import prepare
 from privsyn.diagnosis import dead
 from privsyn.sample import sample
 from privsyn.study import init

@@ -10,6 +10,7 @@ import os
 import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from privsyn.depth import DTYPES
 from privsyn.errors import PrivsynError, SyntheticError
 from privsyn.files import file_digest, json_digest, tree_digest, tree_digests
 from privsyn.shards import encode_png
@@ -45,16 +47,18 @@ ODD_NAMES = [
 
 
 def make(
-    folder: Path, *, n: int = 12, channels: int = 1, classes: Any = ("a", "b"), **options: Any
+    folder: Path, *, n: int = 12, channels: int = 1, bits: int = 8, classes: Any = ("a", "b"), **options: Any
 ) -> np.ndarray:
-    images = np.random.default_rng(n).integers(0, 256, (n, 8, 8, channels), dtype=np.uint8)
+    images = np.random.default_rng(n).integers(0, 2**bits, (n, 8, 8, channels), dtype=DTYPES[bits])
     given = {"name": "a set", "claim": None, "provenance": PROVENANCE, **options}
     write_synthetic(folder, images, np.arange(n) % len(classes), classes, **given)
     return images
 
 
-def read(path: Path, *, size: int = 8, channels: int = 1, classes: Any = ("a", "b")) -> SyntheticSet:
-    return read_synthetic(path, size=size, channels=channels, classes=classes)
+def read(
+    path: Path, *, size: int = 8, channels: int = 1, bits: int = 8, classes: Any = ("a", "b")
+) -> SyntheticSet:
+    return read_synthetic(path, size=size, channels=channels, bit_depth=bits, classes=classes)
 
 
 def recipient(script: str, folder: Path, cache: Path) -> Any:
@@ -72,6 +76,7 @@ def recipient(script: str, folder: Path, cache: Path) -> Any:
 
 
 LOAD_WITH_DATASETS = """
+import numpy
 from datasets import load_dataset
 images = load_dataset(sys.argv[1], cache_dir=sys.argv[2])
 train = images["train"]
@@ -79,18 +84,18 @@ print(json.dumps({
     "splits": list(images), "rows": len(train), "names": train.features["label"].names,
     "types": {name: type(feature).__name__ for name, feature in train.features.items()},
     "mode": train[0]["image"].mode, "labels": train[:12]["label"],
-    "pixels": [list(train[row]["image"].tobytes()) for row in (0, len(train) - 1)],
+    "pixels": [numpy.asarray(train[row]["image"]).ravel().tolist() for row in (0, len(train) - 1)],
 }))
 """
 
 LOAD_WITH_CROISSANT = """
-import mlcroissant
+import mlcroissant, numpy
 data = mlcroissant.Dataset(jsonld=sys.argv[1] + "/croissant.json")
 records = list(data.records("images"))
 print(json.dumps({
     "errors": sorted(data.metadata.ctx.issues.errors), "rows": len(records),
     "labels": [int(record["images/label"]) for record in records[:12]],
-    "pixels": [list(records[row]["images/image"].tobytes()) for row in (0, -1)],
+    "pixels": [numpy.asarray(records[row]["images/image"]).ravel().tolist() for row in (0, -1)],
     "names": [record["labels/name"] for record in data.records("labels")],
 }))
 """
@@ -104,11 +109,12 @@ except mlcroissant.GenerationError as error:
 """
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_what_was_written_is_read_back(tmp_path: Path, channels: int) -> None:
+@pytest.mark.parametrize(("channels", "bits"), [(1, 8), (3, 8), (1, 16)])
+def test_what_was_written_is_read_back(tmp_path: Path, channels: int, bits: int) -> None:
     """Images, labels, classes and provenance survive; the digest covers the whole folder."""
-    images = make(tmp_path / "set", channels=channels)
-    found = read(tmp_path / "set", channels=channels)
+    images = make(tmp_path / "set", channels=channels, bits=bits)
+    found = read(tmp_path / "set", channels=channels, bits=bits)
+    assert found.images.dtype == DTYPES[bits]
     assert np.array_equal(found.images, images)
     assert found.labels.tolist() == [0, 1] * 6
     assert found.classes == ("a", "b")
@@ -117,10 +123,11 @@ def test_what_was_written_is_read_back(tmp_path: Path, channels: int) -> None:
     assert not found.images.flags.writeable
 
 
-def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bits", [8, 16])
+def test_equal_input_gives_equal_bytes(tmp_path: Path, bits: int) -> None:
     """Two sets of the same images have the same bytes, file by file."""
-    make(tmp_path / "one")
-    make(tmp_path / "two")
+    make(tmp_path / "one", bits=bits)
+    make(tmp_path / "two", bits=bits)
     assert tree_digests(tmp_path / "one") == tree_digests(tmp_path / "two")
     assert sorted(tree_digests(tmp_path / "one")) == [
         "README.md",
@@ -129,10 +136,10 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 300)])
-def test_pngs_carry_pixels_only(channels: int, size: int) -> None:
+@pytest.mark.parametrize(("channels", "size", "bits"), [(1, 8, 8), (3, 300, 8), (1, 300, 16)])
+def test_pngs_carry_pixels_only(channels: int, size: int, bits: int) -> None:
     """IHDR, IDAT and IEND, and no other chunk, also for images of several IDAT chunks."""
-    image = np.random.default_rng(0).integers(0, 256, (size, size, channels), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 2**bits, (size, size, channels), dtype=DTYPES[bits])
     data, chunks, at = encode_png(image), [], 8
     while at < len(data):
         length, kind = struct.unpack(">I4s", data[at : at + 8])
@@ -150,6 +157,24 @@ def test_datasets_loads_every_class_name_without_network(tmp_path: Path) -> None
     assert (loaded["splits"], loaded["rows"], loaded["mode"]) == (["train"], 30, "RGB")
     assert loaded["labels"] == list(range(12))
     assert loaded["pixels"] == [images[0].ravel().tolist(), images[-1].ravel().tolist()]
+
+
+def test_both_libraries_load_16_bits(tmp_path: Path) -> None:
+    """Every level arrives, in Pillow's mode I;16; the card says so, and how to keep them."""
+    images = make(tmp_path / "set", bits=16)
+    by_datasets = recipient(LOAD_WITH_DATASETS, tmp_path / "set", tmp_path / "cache")
+    by_croissant = recipient(LOAD_WITH_CROISSANT, tmp_path / "set", tmp_path / "cache")
+    assert by_datasets["mode"] == "I;16"
+    assert by_croissant["errors"] == []
+    expected = [images[row].ravel().tolist() for row in (0, -1)]
+    assert by_datasets["pixels"] == by_croissant["pixels"] == expected
+    card = (tmp_path / "set/README.md").read_text(encoding="utf-8")
+    assert "grey, 16 bits per channel" in card
+    assert "mode `I;16`" in card
+    make(tmp_path / "other")
+    card = (tmp_path / "other/README.md").read_text(encoding="utf-8")
+    assert "grey, 8 bits per channel" in card
+    assert "I;16" not in card
 
 
 def test_croissant_is_valid_and_readable_without_network(tmp_path: Path) -> None:
@@ -269,6 +294,55 @@ def test_npz_is_read(tmp_path: Path, labels: np.ndarray) -> None:
     assert np.array_equal(found.images, images[..., None])
     assert found.labels.tolist() == [1, 0]
     assert found.digest == file_digest(tmp_path / "set.npz")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_another_bit_depth_is_refused_in_words(tmp_path: Path, bits: int) -> None:
+    """In shards, class folders and arrays; nothing is widened or cut without being asked for."""
+    other = 24 - bits
+    images = make(tmp_path / "set", n=2, bits=other)
+    (tmp_path / "tree/a").mkdir(parents=True)
+    (tmp_path / "tree/a/0.png").write_bytes(encode_png(images[0]))
+    np.savez(tmp_path / "set.npz", images=images, labels=[0, 1])
+    depth = {8: "wanted 8x8 L", 16: r"wanted 8x8 I;16 \(16 bits\)"}[bits]
+    with pytest.raises(SyntheticError, match=depth):
+        read(tmp_path / "set", bits=bits)
+    with pytest.raises(SyntheticError, match=f"uint{other}, wanted .* uint{bits}"):
+        read(tmp_path / "set.npz", bits=bits)
+    with pytest.raises(SyntheticError, match=f"{bits}|{other}"):
+        read(tmp_path / "tree", bits=bits)
+
+
+def test_16_bits_of_other_generators_are_read(tmp_path: Path) -> None:
+    """Class folders and arrays, with or without a channel axis, come as they are."""
+    images = np.random.default_rng(0).integers(0, 65_536, (2, 8, 8), dtype=np.uint16)
+    for name, image in zip("ab", images, strict=True):
+        (tmp_path / "tree" / name).mkdir(parents=True)
+        Image.fromarray(image).save(tmp_path / "tree" / name / "0.png")
+    np.savez(tmp_path / "set.npz", images=images, labels=["a", "b"])
+    for path in ("tree", "set.npz"):
+        found = read(tmp_path / path, bits=16)
+        assert found.images.dtype == np.uint16
+        assert np.array_equal(found.images[..., 0], images)
+
+
+def test_colour_of_16_bits_is_refused(tmp_path: Path) -> None:
+    """Pillow opens it as RGB of 8 bits and says nothing: half of what it holds would be gone."""
+    rows = b"".join(b"\0" + bytes(8 * 6) for _ in range(8))  # filter "none", then 8 pixels of 6 bytes
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    ]
+    deep = b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    with Image.open(io.BytesIO(deep)) as image:
+        assert image.mode == "RGB"
+    with pytest.raises(SyntheticError, match=r"is 8x8 RGB;16 \(16 bits\), wanted 8x8 RGB"):
+        read(parquet(tmp_path / "set", [deep], [0]), channels=3)
 
 
 def parquet(path: Path, encoded: list[bytes | None], labels: list[int | None], **more: list[Any]) -> Path:

@@ -12,7 +12,8 @@ from digits_study import KillAt, Killed, copied, prepared, weights
 
 from privsyn.adversary import finetune
 from privsyn.checkpoint import load_model
-from privsyn.cohort.cohort import load_cohort, prepare
+from privsyn.cohort.cohort import load_cohort
+from privsyn.cohort.prepare import prepare
 from privsyn.diffusion.model import to_float
 from privsyn.dp.accounting import Mechanism, epsilon
 from privsyn.errors import CheckpointError, RecipeError, StudyError

@@ -20,7 +20,8 @@ from sklearn.datasets import load_digits
 
 from privsyn import ledger
 from privsyn.checkpoint import load_state, newest
-from privsyn.cohort.cohort import load_cohort, prepare
+from privsyn.cohort.cohort import load_cohort
+from privsyn.cohort.prepare import prepare
 from privsyn.dp.accounting import Mechanism, epsilon
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError, Refused
 from privsyn.files import read_json, tree_digests

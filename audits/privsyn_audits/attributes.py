@@ -9,16 +9,18 @@ way is the use of the set; what can be learnt of its patients beyond that is a l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from privsyn.audit.cache import Arrays
 from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
 from privsyn.audit.plant import LIGHT
 from privsyn.audit.rates import Hits, exact_p_value, residual_risk, risk_interval
-from privsyn.features.embed import Floats, Images
-from privsyn.features.neighbours import nearest
+from privsyn.depth import Images
+from privsyn.features.embed import Floats, pixels
+from privsyn.features.neighbours import Neighbours, nearest, nearest_after
 
 NAME, VERSION = "attributes", "1"
 ATTRIBUTES = ("label", "masked half")
@@ -38,13 +40,13 @@ class Targets:
 
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     """Residual risk of either attribute."""
-    attack = _Attack(evidence, evidence.generator(NAME, settings))
+    attack = _Attack(evidence, settings)
     return [_finding(attribute, attack, settings) for attribute in ATTRIBUTES]
 
 
 def _finding(attribute: str, attack: _Attack, settings: Settings) -> Finding:
     level = settings.alpha / len(ATTRIBUTES)
-    right = {part: attack.right(attribute, part, attack.known) for part in ("train", "holdout")}
+    right = {part: attack.right(attribute, part) for part in ("train", "holdout")}
     members, others = (_hits(each) for each in right.values())
     confidence = 1 - 2 * level
     attacked, control = members.rate(confidence), others.rate(confidence)
@@ -52,7 +54,7 @@ def _finding(attribute: str, attack: _Attack, settings: Settings) -> Finding:
     smallest = leak.smallest(level)
     controls = Controls(
         positive=leak.found(smallest, settings.control_level),
-        negative=attack.placebo(right["holdout"], settings.control_level),
+        negative=attack.placebo(attribute, right["holdout"], settings.control_level),
     )
     reason = controls.fault(TOO_SMALL)
     return Finding(
@@ -81,52 +83,70 @@ def _finding(attribute: str, attack: _Attack, settings: Settings) -> Finding:
 class _Attack:
     """What the attacker looks up, and how well that goes for the patients of each part."""
 
-    def __init__(self, evidence: Evidence, generator: np.random.Generator) -> None:
-        self.evidence, self.generator = evidence, generator
+    def __init__(self, evidence: Evidence, settings: Settings) -> None:
+        self.evidence, self.settings = evidence, settings
         self.targets = {part: self._one_each(part) for part in ("train", "holdout", "test")}
         self.known = Targets(evidence.synthetic.images, evidence.synthetic.labels)
 
-    def right(self, attribute: str, part: str, known: Targets) -> NDArray[np.bool_]:
-        """(patients,) whether what is missing was inferred."""
-        targets = self.targets[part]
-        if attribute == "label":
-            return np.asarray(self._guessed_labels(targets, known) == targets.labels)
-        return np.asarray(_errors(targets.images, known.images) < self._lucky)
+    def generator(self, purpose: str) -> np.random.Generator:
+        """Of one purpose alone, so that its draws do not depend on the level that another is asked at."""
+        return self.evidence.generator(f"{NAME}, {purpose}", self.settings)
+
+    def right(self, attribute: str, part: str, copies: Copies | None = None) -> NDArray[np.bool_]:
+        """(patients,) whether what is missing was inferred, from the set or from one with copies."""
+        by = f"{copies.name}, seed {self.settings.seed}" if copies else "the set"
+
+        def compute() -> Arrays:
+            if attribute == "masked half":
+                return {"right": self._errors(part, copies) < self._lucky}
+            known = self.known.labels if copies is None else np.append(self.known.labels, copies.labels)
+            return {"right": known[self._looked_up(attribute, part, copies)] == self.targets[part].labels}
+
+        return self.evidence.computed(f"{NAME}, {attribute} of {part} by {by}", compute)["right"]
 
     def guessing(self, attribute: str) -> float:
         """Success without any set: the most frequent label; what `test` patients show."""
         labels = self.targets["holdout"].labels
         return LUCKY if attribute == "masked half" else float(np.bincount(labels).max() / len(labels))
 
-    def placebo(self, right: NDArray[np.bool_], level: float) -> Control:
+    def placebo(self, attribute: str, right: NDArray[np.bool_], level: float) -> Control:
         """Half of the holdout against the other half must show nothing."""
-        order = self.generator.permutation(len(right))
+        order = self.generator(f"{attribute}, placebo").permutation(len(right))
         half = len(right) // 2
         p_value = exact_p_value(_hits(right[order[:half]]), _hits(right[order[half:]]))
         what = f"{half} holdout patients in place of the members"
         return Control(passed=p_value > level, description=what, p_value=p_value)
 
-    def with_copies(self, rows: NDArray[np.int64], without: NDArray[np.int64] | None = None) -> Targets:
-        """The set with copies of these training patients, and `without` some that are there."""
-        targets, keep = self.targets["train"], np.ones(len(self.known.labels), np.bool_)
-        if without is not None:
-            keep[without] = False
-        copies = LIGHT.plant(targets.images[rows])
-        return Targets(
-            np.concatenate([self.known.images[keep], copies]),
-            np.concatenate([self.known.labels[keep], targets.labels[rows]]),
-        )
-
     @cached_property
     def _lucky(self) -> float:
         """The error below which so few `test` patients' halves are guessed from the set under audit."""
-        return float(np.quantile(_errors(self.targets["test"].images, self.known.images), LUCKY))
+        return float(np.quantile(self._errors("test", None), LUCKY))
 
-    def _guessed_labels(self, targets: Targets, known: Targets) -> NDArray[np.int64]:
-        embed = self.evidence.representation("lite0-mid")
-        query, there = (embed(each.images) for each in (targets, known))
-        labels: NDArray[np.int64] = known.labels[nearest(query, there, 1).indices[:, 0]]
-        return labels
+    def _errors(self, part: str, copies: Copies | None) -> NDArray[np.float64]:
+        """(n,) error of the right half that the most similar left half suggests, by that of a mean image."""
+        right, known = (_half(each.images, 1) for each in (self.targets[part], self.known))
+        present = known
+        if copies is not None:
+            present = np.concatenate([np.delete(known, copies.without, axis=0), _half(copies.images, 1)])
+            known = np.concatenate([known, _half(copies.images, 1)])
+        guess = known[self._looked_up("masked half", part, copies)]
+        naive = np.linalg.norm(right - present.mean(axis=0), axis=1)
+        errors: NDArray[np.float64] = np.linalg.norm(right - guess, axis=1) / np.maximum(naive, 1e-9)
+        return errors
+
+    def _looked_up(self, attribute: str, part: str, copies: Copies | None) -> NDArray[np.int64]:
+        """(patients,) the most similar image of the set, on whose end the copies follow."""
+        embed = self.evidence.representation("lite0-mid") if attribute == "label" else partial(_half, side=0)
+        query, there = embed(self.targets[part].images), embed(self.known.images)
+
+        def compute() -> Arrays:
+            return vars(nearest(query, there, 1))
+
+        found = Neighbours(**self.evidence.computed(f"{NAME}, {attribute} looked up for {part}", compute))
+        if copies is not None:
+            added = embed(copies.pool)[copies.chosen]
+            found = nearest_after(found, query, there, copies.without, added)
+        return found.indices[:, 0]
 
     def _one_each(self, part: str) -> Targets:
         side = getattr(self.evidence, part)
@@ -136,12 +156,34 @@ class _Attack:
 
 
 @dataclass(frozen=True, eq=False)
+class Copies:
+    """Some of the copies that were prepared, added to the set or put in the place of images of it.
+
+    Attributes:
+        name: says how many.
+        pool: (p, H, W, C) the copies that were prepared.
+        chosen: (k,) which of them are taken; `labels` (k,) theirs.
+        without: (j,) images that leave the set.
+    """
+
+    name: str
+    pool: Images
+    chosen: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    without: NDArray[np.int64]
+
+    @property
+    def images(self) -> Images:
+        return self.pool[self.chosen]
+
+
+@dataclass(frozen=True, eq=False)
 class _Planted:
     """Copies of training patients of whom the set does not tell what is missing: those who can be given away.
 
     Attributes:
         right, others: (patients,) what is inferred of train and holdout without copies.
-        rows: (k,) training patients whose copies may be planted.
+        rows: (k,) training patients whose copies may be planted; `pool` (k, H, W, C) the copies.
         given_away: (k,) whether the copy of each gives it away.
     """
 
@@ -150,6 +192,7 @@ class _Planted:
     right: NDArray[np.bool_]
     others: NDArray[np.bool_]
     rows: NDArray[np.int64]
+    pool: Images
     given_away: NDArray[np.bool_]
 
     @classmethod
@@ -158,15 +201,19 @@ class _Planted:
     ) -> _Planted:
         missed = np.flatnonzero(~right)
         most = min(POOL, len(missed), len(attack.known.labels))
-        rows = attack.generator.choice(missed, most, replace=False)
-        with_all = attack.with_copies(rows)
-        return cls(attack, attribute, right, others, rows, attack.right(attribute, "train", with_all)[rows])
+        rows = attack.generator(f"{attribute}, pool").choice(missed, most, replace=False)
+        targets, nobody = attack.targets["train"], np.zeros(0, np.int64)
+        pool = LIGHT.plant(targets.images[rows])
+        everybody = Copies(f"all {most} copies", pool, np.arange(most), targets.labels[rows], nobody)
+        given_away = attack.right(attribute, "train", everybody)[rows]
+        return cls(attack, attribute, right, others, rows, pool, given_away)
 
     def smallest(self, level: float) -> int | None:
         """Fewest copies that are found at `level` in at least 80 % of trials."""
         sizes = np.unique(np.round(4 * 2.0 ** (np.arange(24) / 2)).astype(int))
+        generator = self.attack.generator(f"{self.attribute}, trials")
         for size in sizes[sizes <= len(self.rows)]:
-            if sum(self._trial(int(size)) <= level for _ in range(TRIALS)) >= 0.8 * TRIALS:
+            if sum(self._trial(int(size), generator) <= level for _ in range(TRIALS)) >= 0.8 * TRIALS:
                 return int(size)
         return None
 
@@ -174,34 +221,30 @@ class _Planted:
         """Twice as many copies in the set, and the attack run again, must be found."""
         if smallest is None or 2 * smallest > len(self.rows):
             return None
-        rows = self.attack.generator.choice(self.rows, 2 * smallest, replace=False)
-        places = self.attack.generator.choice(len(self.attack.known.labels), len(rows), replace=False)
-        known = self.attack.with_copies(rows, places)
-        p_value = exact_p_value(
-            *(_hits(self.attack.right(self.attribute, part, known)) for part in ("train", "holdout"))
+        generator = self.attack.generator(f"{self.attribute}, positive control")
+        chosen, places = (
+            generator.permutation(each)[: 2 * smallest]
+            for each in (len(self.rows), len(self.attack.known.labels))
         )
-        what = f"{len(rows)} {LIGHT.name} planted into the set"
+        labels = self.attack.targets["train"].labels[self.rows[chosen]]
+        copies = Copies(f"{len(chosen)} copies in place of others", self.pool, chosen, labels, places)
+        p_value = exact_p_value(
+            *(_hits(self.attack.right(self.attribute, part, copies)) for part in ("train", "holdout"))
+        )
+        what = f"{len(chosen)} {LIGHT.name} planted into the set"
         return Control(passed=p_value <= level, description=what, p_value=p_value)
 
-    def _trial(self, size: int) -> float:
-        chosen = self.attack.generator.choice(len(self.rows), size, replace=False)
+    def _trial(self, size: int, generator: np.random.Generator) -> float:
+        chosen = generator.choice(len(self.rows), size, replace=False)
         right = self.right.copy()
         right[self.rows[chosen]] = self.given_away[chosen]
         return exact_p_value(_hits(right), _hits(self.others))
 
 
-def _errors(images: Images, known: Images) -> NDArray[np.float64]:
-    """(n,) error of the right half that the most similar left half suggests, by that of a mean image."""
+def _half(images: Images, side: int) -> Floats:
+    """(n, d) the left half (0) or the right one (1)."""
     width = images.shape[2] // 2
-    left, right = _flat(images[:, :, :width]), _flat(images[:, :, width:])
-    guess = _flat(known[:, :, width:])[nearest(left, _flat(known[:, :, :width]), 1).indices[:, 0]]
-    naive = np.linalg.norm(right - _flat(known[:, :, width:]).mean(axis=0), axis=1)
-    errors: NDArray[np.float64] = np.linalg.norm(right - guess, axis=1) / np.maximum(naive, 1e-9)
-    return errors
-
-
-def _flat(images: Images) -> Floats:
-    return (images.reshape(len(images), -1) / np.float32(255)).astype(np.float32)
+    return pixels(images[:, :, width:] if side else images[:, :, :width])
 
 
 def _hits(right: NDArray[np.bool_]) -> Hits:

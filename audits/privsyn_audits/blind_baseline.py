@@ -6,10 +6,14 @@ not a leak, and are not conclusive (`privsyn.audit.blind`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from privsyn.audit.blind import BlindGuess, blind_guess, selected
+from privsyn.audit.cache import Arrays
 from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
 from privsyn.audit.membership import Auc, Sides
 
@@ -22,7 +26,7 @@ TRIALS = 20  # per strength, for the power statement
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     """AUC of telling train patients from holdout patients by their images alone."""
     sides, level = _sides(evidence.blind_guess), settings.alpha
-    trials = _Trials(evidence, evidence.generator(NAME, settings))
+    trials = _Trials(evidence, settings)
     smallest = trials.smallest(level)
     controls = Controls(
         positive=trials.planted(smallest, settings.control_level),
@@ -49,15 +53,19 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
 
 
 class _Trials:
-    """The blind guess about members who were drawn anew."""
+    """The blind guess about members who were drawn anew; every kind of draw has a generator of its own.
 
-    def __init__(self, evidence: Evidence, generator: np.random.Generator) -> None:
-        self.looks, self.population, self.generator = evidence.looks, evidence.population, generator
+    So what is seen at one strength does not depend on how many others a level asked for, and is kept.
+    """
+
+    def __init__(self, evidence: Evidence, settings: Settings) -> None:
+        self.evidence, self.settings = evidence, settings
+        self.looks, self.population = evidence.looks, evidence.population
 
     def smallest(self, level: float) -> float | None:
         """Weakest selection by looks that is found at `level` in at least 80 % of trials."""
         for strength in STRENGTHS:
-            if sum(self._selected(strength) <= level for _ in range(TRIALS)) >= 0.8 * TRIALS:
+            if (self._selected(strength, TRIALS) <= level).sum() >= 0.8 * TRIALS:
                 return strength
         return None
 
@@ -66,21 +74,34 @@ class _Trials:
         if smallest is None:
             return None
         strength = 2 * smallest - 0.5
-        p_value = self._selected(strength)
+        p_value = float(self._selected(strength, 1)[0])
         what = f"members selected by one component of their looks, with an AUC of {strength:.2f}"
         return Control(passed=p_value <= level, description=what, p_value=p_value)
 
     def redrawn(self, level: float) -> Control:
         """Members drawn at random must not be told from the others."""
-        p_value = self._p_value(self.generator.permutation(self.population.is_member))
+        is_member = self.population.is_member
+        p_value = float(self._p_values("drawn anew", 1, lambda by: by.permutation(is_member))[0])
         return Control(passed=p_value > level, description="members drawn anew at random", p_value=p_value)
 
-    def _selected(self, strength: float) -> float:
+    def _selected(self, strength: float, trials: int) -> NDArray[np.float64]:
         members = int(self.population.is_member.sum())
-        return self._p_value(selected(self.looks, members, strength, self.generator))
+        what = f"{trials} selected with AUC {strength:.6g}"
+        return self._p_values(what, trials, partial(selected, self.looks, members, strength))
 
-    def _p_value(self, is_member: NDArray[np.bool_]) -> float:
-        guess = blind_guess(self.looks, is_member, self.population.strata, self.generator)
+    def _p_values(
+        self, what: str, trials: int, draw: Callable[[np.random.Generator], NDArray[np.bool_]]
+    ) -> NDArray[np.float64]:
+        """(trials,) of members whom `draw` chose."""
+
+        def compute() -> Arrays:
+            generator = self.evidence.generator(f"{NAME}, {what}", self.settings)
+            return {"p_values": np.array([self._p_value(draw(generator), generator) for _ in range(trials)])}
+
+        return self.evidence.kept(f"{NAME}, {what}, seed {self.settings.seed}", compute)["p_values"]
+
+    def _p_value(self, is_member: NDArray[np.bool_], generator: np.random.Generator) -> float:
+        guess = blind_guess(self.looks, is_member, self.population.strata, generator)
         return Auc().p_value(_sides(guess))
 
 

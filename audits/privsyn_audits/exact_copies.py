@@ -11,17 +11,17 @@ import hashlib
 
 import numpy as np
 
+from privsyn.audit.cache import Arrays
 from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.features.embed import Images
+from privsyn.depth import Images
 
 NAME, VERSION = "exact-copies", "1"
 
 
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     """Count synthetic images equal to a training image under one of the eight symmetries of the square."""
-    synthetic = [symmetric_digest(image) for image in evidence.synthetic.images]
-    train = {symmetric_digest(image) for image in evidence.train.images}
-    holdout = {symmetric_digest(image) for image in evidence.holdout.images}
+    synthetic = _digests(evidence, evidence.synthetic.images)
+    train, holdout = (set(_digests(evidence, part.images)) for part in (evidence.train, evidence.holdout))
     copies = [index for index, digest in enumerate(synthetic) if digest in train]
     controls = Controls(positive=_planted(evidence, settings, train), negative=_fresh(evidence, train))
     reason = controls.fault("no copy could be planted")
@@ -49,6 +49,14 @@ def symmetric_digest(image: Images) -> str:
     return min(hashlib.sha256(turn.tobytes()).hexdigest() for turn in turns)
 
 
+def _digests(evidence: Evidence, images: Images) -> list[str]:
+    def compute() -> Arrays:
+        digests = [bytes.fromhex(symmetric_digest(image)) for image in images]
+        return {"digests": np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)}
+
+    return [each.tobytes().hex() for each in evidence.kept("symmetric digests", compute, images)["digests"]]
+
+
 def _planted(evidence: Evidence, settings: Settings, train: set[str]) -> Control:
     source = evidence.generator(NAME, settings).integers(len(evidence.train.images))
     planted = np.rot90(evidence.train.images[source][:, ::-1])
@@ -59,7 +67,7 @@ def _planted(evidence: Evidence, settings: Settings, train: set[str]) -> Control
 
 
 def _fresh(evidence: Evidence, train: set[str]) -> Control:
-    found = sum(symmetric_digest(image) in train for image in evidence.test.images)
+    found = sum(digest in train for digest in _digests(evidence, evidence.test.images))
     return Control(
         passed=found == 0, description=f"{len(evidence.test.images)} images of test patients: {found} found"
     )

@@ -17,38 +17,49 @@ components are taken over train and holdout together: they cannot know who is in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from privsyn.audit.cache import Arrays
 from privsyn.audit.contract import Evidence, Finding, Settings
 from privsyn.audit.membership import Attacks, Question, Sides, Statistic, Trial, findings
 from privsyn.audit.plant import LIGHT
-from privsyn.features.embed import Floats, Images
-from privsyn.features.neighbours import nearest
+from privsyn.audit.stats import log_density
+from privsyn.depth import Images
+from privsyn.features.embed import Floats
+from privsyn.features.neighbours import Neighbours, nearest, nearest_after
 
 NAME, VERSION = "membership-synthetic", "1"
 REPRESENTATIONS = ("pixels", "lite0-mid")
 COMPONENTS = 24  # that discriminators see
 DENSITY_COMPONENTS = 8  # a kernel density in more dimensions is all noise
+BLOCK = 256  # copies are embedded and kept so many at a time; a multiple of the ways to disturb
 WHITENED = 256  # components of pixels along which the whitened linear attack looks
 
 Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
-    """A synthetic set, or one with copies planted into it."""
+class Planted:
+    """Copies that took the place of some images of the set; none: the set as it is.
 
-    images: Images
+    Attributes:
+        places: (k,) whose.
+        copies, turned: (k, d) by view, where the copies and their mirror images lie.
+        labels: (k,) of the copies.
+    """
+
+    places: NDArray[np.int64]
+    copies: Mapping[str, Floats]
+    turned: Mapping[str, Floats]
     labels: NDArray[np.int64]
 
 
@@ -57,13 +68,13 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     generator = evidence.generator(NAME, settings)
     attacker = _Attacker(evidence)
     is_member = evidence.population.is_member
-    scores = attacker.scores(Drawn(evidence.synthetic.images, evidence.synthetic.labels))
+    scores = evidence.computed(f"{NAME}, scores", lambda: attacker.scores(None))
     question = Question(
         audit=NAME,
         version=VERSION,
         threat="synthetic-only",
         n=evidence.sizes(),
-        positive=lambda statistic, smallest: attacker.planted(statistic, smallest, generator),
+        positive=lambda statistic, smallest: attacker.planted(statistic, smallest, settings),
         negative=_placebo(scores, is_member, generator),
         blind=evidence.alike(settings.control_level),
     )
@@ -75,37 +86,59 @@ class _Attacker:
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence, self.population = evidence, evidence.population
-        self.views = [_View.of(name, evidence) for name in REPRESENTATIONS]
         self.label = np.concatenate([evidence.train.labels, evidence.holdout.labels])
 
-    def scores(self, drawn: Drawn) -> dict[str, Scores]:
-        """(units,) scores of every attack; a unit counts by its most member-like image."""
-        found = {}
+    @cached_property
+    def views(self) -> list[_View]:
+        return [_View(name, self.evidence) for name in REPRESENTATIONS]
+
+    def scores(self, planted: Planted | None) -> dict[str, Scores]:
+        """(units,) scores of every attack on the set; a unit counts by its most member-like image."""
+        found, labels = {}, self.evidence.synthetic.labels
+        if planted is not None:
+            labels = labels.copy()
+            labels[planted.places] = planted.labels
         for view in self.views:
-            rows = view.embed(drawn.images)
-            found[f"gan-leaks on {view.name}"] = view.nearer(rows, view.embed(drawn.images[:, :, ::-1]))
+            rows = view.drawn(planted)
+            found[f"gan-leaks on {view.name}"] = view.nearer(planted)
             found[f"density-ratio on {view.name}"] = view.likelier(rows)
             found[f"discriminator on {view.name}"] = view.taken_for(rows)
-            found[f"linear on {view.name}"] = linear(view.rows, self.label, rows, drawn.labels)
+            found[f"linear on {view.name}"] = linear(view.rows, self.label, rows, labels)
         pixels = self.views[0]
-        whitened = pixels.whitened
-        found["linear on whitened pixels"] = linear(
-            whitened(pixels.rows), self.label, whitened(pixels.embed(drawn.images)), drawn.labels
-        )
+        drawn = pixels.whitened(pixels.drawn(planted))
+        found["linear on whitened pixels"] = linear(pixels.whitened(pixels.rows), self.label, drawn, labels)
         return {name: self._per_unit(each) for name, each in found.items()}
 
-    def planted(self, statistic: Statistic, smallest: float, generator: np.random.Generator) -> Trial | None:
+    def planted(self, statistic: Statistic, smallest: float, settings: Settings) -> Trial | None:
         """The attacks on the set with copies planted of twice as many patients as are seen."""
         train, synthetic = self.evidence.train, self.evidence.synthetic
         wanted = int(np.ceil(2 * statistic.given_away(smallest) * len(np.unique(train.patients))))
         size = min(wanted, len(train.images), len(synthetic.images))
-        rows = generator.choice(len(train.images), size, replace=False)
-        places = generator.choice(len(synthetic.images), size, replace=False)
-        images, labels = synthetic.images.copy(), synthetic.labels.copy()
-        images[places], labels[places] = LIGHT.plant(train.images[rows]), train.labels[rows]
-        scores = self.scores(Drawn(images, labels))
+        scores = self.evidence.computed(
+            f"{NAME}, {size} planted, seed {settings.seed}",
+            lambda: self.scores(self._copies(size, self.evidence.generator(f"{NAME}, planted", settings))),
+        )
         what = f"{size} {LIGHT.name} planted into the set"
         return Trial(_sides(scores, self.population.is_member), what)
+
+    def _copies(self, size: int, generator: np.random.Generator) -> Planted:
+        """The first so many copies of one order, so that what was embedded for another size serves again."""
+        train = self.evidence.train
+        rows, places = (generator.permutation(len(each.labels)) for each in (train, self.evidence.synthetic))
+        blocks = [
+            LIGHT.plant(train.images[rows[start : start + BLOCK]]) for start in range(0, max(size, 1), BLOCK)
+        ]
+
+        def placed(view: _View, turned: bool) -> Floats:
+            sides = (block[:, :, ::-1] if turned else block for block in blocks)
+            return np.concatenate([view.embed(side) for side in sides])[:size]
+
+        return Planted(
+            places[:size],
+            {view.name: placed(view, turned=False) for view in self.views},
+            {view.name: placed(view, turned=True) for view in self.views},
+            train.labels[rows[:size]],
+        )
 
     def _per_unit(self, scores: Scores) -> Scores:
         most = np.full(len(self.population.is_member), -np.inf)
@@ -115,27 +148,47 @@ class _Attacker:
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """One representation of population and references.
-
-    Attributes:
-        rows: (n, d) the population's.
-        references: (r, d) test images'; `turned` their mirror images'.
-    """
+    """One representation of population, references and set."""
 
     name: str
-    embed: Callable[[Images], Floats]
-    rows: Floats
-    references: Floats
-    turned: Floats
+    evidence: Evidence
 
-    @classmethod
-    def of(cls, name: str, evidence: Evidence) -> _View:
-        embed, test = evidence.representation(name), evidence.test.images
-        return cls(name, embed, embed(evidence.population.images), embed(test), embed(test[:, :, ::-1]))
+    @cached_property
+    def embed(self) -> Callable[[Images], Floats]:
+        return self.evidence.representation(self.name)
 
-    def nearer(self, rows: Floats, turned: Floats) -> Scores:
+    @cached_property
+    def rows(self) -> Floats:
+        """(n, d) of the population."""
+        return self.embed(self.evidence.population.images)
+
+    @cached_property
+    def references(self) -> Floats:
+        """(r, d) of the test images."""
+        return self.embed(self.evidence.test.images)
+
+    @cached_property
+    def _set(self) -> Floats:
+        """(2 m, d) the set, then its mirror images."""
+        images = self.evidence.synthetic.images
+        return np.concatenate([self.embed(images), self.embed(images[:, :, ::-1])])
+
+    def drawn(self, planted: Planted | None) -> Floats:
+        """(m, d) the set, with what was planted."""
+        rows = self._set[: len(self._set) // 2]
+        if planted is not None:
+            rows = rows.copy()
+            rows[planted.places] = planted.copies[self.name]
+        return rows
+
+    def nearer(self, planted: Planted | None) -> Scores:
         """log of the distance to the references over that to the set, mirror images included."""
-        return self._from_references - _log_distance(self.rows, rows, turned)
+        found = self._nearest
+        if planted is not None:
+            gone = np.concatenate([planted.places, planted.places + len(self._set) // 2])
+            added = np.concatenate([planted.copies[self.name], planted.turned[self.name]])
+            found = nearest_after(found, self.rows, self._set, gone, added)
+        return self._from_references - _logs(found.distances)
 
     def likelier(self, rows: Floats) -> Scores:
         """log density under the set minus that under the references."""
@@ -143,41 +196,56 @@ class _View:
 
     def taken_for(self, rows: Floats) -> Scores:
         """Log odds of being synthetic, by a classifier of set against references."""
-        some = [self._components(side) for side in (rows, self.references)]
+        some = [np.asarray(self._components(side), np.float64) for side in (rows, self.references)]
         classifier = make_pipeline(
             StandardScaler(), LogisticRegression(C=0.1, max_iter=2000, class_weight="balanced")
         )
         classifier.fit(np.concatenate(some), np.repeat([1, 0], [len(side) for side in some]))
-        odds: Scores = classifier.decision_function(self._components(self.rows))
+        odds: Scores = classifier.decision_function(np.asarray(self._components(self.rows), np.float64))
         return odds
 
-    @cached_property
-    def whitened(self) -> Callable[[Floats], Floats]:
-        fitted = self._pca(WHITENED, whiten=True)
-        return lambda rows: np.asarray(fitted.transform(rows), np.float32)
+    def whitened(self, rows: Floats) -> Floats:
+        """(k, 256) components of equal variance in the population."""
+        scale = np.sqrt(self._principal(WHITENED)["variance"])
+        scale = np.maximum(scale, np.finfo(scale.dtype).eps)  # where nothing varies, as scikit-learn has it
+        return np.asarray(self._components(rows, WHITENED) / scale, np.float32)
 
     def _log_density(self, rows: Floats) -> Scores:
         """Of the population, under kernels around these rows."""
-        around, at = (self._components(side)[:, :DENSITY_COMPONENTS].T for side in (rows, self.rows))
-        density: Scores = stats.gaussian_kde(around).logpdf(at)
-        return density
+        around, at = (self._components(side)[:, :DENSITY_COMPONENTS] for side in (rows, self.rows))
+        return log_density(np.asarray(around, np.float64), np.asarray(at, np.float64))
 
     @cached_property
     def _under_references(self) -> Scores:
-        return self._log_density(self.references)
+        name = f"{NAME}, density of references in {self.name}"
+        return self.evidence.kept(name, lambda: {"logs": self._log_density(self.references)})["logs"]
 
     @cached_property
     def _from_references(self) -> Scores:
-        return _log_distance(self.rows, self.references, self.turned)
+        def compute() -> Arrays:
+            turned = self.embed(self.evidence.test.images[:, :, ::-1])
+            return {"logs": _logs(nearest(self.rows, np.concatenate([self.references, turned]), 1).distances)}
+
+        return self.evidence.kept(f"{NAME}, references nearest in {self.name}", compute)["logs"]
 
     @cached_property
-    def _components(self) -> Callable[[Floats], Scores]:
-        fitted = self._pca(COMPONENTS)
-        return lambda rows: np.asarray(fitted.transform(rows), np.float64)
+    def _nearest(self) -> Neighbours:
+        def compute() -> Arrays:
+            return vars(nearest(self.rows, self._set, 1))
 
-    def _pca(self, components: int, whiten: bool = False) -> PCA:
-        most = min(components, len(self.rows) // 2, self.rows.shape[1])
-        return PCA(max(most, 1), whiten=whiten, random_state=0).fit(self.rows)
+        return Neighbours(**self.evidence.computed(f"{NAME}, nearest in {self.name}", compute))
+
+    def _components(self, rows: Floats, components: int = COMPONENTS) -> Floats:
+        fitted = self._principal(components)
+        return (rows - fitted["mean"]) @ fitted["axes"].T
+
+    def _principal(self, components: int) -> Arrays:
+        def compute() -> Arrays:
+            most = min(components, len(self.rows) // 2, self.rows.shape[1])
+            fitted = PCA(max(most, 1), random_state=0).fit(self.rows)
+            return {"mean": fitted.mean_, "axes": fitted.components_, "variance": fitted.explained_variance_}
+
+        return self.evidence.kept(f"{NAME}, {components} components of {self.name}", compute)
 
 
 def linear(
@@ -204,9 +272,8 @@ def linear(
     return scores
 
 
-def _log_distance(rows: Floats, *sides: Floats) -> Scores:
-    distances = np.min([nearest(rows, side, 1).distances[:, 0] for side in sides], axis=0)
-    logs: Scores = np.log(np.maximum(distances, 1e-6))
+def _logs(distances: NDArray[np.float64]) -> Scores:
+    logs: Scores = np.log(np.maximum(distances[:, 0], 1e-6))
     return logs
 
 

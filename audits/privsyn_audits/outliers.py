@@ -38,7 +38,9 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     """Copied patients in every group, and the most images that expose one training patient."""
     spaces = [Space.of(name, evidence) for name in REPRESENTATIONS]
     everybody = ExposureTest(evidence, spaces, evidence.generator(NAME, settings))
-    groups = {"isolated": isolated(spaces[1])} | rare_classes(evidence)
+    shelf = spaces[1].shelves[0]
+    far = evidence.kept("isolated units", lambda: {"group": isolated(spaces[1])}, shelf.content)["group"]
+    groups = {"isolated": far} | rare_classes(evidence)
     level = settings.alpha / len(groups)
     copied = [_copied(everybody, name, group, settings, level) for name, group in groups.items()]
     return [*copied, _most_copies(everybody)]
@@ -159,7 +161,8 @@ def _copies_needed(test: ExposureTest, limits: Sequence[float], by_chance: int) 
     """(k,) for some training patients, how many copies of each alone outnumber chance; inf: never."""
     train, unit = test.evidence.train, test.evidence.population.unit
     ways = len(test.leak.ways)
-    rows = test.generator.permutation(np.flatnonzero(~pd.Series(train.patients).duplicated()))[:SAMPLED]
+    generator = test.generator.spawn(1)[0]  # how often the others drew depends on the level
+    rows = generator.permutation(np.flatnonzero(~pd.Series(train.patients).duplicated()))[:SAMPLED]
     found = test.match(test.leak.plant(np.repeat(train.images[rows], ways, axis=0)))
     hit = np.zeros((len(rows), ways), np.bool_)
     for matches, limit in zip(found, limits, strict=True):

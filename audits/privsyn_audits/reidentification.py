@@ -24,7 +24,8 @@ from privsyn.audit.contract import Control, Controls, Evidence, Finding, Populat
 from privsyn.audit.exposure import ExposureTest, Shelf, Space
 from privsyn.audit.plant import STRONG
 from privsyn.audit.verification import Verification, verify, with_two_images
-from privsyn.features.embed import Floats, Images, Whitening
+from privsyn.depth import Images
+from privsyn.features.embed import Floats, Whitening
 from privsyn.features.encoder import Training, train_encoder
 
 NAME, VERSION = "reidentification", "1"

@@ -39,13 +39,13 @@ class Cache:
         self._arrays: dict[str, Arrays] = {}
 
     def arrays(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
-        """What was computed under this name, or is now."""
+        """What was computed under this name, or is now; shared, so whoever changes it copies it first."""
         if name not in self._arrays:
             found = self.read(name)
             if found is None:
                 found = compute()
                 self.write(name, found)
-            self._arrays[name] = found
+            self._arrays[name] = dict(sorted(found.items()))  # as they would come from disk
         return self._arrays[name]
 
     def write(self, name: str, arrays: Arrays) -> None:
@@ -72,6 +72,20 @@ class Cache:
         assert self.folder is not None
         key = json_digest({"name": name, "code": code_digest(), **self.about})
         return self.folder / f"{key}.safetensors"
+
+
+def depending(name: str, *arrays: NDArray[Any]) -> str:
+    """A name that is another one if any of the arrays has another type, shape or value."""
+    return f"{name}; {content(*arrays).hex()}" if arrays else name
+
+
+def content(*arrays: NDArray[Any]) -> bytes:
+    """sha256 of the types, shapes and values of arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str} {array.shape};".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()
 
 
 @cache

@@ -22,15 +22,19 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from scipy import stats
 
 from privsyn.audit.blind import BlindGuess, appearance, blind_guess
-from privsyn.audit.cache import Arrays, Cache
+from privsyn.audit.cache import Arrays, Cache, depending
+from privsyn.audit.stats import redrawn_members
 from privsyn.canaries import Canaries
 from privsyn.cohort.cohort import Cohort, Part
 from privsyn.cohort.split import linked_groups, patient_strata
+from privsyn.depth import Images
 from privsyn.diffusion.model import DiffusionModel
-from privsyn.features.embed import CHEAP, Floats, Images, Whitening, embed
+from privsyn.features.embed import CHEAP, Floats, Whitening, embed
 from privsyn.progress import SILENT, Progress
 from privsyn.synthetic import SyntheticSet
 
+FEW = 16  # images are as quick to embed as to look up
+PERMUTATIONS = 9_999  # of the members, for exact tests
 Threat = Literal["none", "synthetic-only", "model", "shadow", "canary", "quality", "claim"]
 
 
@@ -178,7 +182,7 @@ class Population:
     """The patients among whom members were drawn: train and holdout together.
 
     Attributes:
-        images: (n, H, W, C) uint8; first all of train, then all of holdout.
+        images: (n, H, W, C); first all of train, then all of holdout.
         rows: (n,) row of each image in the cohort.
         unit: (n,) unit of each image, 0 to units - 1. A unit is a patient, or several who share an image.
         is_member: (units,) True in train.
@@ -229,8 +233,7 @@ class Evidence:
         self.progress = progress
         self.cache = cache or Cache(None, {})
         self._embedded: dict[str, dict[bytes, Floats]] = {}
-        self._whitenings: dict[str, Whitening] = {}
-        self._grown: set[str] = set()  # embeddings with rows that the cache does not have
+        self._grown: dict[str, set[bytes]] = {}  # images of each embedding that the cache does not have
 
     def about(self, synthetic: SyntheticSet) -> Evidence:
         """The same evidence about another synthetic set; what was computed of the cohort is kept."""
@@ -268,13 +271,39 @@ class Evidence:
     @cached_property
     def looks(self) -> NDArray[np.float64]:
         """(units, k) what somebody sees of each unit of the population who knows nothing else."""
-        return appearance(self.embedding("lite0-mid", self.population.images), self.population.unit)
+        of = self.population
+
+        def compute() -> Arrays:
+            return {"looks": appearance(self.embedding("lite0-mid", of.images), of.unit)}
+
+        return self.kept("looks", compute)["looks"]
 
     @cached_property
     def blind_guess(self) -> BlindGuess:
         """Who is in train, guessed from the images alone."""
-        of, generator = self.population, np.random.default_rng([0, *b"blind guess"])
-        return blind_guess(self.looks, of.is_member, of.strata, generator)
+        of = self.population
+
+        def compute() -> Arrays:
+            generator = np.random.default_rng([0, *b"blind guess"])
+            return {"scores": blind_guess(self.looks, of.is_member, of.strata, generator).scores}
+
+        return BlindGuess(self.kept("blind guess", compute)["scores"], of.is_member)
+
+    @cached_property
+    def redrawn(self) -> NDArray[np.int8]:
+        """(units, 10,000) who is a member (1): in truth, then in random draws within strata.
+
+        The draws are the same for every audit, policy and seed, as those of the blind guess are.
+        """
+        of = self.population
+
+        def compute() -> Arrays:
+            generator = np.random.default_rng([0, *b"members redrawn"])
+            labels = redrawn_members(of.is_member, of.strata, PERMUTATIONS, generator)
+            return {"bits": np.packbits(labels.view(np.bool_), axis=1)}
+
+        bits = self.kept("members redrawn", compute)["bits"]
+        return np.unpackbits(bits, axis=1, count=PERMUTATIONS + 1).view(np.int8)
 
     def alike(self, level: float) -> Control:
         """Train and holdout are alike to the blind guess; what every membership finding rests on."""
@@ -295,7 +324,7 @@ class Evidence:
         if new:
             rows = embed(name, images[list(new.values())], self.progress)
             known.update(zip(new, rows, strict=True))
-            self._grown.add(name)
+            self._grown.setdefault(name, set()).update(new)
         return np.stack([known[digest] for digest in digests])
 
     def representation(self, name: str) -> Callable[[Images], Floats]:
@@ -305,31 +334,43 @@ class Evidence:
         """
         if name in CHEAP:
             return partial(self.embedding, name)
-        if name not in self._whitenings:
-            self._whitenings[name] = Whitening.fit(self.embedding(name, self.test.images))
-        whitening = self._whitenings[name]
-        return lambda images: whitening(self.embedding(name, images))
+
+        def fit() -> Arrays:
+            return vars(Whitening.fit(self.embedding(name, self.test.images)))
+
+        def place(images: Images) -> Floats:
+            def compute() -> Arrays:
+                return {"rows": whitening(self.embedding(name, images))}
+
+            known = self.kept(f"{name}, whitened", compute, images) if len(images) > FEW else compute()
+            return known["rows"]
+
+        whitening = Whitening(**self.kept(f"whitening of {name}", fit))
+        return place
 
     def keep_embeddings(self) -> None:
-        """Write the embeddings of the cohort and of the set to the cache, if any are new."""
-        test, synthetic = self.test.images, self.synthetic.images
-        sides = (self.population.images, test, test[:, :, ::-1], synthetic, synthetic[:, :, ::-1])
-        for name in sorted(self._grown):
+        """Write the embeddings of the cohort to the cache, if any are new."""
+        sides = (self.population.images, self.test.images)
+        wanted = {hashlib.sha256(image.tobytes()).digest() for side in sides for image in side}
+        for name in sorted(name for name, new in self._grown.items() if new & wanted):
             known = self._embedded[name]
-            wanted = {hashlib.sha256(image.tobytes()).digest() for side in sides for image in side}
             there = sorted(wanted & known.keys())
             digests = np.frombuffer(b"".join(there), np.uint8).reshape(-1, 32)
             self.cache.write(name, {"digests": digests, "rows": np.stack([known[each] for each in there])})
         self._grown.clear()
 
-    def kept(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
-        """Arrays that are dear to compute, computed once for cohort and model.
+    def kept(self, name: str, compute: Callable[[], Arrays], *depends: NDArray[Any]) -> Arrays:
+        """Arrays that are dear to compute, computed once for cohort and model. Do not change them.
 
         Args:
-            name: says all else that they depend on: attack, seed, part. They may not depend on the synthetic
-                set (`about` keeps them).
+            name: says what they depend on in words and numbers: attack, seed, part; never a policy's level.
+            depends: arrays on which they depend, by content.
         """
-        return self.cache.arrays(name, compute)
+        return self.cache.arrays(depending(name, *depends), compute)
+
+    def computed(self, name: str, compute: Callable[[], Arrays], *depends: NDArray[Any]) -> Arrays:
+        """The same of what depends on the synthetic set too: on its pixels and labels."""
+        return self.kept(name, compute, *depends, self.synthetic.images, self.synthetic.labels)
 
     def generator(self, audit: str, settings: Settings) -> np.random.Generator:
         """A random generator of an audit's own: one seed gives one result, whatever else runs."""

@@ -16,8 +16,8 @@ from privsyn.audit.blind import appearance
 from privsyn.audit.contract import Evidence, Settings
 from privsyn.audit.denoising_attacks import ATTACKS, Asked, Grid
 from privsyn.cohort.split import linked_groups
+from privsyn.depth import Images
 from privsyn.diffusion.model import DiffusionModel, to_float
-from privsyn.features.embed import Images
 
 MOST = {"train": 1_000, "holdout": 1_500, "test": 500}  # scored; more costs time and shrinks little
 IMAGES_EACH = 4
@@ -35,7 +35,7 @@ class People:
     """Some units of one part of the cohort, in random order, with their images.
 
     Attributes:
-        images: (n, H, W, C) uint8.
+        images: (n, H, W, C).
         labels: (n,).
         owner: (n,) 0 to k - 1, ascending.
         unit: (k,) which unit of the population each is (of `test`: of the test patients).

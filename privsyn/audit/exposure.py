@@ -13,6 +13,7 @@ What it cannot see: many copies of ONE patient are one observation, however many
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,14 +24,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from privsyn.audit.cache import Arrays, content
 from privsyn.audit.contract import Control, Controls, Evidence, Power, Settings
 from privsyn.audit.plant import LIGHT, Leak
 from privsyn.audit.stats import Enrichment
-from privsyn.features.embed import Floats, Images
+from privsyn.depth import Images
+from privsyn.features.embed import Floats
 from privsyn.features.neighbours import nearest
 
 NEIGHBOURS = 50
-PERMUTATIONS = 9_999
 POOL = 256  # planted copies prepared; the positive control cannot be larger
 TRIALS = 20  # per leak size, for the power statement
 PAIRS = 12  # shown to the reviewer
@@ -88,6 +90,11 @@ class Shelf:
     units: NDArray[np.int64]
     rows: Floats
     embed: Embed
+
+    @cached_property
+    def content(self) -> NDArray[np.uint8]:
+        """(32,) digest of who lies where."""
+        return np.frombuffer(content(self.images, self.units, self.rows), np.uint8)
 
     def match(self, images: Images) -> Matches:
         """Find whom each image (m, H, W, C), or its mirror image, exposes on this shelf."""
@@ -148,22 +155,34 @@ class ExposureTest:
         self.group = np.ones(len(population.is_member), np.bool_) if group is None else group
         self.synthetic = self.match(evidence.synthetic.images)
         self.fresh = self.match(evidence.test.images)
-        self.pool = self.match(leak.plant(self._training_images()))
         thresholds = [[*np.quantile(fresh.exposure, NATURAL), -np.inf] for fresh in self.fresh]
-        self.test = Enrichment.of(
-            population.is_member, population.strata, np.array(thresholds), PERMUTATIONS, generator
-        )
+        self.test = Enrichment(evidence.redrawn, np.array(thresholds))
 
     def among(self, group: NDArray[np.bool_]) -> ExposureTest:
         """The same test about another group (units,); what was matched of set and test patients is kept."""
         other = copy.copy(self)
-        other.__dict__.pop("found", None)
+        for about_others in ("found", "pool"):
+            other.__dict__.pop(about_others, None)
         other.group = group
-        other.pool = other.match(other.leak.plant(other._training_images()))
         return other
 
+    @cached_property
+    def pool(self) -> list[Matches]:
+        """Matches of the copies that may be planted; the same at every level, for their choice is its own."""
+        return self.match(self.leak.plant(self._training_images(self.generator.spawn(1)[0])))
+
     def match(self, images: Images) -> list[Matches]:
-        return [space.match(images) for space in self.spaces]
+        """Whom images expose, in each space; kept by the content of images and space."""
+        return [self._match(space, images) for space in self.spaces]
+
+    def _match(self, space: Space, images: Images) -> Matches:
+        found = self.evidence.kept(
+            f"matches in {space.name}",
+            lambda: vars(space.match(images)),
+            images,
+            *(shelf.content for shelf in space.shelves),
+        )
+        return Matches(**found)
 
     def scores(self, matches: Sequence[Matches]) -> Scores:
         """(spaces, units) exposures; -inf for whoever is not in the group."""
@@ -203,11 +222,12 @@ class ExposureTest:
         Twice as many must be found at `control_level` in every trial: the positive control plants them, and
         should not fail by itself where the data suffice.
         """
-        quick, most = self.test.quick(max(999, int(10 / level))), len(self.pool[0].unit)
+        thorough, most = self.test.near(self.found), len(self.pool[0].unit)
+        quick = self.test.quick(max(999, int(10 / level))).near(self.found)
         sizes = np.unique(np.round(4 * 2.0 ** (np.arange(24) / 2)).astype(int))
         for size in sizes[sizes <= most].tolist():
             seen = self._trials_found(quick, size, level) >= 0.8 * TRIALS
-            if seen and (2 * size > most or self._trials_found(self.test, 2 * size, control_level) == TRIALS):
+            if seen and (2 * size > most or self._trials_found(thorough, 2 * size, control_level) == TRIALS):
                 return int(size)
         return None
 
@@ -216,6 +236,13 @@ class ExposureTest:
 
     def pairs(self) -> list[JsonValue]:
         """The most exposed training patients, in whichever space shows them best."""
+        placed = [shelf.content for space in self.spaces for shelf in space.shelves]
+        fresh = self.evidence.test.images  # say what is natural
+        found = self.evidence.computed("exposed pairs", self._pairs, self.group, fresh, *placed)
+        pairs: list[JsonValue] = json.loads(found["json"].tobytes())
+        return pairs
+
+    def _pairs(self) -> Arrays:
         is_member = self.evidence.population.is_member & self.group
         ranked = []
         for number, (matches, fresh) in enumerate(zip(self.synthetic, self.fresh, strict=True)):
@@ -226,7 +253,8 @@ class ExposureTest:
         for _, image, space, shelf in sorted(ranked):
             if len(chosen) < PAIRS:
                 chosen.setdefault(image, (space, shelf))
-        return [self._pair(image, space, shelf) for image, (space, shelf) in chosen.items()]
+        pairs = [self._pair(image, space, shelf) for image, (space, shelf) in chosen.items()]
+        return {"json": np.frombuffer(json.dumps(pairs).encode(), np.uint8)}
 
     def _planted(self, size: int) -> Scores:
         """Scores of the synthetic set in which `size` images gave way to copies drawn from the pool."""
@@ -285,13 +313,13 @@ class ExposureTest:
             "mirrored": mirrored,
         }
 
-    def _training_images(self) -> Images:
+    def _training_images(self, generator: np.random.Generator) -> Images:
         """One image each of up to POOL training patients in the group, at most as many as the set has."""
         images, patients = self.evidence.train.images, self.evidence.train.patients
         rows = np.flatnonzero(~pd.Series(patients).duplicated())
         rows = rows[self.group[self.evidence.population.unit[rows]]]
         most = min(POOL, len(rows), len(self.evidence.synthetic.images))
-        chosen: Images = images[self.generator.choice(rows, most, replace=False)]
+        chosen: Images = images[generator.choice(rows, most, replace=False)]
         return chosen
 
 

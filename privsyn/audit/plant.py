@@ -9,25 +9,28 @@ import io
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from privsyn.features.embed import Images
+from privsyn.depth import Images, in_8_bits, levels_in_one, to_levels, white
 
 _BILINEAR = Image.Resampling.BILINEAR
 
 
 def jpeg(image: Images, quality: int = 60) -> Images:
-    """Compress (H, W, C) as JPEG and read it back."""
+    """Compress (H, W, C) as JPEG, which has 8 bits, and read it back."""
     buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer), dtype=np.uint8).reshape(image.shape)
+    _picture(in_8_bits(image)).save(buffer, "JPEG", quality=quality)
+    levels = np.asarray(Image.open(buffer), image.dtype).reshape(image.shape)
+    return levels * image.dtype.type(levels_in_one(image.dtype))
 
 
 def brighten(image: Images, factor: float = 1.1) -> Images:
     """Multiply the values and clip them."""
-    return np.clip(np.round(image * factor), 0, 255).astype(np.uint8)
+    return to_levels(image * factor, image.dtype)
 
 
 def shift(image: Images, share: float = 1 / 28) -> Images:
@@ -57,14 +60,17 @@ def turn(image: Images, degrees: float = 10) -> Images:
 
 
 def flatten(image: Images, factor: float = 0.75, brightness: float = 15) -> Images:
-    """Lower the contrast to `factor` about mid-grey and add some brightness."""
-    return np.clip(np.round((image - 127.5) * factor + 127.5 + brightness), 0, 255).astype(np.uint8)
+    """Lower the contrast to `factor` about mid-grey and add some brightness, in levels of 8 bits."""
+    middle = white(image.dtype) / 2
+    brighter = middle + brightness * levels_in_one(image.dtype)
+    return to_levels((image - middle) * factor + brighter, image.dtype)
 
 
 def noised(image: Images, deviation: float = 8) -> Images:
-    """Add Gaussian noise, always the same to the same image."""
-    noise = np.random.default_rng(zlib.crc32(image.tobytes())).normal(0, deviation, image.shape)
-    return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
+    """Add Gaussian noise, always the same to the same image; its deviation is in levels of 8 bits."""
+    generator = np.random.default_rng(zlib.crc32(image.tobytes()))
+    noise = generator.normal(0, deviation * levels_in_one(image.dtype), image.shape)
+    return to_levels(image + noise, image.dtype)
 
 
 PERTURBATIONS: dict[str, Callable[[Images], Images]] = {
@@ -111,5 +117,11 @@ def planted_copies(images: Images) -> Images:
 
 
 def _through_pillow(image: Images, change: Callable[[Image.Image], Image.Image]) -> Images:
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    return np.asarray(change(picture), dtype=np.uint8).reshape(image.shape)
+    if image.dtype == np.uint8:
+        return np.asarray(change(_picture(image)), np.uint8).reshape(image.shape)
+    changed = change(_picture(image.astype(np.float32)))  # of 16 bits Pillow resizes and turns floats alone
+    return to_levels(np.asarray(changed), image.dtype).reshape(image.shape)
+
+
+def _picture(image: NDArray[Any]) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)

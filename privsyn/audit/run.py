@@ -19,6 +19,7 @@ from privsyn.audit.policy import Policy, judge, load_policy
 from privsyn.canaries import planted
 from privsyn.checkpoint import load_model, load_state, newest
 from privsyn.cohort.cohort import Cohort, load_cohort
+from privsyn.depth import bit_depth_of
 from privsyn.dp.claim import as_sampled
 from privsyn.errors import PrivsynError, StudyError
 from privsyn.files import json_digest, read_json, whole_folder, write_json
@@ -184,7 +185,11 @@ def _check_shadows(shadows: int, policy: Policy) -> None:
 def _evidence(question: Question, shadows: int, progress: Progress) -> tuple[Evidence, str | None]:
     cohort = load_cohort(question.cohort)
     synthetic = read_synthetic(
-        question.synthetic, size=cohort.size, channels=cohort.channels, classes=cohort.classes
+        question.synthetic,
+        size=cohort.size,
+        channels=cohort.channels,
+        bit_depth=bit_depth_of(cohort.images),
+        classes=cohort.classes,
     )
     if question.model is None or synthetic.provenance is None:  # a set of unknown origin has no model
         return Evidence(cohort, synthetic, cache=_cache(cohort), progress=progress), None
@@ -210,7 +215,8 @@ def _evidence(question: Question, shadows: int, progress: Progress) -> tuple[Evi
 
 
 def _cache(cohort: Cohort, weights: str | None = None) -> Cache:
-    return Cache(cohort.folder / FOLDER, {"cohort": cohort.digest, "model": weights})
+    whole = "records_sha256" in cohort.document  # else the digest does not say who is in which part
+    return Cache(cohort.folder / FOLDER if whole else None, {"cohort": cohort.digest, "model": weights})
 
 
 def _shadows(count: int, cohort: Cohort, recipe: Recipe, root: Path, progress: Progress) -> Shadows | None:

@@ -6,15 +6,19 @@ images of one patient are not two independent observations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.linalg import solve_triangular
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Labels = NDArray[np.int8]
+
+_BLOCK = 64  # rows at a time: so many labels fit into the sum of an int8
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float) -> tuple[float, float]:
@@ -121,6 +125,52 @@ def roc(members: Floats, nonmembers: Floats) -> tuple[Floats, Floats]:
     return np.insert(fpr, 0, 0.0), np.insert(tpr, 0, 0.0)
 
 
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """Who is above each threshold (kinds, t, units), and how many of them are members (kinds, t, P + 1)."""
+
+    above: NDArray[np.bool_]
+    members: Ints
+
+
+def redrawn_members(
+    is_member: NDArray[np.bool_], strata: Ints, permutations: int, generator: np.random.Generator
+) -> Labels:
+    """(units, permutations + 1) who is a member (1): in truth, and permuted within strata."""
+    labels = np.empty((len(is_member), permutations + 1), np.int8)
+    labels[:, 0] = is_member
+    for stratum in np.unique(strata):
+        rows = np.flatnonzero(strata == stratum)
+        for start in range(1, permutations + 1, _BLOCK):  # small blocks stay in the processor's cache
+            columns = slice(start, min(start + _BLOCK, permutations + 1))
+            drawn = np.tile(labels[rows, 0], (columns.stop - columns.start, 1))
+            labels[rows, columns] = generator.permuted(drawn, axis=1).T
+    return labels
+
+
+def log_density(around: Floats, at: Floats) -> Floats:
+    """(n,) log density at the rows of `at` (n, d) under Gaussian kernels around those of `around` (m, d).
+
+    The kernels have the covariance of `around` times m ** (-2 / (d + 4)) (Scott, Multivariate Density
+    Estimation, 1992), as `scipy.stats.gaussian_kde` has them, some times as fast.
+    """
+    m, d = around.shape
+    root = np.linalg.cholesky(np.atleast_2d(np.cov(around, rowvar=False)) * m ** (-2 / (d + 4)))
+    centre = around.mean(axis=0)
+    kernels, places = (solve_triangular(root, (side - centre).T, lower=True).T for side in (around, at))
+    lengths, sums = (kernels**2).sum(axis=1) / 2, np.empty(len(at))
+    for start in range(0, len(at), _BLOCK):
+        some = places[start : start + _BLOCK]
+        exponents = some @ kernels.T - lengths
+        top = exponents.max(axis=1)
+        exponents -= top[:, None]
+        sums[start : start + _BLOCK] = np.log(np.exp(exponents, out=exponents).sum(axis=1)) + top
+        sums[start : start + _BLOCK] -= (some**2).sum(axis=1) / 2
+    norm = d / 2 * np.log(2 * np.pi) + np.log(np.diag(root)).sum() + np.log(m)
+    density: Floats = sums - norm
+    return density
+
+
 @dataclass(frozen=True)
 class Enrichment:
     """Are members over-represented among the high scores? An exact permutation test.
@@ -133,12 +183,14 @@ class Enrichment:
     p-value below (members / units) ** k.
 
     Attributes:
-        labels: (P + 1, units) int8, 1 = member; row 0 is the truth, the others are permutations.
+        labels: (units, P + 1) int8, 1 = member; column 0 is the truth, the others are permutations.
         thresholds: (kinds, t) one row per kind of score, fixed without looking at member labels.
+        known: what was counted of other scores; saves time and changes no number.
     """
 
     labels: Labels
     thresholds: Floats
+    known: Counted | None = None
 
     @classmethod
     def of(
@@ -150,27 +202,26 @@ class Enrichment:
         generator: np.random.Generator,
     ) -> Enrichment:
         """Draw permutations of (units,) member labels within strata."""
-        labels = np.tile(is_member.astype(np.int8), (permutations + 1, 1))
-        for stratum in np.unique(strata):
-            columns = np.flatnonzero(strata == stratum)
-            labels[1:, columns] = generator.permuted(labels[1:, columns], axis=1)
-        return cls(labels, thresholds)
+        return cls(redrawn_members(is_member, strata, permutations, generator), thresholds)
 
     def quick(self, permutations: int) -> Enrichment:
         """The same test with fewer permutations, for simulations of power."""
-        return Enrichment(self.labels[: permutations + 1], self.thresholds)
+        return Enrichment(np.ascontiguousarray(self.labels[:, : permutations + 1]), self.thresholds)
+
+    def near(self, scores: Floats) -> Enrichment:
+        """The same test, quicker about scores that differ from these in few units."""
+        above = [[kind > threshold for threshold in row] for kind, row in self._pairs(scores)]
+        counts = [[self._counted(each) for each in row] for row in above]
+        return replace(self, known=Counted(np.array(above), np.array(counts)))
 
     def p_value(self, scores: Floats) -> float:
         """One-sided p-value of (kinds, units) scores, high = suspicious; -inf takes no part."""
-        smallest = np.ones(len(self.labels))
-        for kind, thresholds in zip(scores, self.thresholds, strict=True):
-            order = np.argsort(-kind, kind="stable")
-            sizes = np.unique([(kind > threshold).sum() for threshold in thresholds])
-            counts, done = np.zeros(len(self.labels), np.int64), 0
-            for size in sizes[sizes > 0]:
-                counts += self.labels[:, order[done:size]].sum(axis=1, dtype=np.int64)
-                done = size
-                smallest = np.minimum(smallest, _share_at_least(counts))
+        smallest = np.ones(self.labels.shape[1])
+        for row, (kind, thresholds) in enumerate(self._pairs(scores)):
+            for column, threshold in enumerate(thresholds):
+                above = kind > threshold
+                if above.any():
+                    smallest = np.minimum(smallest, _share_at_least(self._members(above, row, column)))
         return float((smallest <= smallest[0]).mean())
 
     def lower_bound(self, scores: Floats, level: float) -> int:
@@ -195,19 +246,19 @@ class Enrichment:
         One-sided upper confidence bound from the hypergeometric law; strata are ignored, which makes it wide.
         """
         scored = np.isfinite(scores).any(axis=0)
-        seen, units = int(self.labels[0, scored].sum()), self.labels.shape[1]
-        members = int(self.labels[0].sum())
+        seen, units = int(self.labels[scored, 0].sum()), len(self.labels)
+        members = int(self.labels[:, 0].sum())
         guilty = np.arange(seen + 1)
         chance = stats.hypergeom.cdf(seen - guilty, units - guilty, members - guilty, scored.sum() - guilty)
         return int(guilty[np.flatnonzero(chance > level)].max(initial=0))
 
     def excess(self, scores: Floats) -> float:
         """Point estimate of the guilty members: those above a threshold beyond expectation, at the most."""
-        share = self.labels[0].mean()
+        share = self.labels[:, 0].mean()
         found = [0.0]
         for kind, thresholds in zip(scores, self.thresholds, strict=True):
             for threshold in thresholds[:-1]:  # the last takes everybody: too noisy for an estimate
-                above = self.labels[0, kind > threshold]
+                above = self.labels[kind > threshold, 0]
                 found.append(float((above.sum() - len(above) * share) / max(1 - share, 1e-9)))
         return max(found)
 
@@ -215,8 +266,27 @@ class Enrichment:
         ranks = np.stack([stats.rankdata(-kind, method="min") for kind in scores]).min(axis=0)
         order = np.argsort(ranks, kind="stable")
         scored = np.asarray(np.isfinite(scores).any(axis=0))
-        members: Ints = order[scored[order] & (self.labels[0, order] == 1)]
+        members: Ints = order[scored[order] & (self.labels[order, 0] == 1)]
         return members
+
+    def _pairs(self, scores: Floats) -> Iterator[tuple[Floats, Floats]]:
+        return zip(scores, self.thresholds, strict=True)
+
+    def _members(self, above: NDArray[np.bool_], kind: int, threshold: int) -> Ints:
+        """(P + 1,) how many members are above a threshold in truth and in each permutation."""
+        if self.known is None:
+            return self._counted(above)
+        before = self.known.above[kind, threshold]
+        came, went = self._counted(above & ~before), self._counted(before & ~above)
+        members: Ints = self.known.members[kind, threshold] + came - went
+        return members
+
+    def _counted(self, units: NDArray[np.bool_]) -> Ints:
+        counts = np.zeros(self.labels.shape[1], np.int64)
+        chosen = np.flatnonzero(units)
+        for start in range(0, len(chosen), _BLOCK):
+            counts += self.labels[chosen[start : start + _BLOCK]].sum(axis=0, dtype=np.int8)
+        return counts
 
 
 def _share_at_least(counts: Ints) -> Floats:

@@ -25,6 +25,7 @@ from privsyn.progress import Advance
 
 PLAIN_WIDTH = 160
 QUIET_SECONDS = 2.0
+UNKNOWN_SECONDS = 10.0  # between lines of a stage whose end nobody knows
 STYLES = {
     "pass": "green", "done": "green", "accepted": "green",
     "fail": "bold red", "missing": "yellow", "stale": "yellow", "inconclusive": "yellow",
@@ -71,8 +72,8 @@ class TerminalProgress:
         self._depth = 0
 
     @contextmanager
-    def stage(self, name: str, total: int) -> Iterator[Advance]:
-        """Show a stage of `total` steps until the block ends."""
+    def stage(self, name: str, total: int | None) -> Iterator[Advance]:
+        """Show a stage of `total` steps, or of nobody knows how many, until the block ends."""
         shown = self._bar if self._screen.is_terminal else self._lines
         self._depth += 1
         try:
@@ -82,7 +83,7 @@ class TerminalProgress:
             self._depth -= 1
 
     @contextmanager
-    def _bar(self, name: str, total: int) -> Iterator[Advance]:
+    def _bar(self, name: str, total: int | None) -> Iterator[Advance]:
         inner = self._depth > 1
         if not inner:
             self._bars = _bars(self._screen)
@@ -105,15 +106,19 @@ class TerminalProgress:
                 bars.stop()
 
     @contextmanager
-    def _lines(self, name: str, total: int) -> Iterator[Advance]:
+    def _lines(self, name: str, total: int | None) -> Iterator[Advance]:
         inner, start = self._depth > 1, time.monotonic()
         done, told, last = 0, 0, start
 
         def advance(amount: int = 1, **facts: str) -> None:
             nonlocal done, told, last
             done += amount
-            now, percent = time.monotonic(), 100 * done // max(total, 1)
-            if percent >= told + 10 and now - last >= QUIET_SECONDS and done < total:
+            now, percent = time.monotonic(), 100 * done // max(total or 1, 1)
+            if total is None:
+                if now - last >= UNKNOWN_SECONDS:
+                    self._screen.print(f"{name}: {done:,} in {_clock(now - start)}  {_facts(facts)}".rstrip())
+                    last = now
+            elif percent >= told + 10 and now - last >= QUIET_SECONDS and done < total:
                 left = (now - start) * (total - done) / done
                 times = f"{_clock(now - start)} elapsed, about {_clock(left)} left"
                 self._screen.print(f"{name}: {percent} % ({done}/{total}), {times}  {_facts(facts)}".rstrip())
@@ -130,7 +135,7 @@ def _bars(screen: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
-        TaskProgressColumn(),
+        TaskProgressColumn(show_speed=True),
         TimeElapsedColumn(),
         TextColumn("left", markup=False),
         TimeRemainingColumn(),

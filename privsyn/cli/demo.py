@@ -59,7 +59,7 @@ def run_chain(out: Path, settings: Sequence[str]) -> dict[str, Any]:
     """Every station in turn, with a headline each; the same functions that the single commands call."""
     from privsyn.audit.run import audit
     from privsyn.cli.console import TerminalProgress, console
-    from privsyn.cohort.cohort import prepare
+    from privsyn.cohort.prepare import prepare
     from privsyn.release.draft import draft
     from privsyn.report.html import report
     from privsyn.sample import sample

@@ -1,4 +1,4 @@
-"""The cohort on disk: `images.npy`, `records.parquet`, `cohort.json`; made once, read by everybody.
+"""The cohort on disk: `images.npy`, `records.parquet`, `cohort.json`; made by `prepare`, read by everybody.
 
 It never leaves the study, and still it names nobody: no file names, no paths, patients only as HMACs under
 this machine's key. Its rows are ordered by the hash of their pixels, so that their order says nothing either.
@@ -6,30 +6,28 @@ this machine's key. Its rows are ordered by the hash of their pixels, so that th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from privsyn.cohort.pixels import Pixels, fit_pixels
-from privsyn.cohort.records import COLUMNS, describe, examine, lay_out, pixel_digest
-from privsyn.cohort.sources import Entry, open_source
+from privsyn.cohort.entries import Pixels
+from privsyn.cohort.records import COLUMNS
 from privsyn.cohort.split import SPLITS
 from privsyn.errors import CohortError, PrivsynError, StudyError
-from privsyn.files import file_digest, read_json, whole_folder, write_json
-from privsyn.progress import SILENT, Progress
-from privsyn.recipe import Data
-from privsyn.study import Study, as_study
+from privsyn.files import file_digest, read_json
 
 SCHEMA_VERSION = 1
-_KEYS = ("size", "channels", "classes", "counts", "fingerprint")
+RECORDS = "records.parquet"
+_KEYS = ("size", "channels", "bit_depth", "classes", "counts", "fingerprint")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +35,7 @@ class Part:
     """One split of a cohort.
 
     Attributes:
-        images: (n, H, W, C) uint8, read-only, mapped from disk where the rows are contiguous.
+        images: (n, H, W, C) uint8 or uint16, read-only, mapped from disk where the rows are contiguous.
         labels: (n,) index of the class.
         patients: (n,) HMAC of the patient, hex.
         rows: (n,) rows of the cohort.
@@ -56,14 +54,18 @@ class Cohort:
     Attributes:
         folder: where it lies.
         document: `cohort.json`.
-        images: (N, H, W, C) uint8, memory-mapped, read-only.
-        records: one row per image in that order: index, label, label_name, patient, split, sha256.
+        images: (N, H, W, C) uint8, or uint16 if the bit depth is 16; memory-mapped, read-only.
     """
 
     folder: Path
     document: Mapping[str, Any]
     images: Pixels
-    records: pd.DataFrame
+
+    @cached_property
+    def records(self) -> pd.DataFrame:
+        """One row per image in that order: index, label, label_name, patient, split, sha256."""
+        records: pd.DataFrame = pq.read_table(self.folder / RECORDS).to_pandas()
+        return records
 
     @property
     def size(self) -> int:
@@ -101,51 +103,6 @@ class Cohort:
         return Part(images, labels, np.array(chosen["patient"].tolist(), dtype=np.str_), rows)
 
 
-def prepare(
-    study: Study | Path | str,
-    source: Path | str,
-    *,
-    table: Path | None = None,
-    columns: Mapping[str, str] | None = None,
-    settings: Sequence[str] = (),
-    force: bool = False,
-    progress: Progress = SILENT,
-) -> Cohort:
-    """Turn a source of real images into the study's cohort; nothing is written unless every image is usable.
-
-    Every image is read twice, first to check it and then to write it, so that a folder of any size needs
-    the memory of one image.
-
-    Args:
-        source: the word `digits`, an `.npz` file, class folders, or (with `table`) a folder of images.
-        table: CSV or Parquet with columns `file`, `label` and, if known, `patient`.
-        columns: other names of those columns, `{"file": "path"}`.
-        settings: `section.key=value` changes of the recipe.
-        force: replace the cohort that the study has.
-
-    Raises:
-        StudyError: the study has a cohort already.
-        CohortError: the source, or any image in it, cannot be used; the message names the first.
-    """
-    study = as_study(study)
-    recipe = study.recipe(settings)
-    if study.cohort.exists() and not force:
-        raise StudyError(f"{study.cohort} already exists: pass --force to replace it")
-    entries = list(open_source(source, recipe.data.classes, table=table, columns=columns))
-    if not entries:
-        raise CohortError(f"{source} holds no images")
-    images = examine(entries, recipe.data, progress)
-    records, positions = lay_out(images, recipe)
-    document = describe(records, recipe, sum(bool(image.patient) for image in images))
-    with whole_folder(study.cohort, replace=force) as folder:
-        chosen = (entries[position] for position in positions)
-        _write_images(folder / "images.npy", chosen, records["sha256"].tolist(), recipe.data, progress)
-        _write_records(folder / "records.parquet", records)
-        own = {"schema_version": SCHEMA_VERSION, "records_sha256": file_digest(folder / "records.parquet")}
-        write_json(folder / "cohort.json", document | own)
-    return load_cohort(study.cohort)
-
-
 def load_cohort(folder: Path | str) -> Cohort:
     """Open a cohort and check that its three files belong together.
 
@@ -160,41 +117,12 @@ def load_cohort(folder: Path | str) -> Cohort:
         document = read_json(folder / "cohort.json")
         _check_document(document)
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        records = pq.read_table(folder / "records.parquet").to_pandas()
-        _check_match(document, images, records)
-        if document.get("records_sha256") not in {None, file_digest(folder / "records.parquet")}:
-            raise CohortError("records.parquet is not the one that cohort.json was written with")
+        _check_match(document, images, folder / RECORDS)
+        if document.get("records_sha256") not in {None, file_digest(folder / RECORDS)}:
+            raise CohortError(f"{RECORDS} is not the one that cohort.json was written with")
     except (PrivsynError, OSError, TypeError, ValueError, pa.ArrowException) as error:
         raise CohortError(f"{folder} cannot be used ({error}): prepare it again with --force") from None
-    return Cohort(folder, document, images, records)
-
-
-def _write_images(
-    path: Path, entries: Iterable[Entry], digests: Sequence[str], data: Data, progress: Progress
-) -> None:
-    """Stream the images to an .npy file; plain writes, for a full disk kills who writes to a mapping."""
-    shape = (len(digests), data.size, data.size, data.channels)
-    with path.open("wb") as handle, progress.stage("write images", len(digests)) as advance:
-        np.lib.format.write_array_header_1_0(handle, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        for entry, sha256 in zip(entries, digests, strict=True):
-            handle.write(_read_again(entry, sha256, data).tobytes())
-            advance()
-
-
-def _read_again(entry: Entry, sha256: str, data: Data) -> Pixels:
-    with suppress(CohortError):
-        pixels = fit_pixels(entry.read(), data)
-        if pixel_digest(pixels) == sha256:
-            return pixels
-    raise CohortError(f"{entry.where}: changed while it was read, prepare again")
-
-
-def _write_records(path: Path, records: pd.DataFrame) -> None:
-    whole = {"index", "label"}
-    schema = pa.schema([(name, pa.int64() if name in whole else pa.string()) for name in COLUMNS])
-    pq.write_table(
-        pa.Table.from_pandas(records, schema, preserve_index=False).replace_schema_metadata(), path
-    )
+    return Cohort(folder, document, images)
 
 
 def _check_document(document: Any) -> None:
@@ -205,16 +133,22 @@ def _check_document(document: Any) -> None:
         raise CohortError(f"cohort.json lacks {', '.join(missing)}")
 
 
-def _check_match(document: Mapping[str, Any], images: Any, records: pd.DataFrame) -> None:
-    if not set(COLUMNS) <= set(records.columns):
-        raise CohortError(f"records.parquet needs the columns {', '.join(COLUMNS)}")
-    size = document["size"]
-    shape = (len(records), size, size, document["channels"])
-    if images.dtype != np.uint8 or images.shape != shape:
-        raise CohortError(
-            f"images.npy is {images.dtype} {images.shape}, its records and cohort.json say uint8 {shape}"
-        )
-    if not records["label"].isin(range(len(document["classes"]))).all():
-        raise CohortError("records.parquet has labels beyond the classes of cohort.json")
-    if set(records["split"]) != set(SPLITS):
-        raise CohortError("records.parquet needs images in train, holdout and test, and in no other split")
+def _check_match(document: Mapping[str, Any], images: Any, records: Path) -> None:
+    with pq.ParquetFile(records) as source:
+        if not set(COLUMNS) <= set(source.schema_arrow.names):
+            raise CohortError(f"{RECORDS} needs the columns {', '.join(COLUMNS)}")
+        size, dtype = document["size"], np.dtype(f"uint{document['bit_depth']}")
+        shape = (source.metadata.num_rows, size, size, document["channels"])
+        if images.dtype != dtype or images.shape != shape:
+            raise CohortError(
+                f"images.npy is {images.dtype} {images.shape}, "
+                f"its records and cohort.json say {dtype} {shape}"
+            )
+        splits, last = set(), len(document["classes"]) - 1
+        for batch in source.iter_batches(columns=["label", "split"]):
+            splits |= set(pc.unique(batch["split"]).to_pylist())
+            ends = pc.min_max(batch["label"]).as_py()
+            if batch.num_rows and not 0 <= ends["min"] <= ends["max"] <= last:
+                raise CohortError(f"{RECORDS} has labels beyond the classes of cohort.json")
+    if splits != set(SPLITS):
+        raise CohortError(f"{RECORDS} needs images in train, holdout and test, and in no other split")

@@ -1,118 +1,277 @@
 """From an image file to the pixels that a recipe declares, or a reason why not.
 
-Nothing is repaired quietly: what would lose information (colour, transparency, 16 bits, a second frame)
-is refused, and only `data.resize` may change the size.
+Nothing is repaired quietly: what would lose information (colour, transparency, bits, a second frame) is
+refused, and only `data.resize` may change the size.
 """
 
 from __future__ import annotations
 
+import io
+import os
+import stat
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import IO, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from numpy.typing import DTypeLike, NDArray
+from PIL import Image, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import jpeg_factory
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
+from privsyn.cohort.entries import Picture, Pixels
+from privsyn.cohort.metadata import may_lie_on_its_side, picture_marks
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
 
-Pixels = NDArray[np.uint8]
-
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+HEAD = 34  # bytes that tell the format
+HELD = 64 * 2**20  # bytes of the largest file that is read at once; decoders read larger ones piece by piece
+
+P = TypeVar("P", bound=NDArray[Any])  # of `Pixels`: the type comes out as it went in
+
+_NONBLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+# Opened directly: `PIL.Image.open` would try them in turn, and only warn of an image beyond its limit.
+_OPENERS: dict[str, Callable[[IO[bytes]], ImageFile]] = {
+    "PNG": PngImageFile,
+    "JPEG": jpeg_factory,
+    "BMP": BmpImageFile,
+    "TIFF": TiffImageFile,
+    "WEBP": WebPImageFile,
+}
+_TIFF_STARTS = frozenset({b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"})
+_BMP_HEADERS = frozenset({12, 16, 40, 52, 56, 64, 108, 124})  # lengths that a BMP states of its own header
+_GREY_16 = frozenset({"I;16", "I;16B", "I;16L"})
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # of TIFF
 
 
-def read_image(path: Path) -> Pixels:
-    """The pixels of an 8-bit PNG, JPEG, BMP, TIFF or WebP file, upright as its EXIF tag says.
+def image_format(head: bytes) -> str | None:
+    """Which of `FORMATS` a file with these first bytes (`HEAD` of them) claims to be, whatever its name."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head[:4] in _TIFF_STARTS:
+        return "TIFF"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return "BMP"
+    return None
 
-    Returns:
-        (H, W, 1) for grey and (H, W, 3) for RGB, uint8; palettes become RGB, bilevel becomes 0 and 255.
+
+def open_regular(path: str | Path, size: int | None = None) -> IO[bytes]:
+    """Open a regular file, all of it in memory if it is small; never a pipe, a socket or a device.
+
+    Args:
+        size: of the file in bytes, where a listing has told that it is a regular one.
 
     Raises:
-        CohortError: the file is missing, unreadable, too large, transparent, of more than 8 bits or more
-            than one frame.
+        CohortError: it does not exist, is no file or may not be read.
     """
-    if not path.is_file():
-        raise CohortError("does not exist, or is not a file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # doubts about metadata; the pixels decide
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                _check_whole(image)
-                return _grey_or_rgb(ImageOps.exif_transpose(image))
+        if size is None:
+            size = _regular_size(path)
+        handle = os.open(path, os.O_RDONLY | _NONBLOCKING)
+        content = os.read(handle, size + 1) if size <= HELD else b""
+        if content and len(content) == size:  # the usual way; else large, or changing
+            os.close(handle)
+            return io.BytesIO(content)
+        os.lseek(handle, 0, os.SEEK_SET)
+        return open(handle, "rb")
+    except OSError as error:
+        raise CohortError(f"cannot be opened ({error.strerror or type(error).__name__})") from None
+    except ValueError:
+        raise CohortError("is not a usable file name") from None
+
+
+def _regular_size(path: str | Path) -> int:
+    try:
+        status = os.stat(path)  # before opening: a device may act, a pipe may wait for ever
+    except FileNotFoundError:
+        status = None
+    if status is None or not stat.S_ISREG(status.st_mode):
+        raise CohortError("does not exist, or is not a file")
+    return status.st_size
+
+
+def read_image(path: Path) -> NDArray[Any]:
+    """The pixels of a PNG, JPEG, BMP, TIFF or WebP file, upright as its EXIF tag says.
+
+    Returns:
+        (H, W, 1) for grey, uint8 or uint16, and (H, W, 3) for RGB, uint8; palettes become RGB, bilevel
+        becomes 0 and 255.
+
+    Raises:
+        CohortError: the file is missing, unreadable, too large, transparent, of a depth that would lose
+            something or of more than one frame.
+    """
+    with open_regular(path) as file:
+        return read_picture(file).pixels
+
+
+def read_picture(file: IO[bytes] | bytes) -> Picture:
+    """The pixels of one encoded image, as `read_image` gives them, and what in it may identify somebody.
+
+    Raises:
+        CohortError: as `read_image`.
+    """
+    stream: IO[bytes] = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        head = stream.read(HEAD)
+        stream.seek(0)
+        if (kind := image_format(head)) is None:
+            raise CohortError("is not a readable PNG, JPEG, BMP, TIFF or WebP image")
+        with _quiet(kind):
+            image = _OPENERS[kind](stream)
+            _check_whole(image)
+            inverted = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+            image.load()
+            return Picture(_grey_or_rgb(_upright(image), inverted), marks=picture_marks(image))
     except CohortError:
         raise
-    except UnidentifiedImageError:
-        raise CohortError("is not a readable PNG, JPEG, BMP, TIFF or WebP image") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise CohortError(f"has more than {Image.MAX_IMAGE_PIXELS} pixels: crop or shrink it first") from None
     except Exception as error:  # a decoder may raise anything on broken bytes
-        raise CohortError(f"cannot be read as an image ({error})") from None
+        raise CohortError(f"cannot be read as an image ({_reason(error)})") from None
 
 
-def fit_pixels(pixels: Pixels, data: Data) -> Pixels:
+def fit_pixels(pixels: P, data: Data) -> P:
     """Make pixels what the recipe's `[data]` declares, or say what they are instead.
 
     `fit` scales both sides to `data.size`, `crop` scales the shorter side and cuts the centre, `pad` scales
     the longer side and adds black; all three antialias. Images of the right size are never resampled.
 
     Args:
-        pixels: (H, W, 1) or (H, W, 3) uint8.
+        pixels: (H, W, 1) or (H, W, 3), uint8 or uint16.
 
     Returns:
-        (size, size, channels) uint8, C-contiguous.
+        (size, size, channels) of the same dtype, C-contiguous.
 
     Raises:
-        CohortError: no pixels, another size without `data.resize`, or colours in a grey recipe.
+        CohortError: no pixels, another bit depth, another size without `data.resize`, or colours in a grey
+            recipe.
     """
-    height, width, _ = pixels.shape
+    size = data.size
+    height, width, channels = pixels.shape
     if not height or not width:
         raise CohortError(f"has no pixels ({width}x{height} px)")
-    if (height, width) != (data.size, data.size):
+    check_depth(pixels.dtype, data)
+    if height != size or width != size:
         if data.resize is None:
-            wanted = f"{data.size}x{data.size}"
             raise CohortError(
-                f"{width}x{height} px, the recipe wants {wanted} (set data.resize to fit, crop or pad)"
+                f"{width}x{height} px, the recipe wants {size}x{size} (set data.resize to fit, crop or pad)"
             )
-        pixels = _resize(_match_channels(pixels, data.channels), data)
-    return np.ascontiguousarray(_match_channels(pixels, data.channels))
+        # The fewer channels are resized: the others would be equal anyhow.
+        pixels = _resize(_match_channels(pixels, min(channels, data.channels)), data)
+    if pixels.shape[2] != data.channels:
+        pixels = _match_channels(pixels, data.channels)
+    return pixels if pixels.flags.c_contiguous else np.ascontiguousarray(pixels)  # type: ignore[return-value]
 
 
-def _check_whole(image: Image.Image) -> None:
+def check_depth(dtype: DTypeLike, data: Data) -> None:
+    """See that pixels of this type have as many bits as the recipe declares.
+
+    Raises:
+        CohortError: they have not; says what may be done.
+    """
+    bits = 8 * np.dtype(dtype).itemsize
+    if bits == data.bit_depth:
+        return
+    remedy = "set data.bit_depth = 16, or convert it with a window you chose"
+    if data.bit_depth == 16:
+        remedy = "set data.bit_depth = 8, or take the source before it was reduced to 8 bits"
+    raise CohortError(f"holds {bits} bits per pixel, the recipe wants {data.bit_depth}: {remedy}")
+
+
+def _quiet(kind: str) -> AbstractContextManager[Any]:
+    """Doubts about metadata are not shown: the pixels decide. PNG has few, and silence costs as much time as
+    all our checks."""
+    return nullcontext() if kind == "PNG" else warnings.catch_warnings(action="ignore")
+
+
+def _reason(error: Exception) -> str:
+    """What an exception of a decoder says, in a line; others may quote the file."""
+    text = str(error) if isinstance(error, OSError | SyntaxError) else ""
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return text[:100].strip() or type(error).__name__
+
+
+def _check_whole(image: ImageFile) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise CohortError(f"has more than {limit} pixels: crop or shrink it first")
+    _check_bits(image)
+    if _has_more_frames(image):
+        raise CohortError("holds more than one frame: save each as an image of its own")
+
+
+def _check_bits(image: ImageFile) -> None:
     # Pillow opens 16-bit colour as 8-bit `RGB` without a word; only the decoder's raw mode tells.
-    raw_modes = " ".join(str(tile[3]) for tile in getattr(image, "tile", []))
-    if image.mode[0] in "IF" or ";16" in raw_modes:
-        raise CohortError("holds more than 8 bits per channel: convert it to 8 bits, with a window you chose")
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG with a preview behind it
-        raise CohortError(f"holds {frames} frames: save each as an image of its own")
+    raws = {args if isinstance(args := tile[3], str) else str(args and args[0]) for tile in image.tile}
+    if image.mode not in _GREY_16 and any(";16" in raw for raw in raws):
+        raise CohortError(
+            "holds more than 8 bits per channel in colour, with transparency or with a sign: convert it to 8 "
+            "bits, or to 16 in grey"
+        )
+    if image.mode in {"I", "F"} or "I;12" in raws:
+        bits = 12 if "I;12" in raws else 32
+        raise CohortError(f"holds {bits} bits per pixel: convert it to 8 or 16, with a window you chose")
 
 
-def _grey_or_rgb(image: Image.Image) -> Pixels:
-    if image.has_transparency_data:
+def _has_more_frames(image: ImageFile) -> bool:
+    if isinstance(image, TiffImageFile):  # `n_frames` would visit them all
+        return bool(image.is_animated)
+    # MPO: a camera's JPEG with a preview behind it
+    return bool(getattr(image, "n_frames", 1) > 1 and image.format != "MPO")
+
+
+def _upright(image: ImageFile) -> Image.Image:
+    return ImageOps.exif_transpose(image) if may_lie_on_its_side(image) else image
+
+
+def _grey_or_rgb(image: Image.Image, inverted: bool) -> Pixels:
+    mode = image.mode
+    if mode in _GREY_16:
+        return _grey_16(image, inverted)
+    if mode in {"LA", "RGBA", "PA"} or (image.info and image.has_transparency_data):
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() != (255, 255):
             raise CohortError("has transparent pixels: flatten it onto a background first")
-    if image.mode not in {"1", "L", "LA", "P", "RGB", "RGBA"}:
-        raise CohortError(f"has colour mode {image.mode}: save it as grey or RGB")
-    grey = image.mode in {"1", "L"}
-    pixels = np.array(image.convert("L" if grey else "RGB"), dtype=np.uint8)
-    return pixels[..., np.newaxis] if grey else pixels
+    if mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}:
+        raise CohortError(f"has colour mode {mode}: save it as grey or RGB")
+    wanted = "L" if mode in {"1", "L"} else "RGB"
+    pixels: NDArray[np.uint8] = np.asarray(image if image.mode == wanted else image.convert(wanted))
+    return pixels[..., np.newaxis] if wanted == "L" else pixels
 
 
-def _match_channels(pixels: Pixels, channels: int) -> Pixels:
+def _grey_16(image: Image.Image, inverted: bool) -> NDArray[np.uint16]:
+    pixels = np.asarray(image).astype(np.uint16, copy=False)[..., np.newaxis]  # in this machine's byte order
+    clear = image.info.get("transparency")
+    if clear is not None and (pixels == clear).any():
+        raise CohortError("has transparent pixels: flatten it onto a background first")
+    return np.iinfo(np.uint16).max - pixels if inverted else pixels
+
+
+def _match_channels(pixels: P, channels: int) -> P:
     if pixels.shape[2] == channels:
         return pixels
     if channels == 3:
-        return np.repeat(pixels, 3, axis=2)
+        return np.repeat(pixels, 3, axis=2)  # type: ignore[return-value]
     if (pixels != pixels[..., :1]).any():
         raise CohortError("is in colour, the recipe wants grey (set data.channels to 3, or convert it)")
-    return pixels[..., :1]
+    return pixels[..., :1]  # type: ignore[return-value]
 
 
-def _resize(pixels: Pixels, data: Data) -> Pixels:
-    image = Image.fromarray(pixels[..., 0] if data.channels == 1 else pixels)
+def _resize(pixels: P, data: Data) -> P:
+    plane = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    # 16 bits go as float32, which holds them exactly; Pillow takes less care of its 16-bit images.
+    image = Image.fromarray(plane if pixels.dtype == np.uint8 else plane.astype(np.float32))
     size, method = (data.size, data.size), Image.Resampling.BICUBIC
     if data.resize == "fit":
         image = image.resize(size, method)
@@ -120,4 +279,7 @@ def _resize(pixels: Pixels, data: Data) -> Pixels:
         image = ImageOps.fit(image, size, method)
     else:
         image = ImageOps.pad(image, size, method)
-    return np.array(image, dtype=np.uint8).reshape(data.size, data.size, data.channels)
+    resized = np.asarray(image)
+    if pixels.dtype != np.uint8:
+        resized = np.rint(resized).clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
+    return resized.reshape(data.size, data.size, pixels.shape[2])  # type: ignore[return-value]

@@ -1,129 +1,121 @@
-"""The rows of a cohort: every image checked, every patient an HMAC, and what may be counted about them.
-
-Ids in the clear exist here only between reading a source and hashing them.
-"""
+"""The rows of a cohort: whose each image is, which part it is in, and what may be counted about them."""
 
 from __future__ import annotations
 
 import hashlib
-import hmac
-import unicodedata
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from privsyn.cohort.pixels import Pixels, fit_pixels
-from privsyn.cohort.sources import Entry, label_index
-from privsyn.cohort.split import SPLITS, linked_groups, split_patients
-from privsyn.errors import CohortError
+from privsyn.cohort.index import Records, hexadecimal
+from privsyn.cohort.ingest import pseudonym_of
+from privsyn.cohort.split import SPLITS, draw, joined_groups, linked_groups, split_patients
 from privsyn.files import json_text
-from privsyn.home import patient_key
-from privsyn.progress import Progress
 from privsyn.recipe import Data, Recipe
 
 COLUMNS = ("index", "label", "label_name", "patient", "split", "sha256")
+_CHUNK = 16_384  # rows that are spelled out at a time
+_SAME_PIXELS = ("size", "channels", "bit_depth", "classes", "resize", "split")
+
+Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+NO_PAIRS: Pairs = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 
-@dataclass(frozen=True)
-class Examined:
-    """An image that has passed.
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The images of a cohort; n of them may be many, so nothing here is held twice.
 
     Attributes:
-        position: of its entry in the source.
-        sha256: of the pixels as the recipe wants them, hex.
-        label: index of the class.
-        patient: in the clear, "" if the source gave none; in memory only.
-        number: tells it from others with the same pixels; of use where there is no patient.
+        records: (n,) of `RECORD`, as they were read.
+        part: (n,) of each, index into `SPLITS`.
+        groups: (n,) of each, what the split kept together.
+        order: (n,) the cohort's order of them: by split, then by the hash of the pixels.
+        named: how many came with a patient.
     """
 
-    position: int
-    sha256: str
-    label: int
-    patient: str
-    number: int = 0
-
-    @property
-    def unit(self) -> str:
-        """The patient, or the pixels in place of one: not the label, so that the ledger knows a relabelled
-        cohort."""
-        return f"patient {self.patient}" if self.patient else f"image {self.sha256} {self.number}"
-
-    @property
-    def name_in_split(self) -> str:
-        """What the split's seed is mixed with; the label too, so that earlier cohorts split as they did."""
-        return self.unit if self.patient else f"image {self.sha256} {self.label} {self.number}"
+    records: Records
+    part: NDArray[np.int8]
+    groups: NDArray[np.int64]
+    order: NDArray[np.int64]
+    named: int
 
 
-def examine(entries: Sequence[Entry], data: Data, progress: Progress) -> list[Examined]:
-    """Read every image once.
+def lay_out(records: Records, recipe: Recipe, key: bytes, near: Pairs = NO_PAIRS) -> Rows:
+    """Split the images and put them in order.
 
-    Raises:
-        CohortError: any of them cannot be used; names the first and counts all.
-    """
-    passed: list[Examined] = []
-    faults: list[str] = []
-    with progress.stage("check images", len(entries)) as advance:
-        for position, entry in enumerate(entries):
-            try:
-                label = label_index(entry.label, data.classes)
-                sha256 = pixel_digest(fit_pixels(entry.read(), data))
-            except CohortError as fault:
-                faults.append(f"{entry.where}: {fault}")
-            else:
-                patient = unicodedata.normalize("NFC", entry.patient or "").strip()
-                passed.append(Examined(position, sha256, label, patient))
-            advance()
-    if faults:
-        raise CohortError(f"{len(faults)} of {len(entries)} images cannot be used; first: {faults[0]}")
-    return _numbered(passed)
-
-
-def _numbered(images: Sequence[Examined]) -> list[Examined]:
-    """Number the images without a patient that have the same pixels, whatever the order of the source."""
-    seen: Counter[str] = Counter()
-    result = list(images)
-    for i in sorted(range(len(images)), key=lambda i: (images[i].sha256, images[i].label)):
-        if not images[i].patient:
-            result[i] = replace(images[i], number=seen[images[i].sha256])
-            seen[images[i].sha256] += 1
-    return result
-
-
-def lay_out(images: Sequence[Examined], recipe: Recipe) -> tuple[pd.DataFrame, list[int]]:
-    """Split the images and put them in the order of the cohort: by split, then by the hash of their pixels.
-
-    Returns:
-        the records, with columns `COLUMNS`, and the position in the source of every row.
+    Args:
+        records: changed: images without a patient become their own.
+        near: rows of images that must stay together.
 
     Raises:
         CohortError: too few patients to split.
     """
-    parts = split_patients(
-        np.array([image.label for image in images], dtype=np.int64),
-        np.array([image.name_in_split for image in images]),
-        np.array([image.sha256 for image in images]),
+    named = _give_each_a_unit(records, recipe.seed, key)
+    groups = linked_groups(records["patient"], records["sha256"])
+    groups = joined_groups(groups, *near)
+    part = split_patients(
+        records["label"],
+        records["patient"],
+        groups,
+        draws=records["draw"],
         shares=recipe.data.split,
         seed=recipe.seed,
-    ).tolist()
-    pairs = list(zip(parts, images, strict=True))
-    pairs.sort(key=lambda pair: (SPLITS.index(pair[0]), pair[1].sha256, pair[1].label, pair[1].unit))
-    key = patient_key()
-    rows = [
-        (row, image.label, recipe.data.classes[image.label], _pseudonym(key, image.unit), part, image.sha256)
-        for row, (part, image) in enumerate(pairs)
-    ]
-    return pd.DataFrame(rows, columns=list(COLUMNS)), [image.position for _, image in pairs]
+    )
+    order = _sorted(records["draw"], records["label"], records["sha256"], part)
+    return Rows(records, part, groups, order, named)
 
 
-def describe(records: pd.DataFrame, recipe: Recipe, named: int) -> dict[str, Any]:
-    """What `cohort.json` says about the records; `named` of them came with a patient id."""
-    data, sha256 = recipe.data, records["sha256"]
-    group = linked_groups(np.array(records["patient"].tolist()), np.array(sha256.tolist()))
-    people = pd.DataFrame({"patient": records["patient"], "group": group}).drop_duplicates()
+def _give_each_a_unit(records: Records, seed: int, key: bytes) -> int:
+    """Make each image without a patient a patient of its own; returns how many had one.
+
+    It is named by its pixels, not by its label, so that the ledger knows a relabelled cohort, and by a number
+    that tells it from others with the same pixels, whatever the order of the source.
+    """
+    alone = np.flatnonzero(records["patient"] == b"")
+    alone = alone[np.lexsort((records["label"][alone], records["sha256"][alone]))]
+    last, number = "", 0
+    for start in range(0, len(alone), _CHUNK):
+        rows = alone[start : start + _CHUNK]
+        labels = records["label"][rows].tolist()
+        patients, draws = bytearray(), bytearray()
+        for sha256, label in zip(hexadecimal(records["sha256"][rows]), labels, strict=True):
+            number = number + 1 if sha256 == last else 0
+            patients += pseudonym_of(f"image {sha256} {number}", key)
+            draws += draw(seed, f"image {sha256} {label} {number}")
+            last = sha256
+        records["patient"][rows] = np.frombuffer(patients, "S32")
+        records["draw"][rows] = np.frombuffer(draws, "S32")
+    return len(records) - len(alone)
+
+
+def write_records(path: Path, rows: Rows, classes: Sequence[str]) -> None:
+    """`records.parquet`: one row per image, columns `COLUMNS`."""
+    whole = {"index", "label"}
+    schema = pa.schema([(name, pa.int64() if name in whole else pa.string()) for name in COLUMNS])
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, len(rows.records), _CHUNK):
+            place = rows.order[start : start + _CHUNK]
+            some = rows.records[place]
+            columns = [
+                np.arange(start, start + len(some)),
+                some["label"],
+                pa.DictionaryArray.from_arrays(some["label"], list(classes)).cast(pa.string()),
+                hexadecimal(some["patient"]),
+                pa.DictionaryArray.from_arrays(rows.part[place], SPLITS).cast(pa.string()),
+                hexadecimal(some["sha256"]),
+            ]
+            writer.write_table(pa.table([pa.array(each) for each in columns], schema=schema))
+
+
+def describe(rows: Rows, recipe: Recipe) -> dict[str, Any]:
+    """What `cohort.json` says about the rows."""
+    data = recipe.data
     return {
         "size": data.size,
         "channels": data.channels,
@@ -131,32 +123,20 @@ def describe(records: pd.DataFrame, recipe: Recipe, named: int) -> dict[str, Any
         "classes": list(data.classes),
         "seed": recipe.seed,
         "split": dict(zip(SPLITS, data.split, strict=True)),
-        "counts": {split: _count(records[records["split"] == split], data.classes) for split in SPLITS},
-        "patient_ids": _told(named, len(records)),
-        "duplicates": {
-            "exact_images": int(sha256.duplicated().sum()),
-            "groups": int((sha256.value_counts() > 1).sum()),
-            "linked_patients": int(people["group"].duplicated(keep=False).sum()),
-        },
-        "fingerprint": _fingerprint(records, data),
+        "counts": {split: _count(rows, part, data.classes) for part, split in enumerate(SPLITS)},
+        "patient_ids": _told(rows.named, len(rows.records)),
+        "duplicates": _duplicates(rows),
+        "fingerprint": _fingerprint(rows.records, data),
     }
 
 
-def pixel_digest(pixels: Pixels) -> str:
-    """sha256 (hex) of the bytes of an image, rows first, channels last."""
-    return hashlib.sha256(pixels.tobytes()).hexdigest()
-
-
-def _pseudonym(key: bytes, unit: str) -> str:
-    return hmac.new(key, unit.encode(), hashlib.sha256).hexdigest()
-
-
-def _count(records: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
-    labels = Counter(records["label"].tolist())
+def _count(rows: Rows, part: int, classes: Sequence[str]) -> dict[str, Any]:
+    some = rows.records[rows.part == part]
+    labels = np.bincount(some["label"], minlength=len(classes)).tolist()
     return {
-        "images": len(records),
-        "patients": int(records["patient"].nunique()),
-        "classes": {name: labels[index] for index, name in enumerate(classes)},
+        "images": len(some),
+        "patients": len(np.unique(some["patient"])),
+        "classes": dict(zip(classes, labels, strict=True)),
     }
 
 
@@ -168,7 +148,35 @@ def _told(named: int, total: int) -> str:
     return f"partly given: each of the {total - named} images without one counts as one patient"
 
 
-def _fingerprint(records: pd.DataFrame, data: Data) -> str:
-    columns = (records["sha256"], records["label"], records["patient"])
-    lines = sorted(f"{sha256} {label} {patient}\n" for sha256, label, patient in zip(*columns, strict=True))
-    return hashlib.sha256(("".join(lines) + json_text(data.model_dump(mode="json"))).encode()).hexdigest()
+def _duplicates(rows: Rows) -> dict[str, int]:
+    _, copies = np.unique(rows.records["sha256"], return_counts=True)
+    _, first = np.unique(rows.records["patient"], return_index=True)
+    patients = np.bincount(rows.groups[first])
+    return {
+        "exact_images": len(rows.records) - len(copies),
+        "groups": int((copies > 1).sum()),
+        "linked_patients": int(patients[patients > 1].sum()),
+    }
+
+
+def _fingerprint(records: Records, data: Data) -> str:
+    """sha256 (hex) over a sorted line for each image and what was asked of it."""
+    rank = np.argsort(np.argsort([f"{label} " for label in range(len(data.classes))]))
+    order = _sorted(records["patient"], rank[records["label"]], records["sha256"])
+    digest = hashlib.sha256()
+    for start in range(0, len(order), _CHUNK):
+        some = records[order[start : start + _CHUNK]]
+        columns = hexadecimal(some["sha256"]), some["label"].tolist(), hexadecimal(some["patient"])
+        lines = (f"{sha256} {label} {patient}\n" for sha256, label, patient in zip(*columns, strict=True))
+        digest.update("".join(lines).encode())
+    asked = data.model_dump(mode="json", include=set(_SAME_PIXELS))
+    digest.update(json_text(asked).encode())
+    return digest.hexdigest()
+
+
+def _sorted(*keys: NDArray[Any]) -> NDArray[np.int64]:
+    """The order by the last key, then the one before it: `lexsort` without a copy of all keys at once."""
+    order = np.argsort(keys[0], kind="stable")
+    for values in keys[1:]:
+        order = order[np.argsort(values[order], kind="stable")]
+    return order

@@ -1,8 +1,9 @@
 """Who goes where: train, holdout and test never share a patient, nor an image.
 
-A group of patients linked by identical images is one unit of the split. Within a stratum (a label) every
-order of the units is equally likely, which is what permutation tests in the audits rely on. The split
-depends on the seed and on the ids alone, not on the order of the files or on this machine's HMAC key.
+A group of linked patients (who share an identical image, or a near-duplicate if the recipe says so) is one
+unit of the split. Within a stratum (a label) every order of the units is equally likely, which is what
+permutation tests in the audits rely on. The split depends on the seed and on the ids alone, not on the order
+of the files or on this machine's HMAC key.
 """
 
 from __future__ import annotations
@@ -14,10 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from privsyn.errors import CohortError
 
@@ -36,7 +34,7 @@ def patient_strata(labels: NDArray[np.int64], patients: NDArray[Any]) -> dict[An
         patient to label, in sorted order of the patients.
     """
     unique, member = np.unique(patients, return_inverse=True)
-    return dict(zip(unique.tolist(), _most_frequent(labels, member, len(unique)).tolist(), strict=True))
+    return dict(zip(unique.tolist(), _most_frequent(labels, member).tolist(), strict=True))
 
 
 def linked_groups(patients: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.int64]:
@@ -50,89 +48,135 @@ def linked_groups(patients: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.i
         (n,) group number, 0 to groups - 1, in the order of first appearance. (The order of the ids would say
         nothing: in a cohort they are keyed hashes, which sort differently on every machine.)
     """
-    person, people = pd.factorize(patients)
-    picture, pictures = pd.factorize(digests)
-    nodes = len(people) + len(pictures)
-    edges = coo_matrix((np.ones(len(person)), (person, len(people) + picture)), shape=(nodes, nodes))
+    picture = _codes(digests)
+    order = np.argsort(picture, kind="stable")
+    same = np.flatnonzero(picture[order[1:]] == picture[order[:-1]])
+    return joined_groups(_codes(patients), order[same], order[same + 1])
+
+
+def joined_groups(
+    groups: NDArray[np.int64], some: NDArray[np.int64], others: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The groups that are left when `some[i]` and `others[i]`, rows of images, belong together for all i.
+
+    Args:
+        groups: (n,) group number of each image, 0 to groups - 1.
+
+    Returns:
+        (n,) group number, in the order of first appearance.
+    """
+    if not len(some):
+        return groups
+    from scipy.sparse import coo_matrix  # half of the time in which a worker starts, and it needs none of it
+    from scipy.sparse.csgraph import connected_components
+
+    count = int(groups.max()) + 1
+    edges = coo_matrix((np.ones(len(some), np.int8), (groups[some], groups[others])), shape=(count, count))
     _, component = connected_components(edges, directed=False)
-    return pd.factorize(component[person])[0].astype(np.int64)
+    return _codes(component[groups])
 
 
 def split_patients(
     labels: NDArray[np.int64],
     patients: NDArray[Any],
-    digests: NDArray[Any],
+    groups: NDArray[np.int64],
     *,
+    draws: NDArray[np.bytes_],
     shares: Sequence[float],
     seed: int,
-) -> NDArray[np.str_]:
-    """The part of every image: `train`, `holdout` or `test`, by patient and stratified by label.
+) -> NDArray[np.int8]:
+    """The part of every image, by patient and stratified by label.
 
     Groups of many patients are dealt first, so that single ones can make up for them. Among groups of equal
-    size the parts take turns, as often as they have room left, along the strata and in the order of a hash
-    of seed and id within each: systematic sampling. So the whole keeps the shares to within about one
+    size the parts take turns, as often as they have room left, along the strata and in the order of the
+    patients' draws within each: systematic sampling. So the whole keeps the shares to within about one
     patient if single patients suffice for it, and so does every stratum.
 
     Args:
         labels: (n,) labels of the images, >= 0.
-        patients: (n,) patient ids, text.
-        digests: (n,) digests of the pixels.
+        patients: (n,) patient ids, of any sortable type.
+        groups: (n,) of the images, as `linked_groups` numbers them.
+        draws: (n,) `draw(seed, id)` of each image's patient.
         shares: of patients in train, holdout and test.
-        seed: of the order.
+        seed: of the turns.
+
+    Returns:
+        (n,) index into `SPLITS`.
 
     Raises:
         CohortError: fewer than three groups of patients.
     """
-    group = linked_groups(patients, digests)
-    count = int(group.max(initial=-1)) + 1
-    people, first = np.unique(patients, return_index=True)
-    _need_three(len(people), count)
-    home = group[first]
-    names = [""] * count
-    for person, number in zip(people.tolist()[::-1], home.tolist()[::-1], strict=True):
-        names[number] = person  # the lowest id of a group names it
-    strata = _most_frequent(labels, group, count)
+    count = int(groups.max(initial=-1)) + 1
+    _, first = np.unique(patients, return_index=True)
+    _need_three(len(first), count)
+    home, drawn = groups[first], draws[first]
+    by_draw = np.argsort(drawn, kind="stable")[::-1]
+    names = np.empty(count, dtype=draws.dtype)
+    names[home[by_draw]] = drawn[by_draw]  # written last, the lowest draw of a group stands for it
+    strata = _most_frequent(labels, groups)
     weights = np.bincount(home, minlength=count)
-    order = sorted(range(count), key=lambda g: (-weights[g], strata[g], _draw(seed, names[g])))
-    part = np.empty(count, dtype=np.int64)
-    part[order] = _none_empty(_deal(weights[order], np.array(shares), seed))
-    return np.array(SPLITS)[part[group]]
+    order = np.argsort(names, kind="stable")
+    order = order[np.lexsort((strata[order], -weights[order]))]
+    part = np.empty(count, dtype=np.int8)
+    part[order] = _none_empty(_deal(weights[order], shares, seed))
+    return part[groups]
 
 
-def _most_frequent(labels: NDArray[np.int64], member: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def draw(seed: int, name: str) -> bytes:
+    """What orders patients at random: HMAC-SHA256 of the name under the seed, 32 bytes."""
+    return hmac.digest(str(seed).encode(), name.encode(), hashlib.sha256)
+
+
+def _codes(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Equal values as equal numbers, 0 and up in the order of first appearance."""
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    codes: NDArray[np.int64] = rank[inverse]
+    return codes
+
+
+def _most_frequent(labels: NDArray[np.int64], member: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The most frequent label of each member 0, 1 ...; ties go to the lower label."""
     classes = int(labels.max(initial=0)) + 1
-    table = np.bincount(member * classes + labels, minlength=count * classes).reshape(count, classes)
-    winner: NDArray[np.int64] = table.argmax(axis=1)  # the first maximum: ties go to the lower label
+    pairs, counts = np.unique(member * classes + labels, return_counts=True)
+    owner, label = pairs // classes, pairs % classes
+    order = np.lexsort((label, -counts, owner))
+    _, first = np.unique(owner[order], return_index=True)
+    winner: NDArray[np.int64] = label[order[first]]
     return winner
 
 
-def _draw(seed: int, name: str) -> str:
-    return hmac.new(str(seed).encode(), name.encode(), hashlib.sha256).hexdigest()
-
-
-def _deal(weights: NDArray[np.int64], shares: NDArray[np.float64], seed: int) -> list[int]:
+def _deal(weights: NDArray[np.int64], shares: Sequence[float], seed: int) -> list[int]:
     """The part of each group, given the groups' numbers of patients in falling order."""
-    room = shares * weights.sum()
+    total = int(weights.sum())
+    room = [share * total for share in shares]
+    parts = range(len(room))
     dealt: list[int] = []
     for weight, groups in itertools.groupby(weights.tolist()):
-        odds = room.clip(0) / room.clip(0).sum()
+        left = [max(each, 0.0) for each in room]
+        odds = [each / sum(left) for each in left]
         lacks = _some_turns_later(odds, seed, weight)
         for _ in groups:
-            lacks += odds
-            fits = room > weight - 1
-            chosen = int(np.where(fits, lacks, -np.inf).argmax() if fits.any() else room.argmax())
+            chosen = -1
+            for part in parts:
+                lacks[part] += odds[part]
+                if room[part] > weight - 1 and (chosen < 0 or lacks[part] > lacks[chosen]):
+                    chosen = part
+            if chosen < 0:
+                chosen = max(parts, key=room.__getitem__)
             lacks[chosen] -= 1
             room[chosen] -= weight
             dealt.append(chosen)
     return dealt
 
 
-def _some_turns_later(odds: NDArray[np.float64], seed: int, weight: int) -> NDArray[np.float64]:
+def _some_turns_later(odds: Sequence[float], seed: int, weight: int) -> list[float]:
     """The state at a random start of the turns; from a fixed one, a lone linked pair would always train."""
-    lacks = np.zeros(len(odds))
-    for _ in range(int(_draw(seed, f"start {weight}"), 16) % _STARTS):
-        lacks += odds
-        lacks[lacks.argmax()] -= 1
+    lacks = [0.0] * len(odds)
+    for _ in range(int.from_bytes(draw(seed, f"start {weight}"), "big") % _STARTS):
+        lacks = [lack + odd for lack, odd in zip(lacks, odds, strict=True)]
+        lacks[max(range(len(lacks)), key=lacks.__getitem__)] -= 1
     return lacks
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from privsyn.depth import Images
 from privsyn.diffusion.model import DiffusionModel, to_float
 
 Draws = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -24,7 +25,7 @@ WAYS: Mapping[str, Sequence[Callable[[Tensor], Tensor]]] = {
 
 
 def draw(
-    images: NDArray[np.uint8],
+    images: Images,
     labels: NDArray[np.int64],
     rows: NDArray[np.int64],
     model: DiffusionModel,
@@ -37,7 +38,7 @@ def draw(
     """Images of some units, each `multiplicity` times with a time, noise and augmentation of its own.
 
     Args:
-        images, labels: (N, H, W, C) uint8 and (N,), of which `rows` are taken.
+        images, labels: (N, H, W, C) and (N,), of which `rows` are taken.
         rows: (units, m).
         generator: its device is where the result lies.
 

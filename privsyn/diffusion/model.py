@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from privsyn.depth import DTYPES, Images, white
 from privsyn.diffusion.posterior import bound
 from privsyn.diffusion.process import Process, SamplingLaw, log_snrs
 from privsyn.diffusion.swin_unet import swin_unet
@@ -26,14 +26,18 @@ class DiffusionModel(nn.Module):
         network: says `process.target`, and the variance if it learns it, of (noisy images, times, labels).
         process: the noise it is trained on.
         image_shape: (C, H, W) of one image.
+        bit_depth: of the images that it learns and draws, 8 or 16.
         precision: of the passes through the network in training mode; losses are always float32 or better.
     """
 
-    def __init__(self, network: UNet, process: Process, image_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, network: UNet, process: Process, image_shape: tuple[int, int, int], bit_depth: int = 8
+    ) -> None:
         super().__init__()
         self.network = network
         self.process = process
         self.image_shape = image_shape
+        self.bit_depth = bit_depth
         self.precision: torch.dtype = torch.float32
         self._compiled: Callable[..., Tensor] | None = None
 
@@ -79,7 +83,8 @@ class DiffusionModel(nn.Module):
         if share is not None:
             clean = process.denoise(said.detach(), noisy, times)
             weight = VARIANCE_WEIGHT * process.timesteps
-            loss = loss + weight * bound(process, images, noisy, clean, share, times)
+            highest = white(DTYPES[self.bit_depth])
+            loss = loss + weight * bound(process, images, noisy, clean, share, times, white=highest)
         return loss
 
     def forward(self, images: Tensor, labels: Tensor, times: Tensor, noise: Tensor) -> Tensor:
@@ -92,8 +97,9 @@ def build_model(recipe: Recipe) -> DiffusionModel:
     with torch.random.fork_rng(devices=[]):  # torch initialises layers from the global generator only
         torch.manual_seed(recipe.seed)
         network = _network(recipe)
+    data = recipe.data
     return DiffusionModel(
-        network, build_process(recipe), (recipe.data.channels, recipe.data.size, recipe.data.size)
+        network, build_process(recipe), (data.channels, data.size, data.size), data.bit_depth
     )
 
 
@@ -165,13 +171,15 @@ def precision_on(device: torch.device, wanted: str) -> torch.dtype:
     return torch.bfloat16 if able else torch.float32
 
 
-def to_float(images: NDArray[np.uint8]) -> Tensor:
-    """(N, H, W, C) uint8 to (N, C, H, W) float32 in [-1, 1]: 0 is -1, 255 is 1, whatever the data hold."""
-    pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)  # a copy: torch refuses read-only memory
-    return pixels.to(torch.float32).div(127.5).sub(1).contiguous()
+def to_float(images: Images) -> Tensor:
+    """(N, H, W, C) to (N, C, H, W) float32 in [-1, 1]: 0 is -1 and white is 1, whatever the data hold."""
+    levels = torch.from_numpy(np.array(images, np.float32)).permute(0, 3, 1, 2)
+    return levels.div(white(images.dtype) / 2).sub(1).contiguous()
 
 
-def to_uint8(images: Tensor) -> NDArray[np.uint8]:
-    """(N, C, H, W) in [-1, 1] to (N, H, W, C) uint8, rounded to the nearest; the inverse of `to_float`."""
-    pixels = images.detach().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+def to_pixels(images: Tensor, bit_depth: int) -> Images:
+    """(N, C, H, W) in [-1, 1] to the nearest levels (N, H, W, C); the inverse of `to_float`."""
+    half, dtype = white(DTYPES[bit_depth]) / 2, {8: torch.uint8, 16: torch.uint16}[bit_depth]
+    pixels = images.detach().clamp(-1, 1).add(1).mul(half).round().to(dtype)
+    levels: Images = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return levels

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from privsyn.diffusion.process import Process
 
-HALF_STEP = 1 / 255  # half the distance of two grey levels of an 8-bit image in [-1, 1]
-
 
 class Posterior(NamedTuple):
     """q(x_s | x_t, x_0) is normal with mean `of_clean` x_0 + `of_noisy` x_t and log-variance `smallest`.
@@ -58,16 +56,23 @@ def posterior(log_snr: Tensor, earlier: Tensor) -> Posterior:
 
 
 def bound(
-    process: Process, clean: Tensor, noisy: Tensor, said: Tensor, share: Tensor, times: Tensor
+    process: Process,
+    clean: Tensor,
+    noisy: Tensor,
+    said: Tensor,
+    share: Tensor,
+    times: Tensor,
+    white: int = 255,
 ) -> Tensor:
     """Terms (B,) of the variational bound at whole times, in bits per dimension.
 
     Args:
         said: x_0 (B, C, H, W) as the network sees it; detached, so that the bound teaches the variance alone.
         share: (B, C, H, W) the network's word on the variance.
+        white: highest level of the images: 255, or 65535 where they have 16 bits.
 
     Returns:
-        KL of the true step from the model's where t > 0; at t = 0 minus the 8-bit image's log-likelihood.
+        KL of the true step from the model's where t > 0; at t = 0 minus the image's log-likelihood.
     """
     shape = (-1, *[1] * (clean.ndim - 1))
     first = (times == 0).reshape(shape)
@@ -88,18 +93,18 @@ def bound(
         - 1
         + (true - mean).square() * (-log_variance).exp()
     )
-    surprise = -_log_likelihood(clean.double(), mean, 0.5 * log_variance)
+    surprise = -_log_likelihood(clean.double(), mean, 0.5 * log_variance, 1 / white)
     terms = torch.where(first, surprise, divergence)
     return (terms.flatten(1).mean(dim=1) / math.log(2)).to(clean.dtype)
 
 
-def _log_likelihood(images: Tensor, mean: Tensor, log_spread: Tensor) -> Tensor:
+def _log_likelihood(images: Tensor, mean: Tensor, log_spread: Tensor, half_step: float) -> Tensor:
     """ln P(grey level) of a normal, integrated over half a level to both sides; open at black and white."""
     scaled = (-log_spread).exp()
 
     def below(values: Tensor) -> Tensor:
         return torch.special.ndtr((values - mean) * scaled)  # type: ignore[no-any-return]
 
-    upper = torch.where(images > 1 - HALF_STEP, torch.ones_like(images), below(images + HALF_STEP))
-    lower = torch.where(images < -1 + HALF_STEP, torch.zeros_like(images), below(images - HALF_STEP))
+    upper = torch.where(images > 1 - half_step, torch.ones_like(images), below(images + half_step))
+    lower = torch.where(images < -1 + half_step, torch.zeros_like(images), below(images - half_step))
     return (upper - lower).clamp_min(1e-12).log()

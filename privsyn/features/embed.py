@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from privsyn.depth import Images, levels_in_one, white
 from privsyn.errors import PrivsynError
 from privsyn.files import file_digest
 from privsyn.progress import SILENT, Progress
@@ -32,12 +33,11 @@ _TAPS = {4: 4, 10: 2}  # block -> side of the grid that its feature map is poole
 _BATCH = 16  # small batches stay in the cache: measured 1.2-1.5 times as fast as 64 on a CPU
 
 Floats = NDArray[np.float32]
-Images = NDArray[np.uint8]
 Embedding = Callable[[Images, Progress], Floats]
 
 
 def embed(name: str, images: Images, progress: Progress = SILENT) -> Floats:
-    """Embed images (n, H, W, C) uint8 as rows (n, d) float32.
+    """Embed images (n, H, W, C) as rows (n, d) float32.
 
     Raises:
         PrivsynError: no embedding has that name.
@@ -49,7 +49,7 @@ def embed(name: str, images: Images, progress: Progress = SILENT) -> Floats:
 
 def pixels(images: Images, progress: Progress = SILENT) -> Floats:  # noqa: ARG001 - one signature for all
     """Flattened pixels in [0, 1], (n, H*W*C)."""
-    return (images.reshape(len(images), -1) / np.float32(255)).astype(np.float32)
+    return (images.reshape(len(images), -1) / np.float32(white(images.dtype))).astype(np.float32)
 
 
 def lite0_mid(images: Images, progress: Progress = SILENT) -> Floats:
@@ -96,7 +96,10 @@ CHEAP = frozenset({"pixels"})  # as quick to compute as to look up
 
 
 def _mid_features(network: EfficientNet, images: Images) -> Floats:
-    batch = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
+    levels = np.array(images, np.float32) / np.float32(
+        levels_in_one(images.dtype)
+    )  # 0 to 255, fractions kept
+    batch = torch.from_numpy(levels).permute(0, 3, 1, 2)
     batch = batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
     batch = F.interpolate(batch, size=(_INPUT_SIZE, _INPUT_SIZE), mode="bicubic", antialias=True)
     batch = batch.contiguous(memory_format=torch.channels_last)

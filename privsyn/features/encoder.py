@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from privsyn.features.embed import Floats, Images
+from privsyn.depth import Images, white
+from privsyn.features.embed import Floats
 from privsyn.progress import SILENT, Progress
 
 SIDE = 32  # px that the network sees
@@ -49,7 +50,7 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """A trained network: images (n, H, W, C) uint8 to unit rows (n, 128) float32."""
+    """A trained network: images (n, H, W, C) to unit rows (n, 128) float32."""
 
     network: nn.Module
 
@@ -68,7 +69,7 @@ def train_encoder(
     training: Training = Training(),
     progress: Progress = SILENT,
 ) -> Encoder:
-    """Train on images (n, H, W, C) uint8 of `patients` (n,); one generator state gives one encoder.
+    """Train on images (n, H, W, C) of `patients` (n,); one generator state gives one encoder.
 
     Deterministic on one machine at one number of threads. Needs two patients.
     """
@@ -131,8 +132,8 @@ def _augmented(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _as_input(images: Images) -> Tensor:
-    """(n, H, W, C) uint8 to (n, C, 32, 32) in [0, 1]."""
-    batch = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
+    """(n, H, W, C) to (n, C, 32, 32) in [0, 1]."""
+    batch = torch.from_numpy(np.array(images, np.float32)).permute(0, 3, 1, 2) / white(images.dtype)
     if batch.shape[-2:] != (SIDE, SIDE):
         batch = F.interpolate(batch, size=(SIDE, SIDE), mode="bilinear", antialias=True)
     return batch.contiguous(memory_format=torch.channels_last)

@@ -40,11 +40,55 @@ def nearest(queries: Floats, database: Floats, k: int) -> Neighbours:
     return _recheck(queries, database, candidates, k)
 
 
+def nearest_after(
+    found: Neighbours, queries: Floats, database: Floats, without: NDArray[np.int64], added: Floats
+) -> Neighbours:
+    """The nearest row of each query once some rows have left the database and others have come.
+
+    The same as a search of what is there now, at a cost that grows with the change alone.
+
+    Args:
+        found: of the same queries in `database`, k = 1.
+        without: rows of the database that left.
+        added: (m, d) that came; in the result they count on from the end of the database.
+    """
+    distances, indices = found.distances[:, :1].copy(), found.indices[:, :1].copy()
+    gone = np.zeros(len(database), np.bool_)
+    gone[without] = True
+    left = np.flatnonzero(~gone)
+    orphans = np.flatnonzero(gone[indices[:, 0]])
+    if len(orphans) and len(left):
+        again = nearest(queries[orphans], database[left], 1)
+        distances[orphans], indices[orphans] = again.distances, left[again.indices]
+    elif len(orphans):
+        distances[orphans], indices[orphans] = np.inf, len(database) + len(added)
+    if len(added):
+        rivals = _rivals(queries, added, distances[:, 0])
+        closer = nearest(queries[rivals], added, 1)
+        better = closer.distances[:, 0] < distances[rivals, 0]
+        distances[rivals[better]] = closer.distances[better]
+        indices[rivals[better]] = len(database) + closer.indices[better]
+    return Neighbours(distances, indices)
+
+
+def _rivals(queries: Floats, added: Floats, distances: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Queries that may be nearer to an added row, as far as float32 can tell."""
+    centre = added.mean(axis=0)
+    index = faiss.IndexFlatL2(added.shape[1])
+    index.add(np.ascontiguousarray(added - centre, dtype=np.float32))
+    centred = np.ascontiguousarray(queries - centre, dtype=np.float32)
+    squared, _ = index.search(centred, 1)
+    # the error of |q|^2 - 2 q a + |a|^2 in float32 is some 1e-7 of its terms
+    slack = 1e-5 * (1 + 4 * (centred**2).sum(axis=1))
+    rivals: NDArray[np.int64] = np.flatnonzero(squared[:, 0] <= distances**2 + slack)
+    return rivals
+
+
 def _recheck(queries: Floats, database: Floats, candidates: NDArray[np.int64], k: int) -> Neighbours:
     distances = np.empty(candidates.shape, np.float64)
     for row, found in enumerate(candidates):
-        distances[row] = np.linalg.norm(
-            database[found].astype(np.float64) - queries[row].astype(np.float64), axis=1
-        )
+        apart = database[found].astype(np.float64)
+        apart -= queries[row]
+        distances[row] = np.sqrt(np.einsum("ij,ij->i", apart, apart))
     order = np.lexsort((candidates, distances), axis=1)[:, :k]
     return Neighbours(np.take_along_axis(distances, order, 1), np.take_along_axis(candidates, order, 1))

@@ -19,6 +19,7 @@ from typing import Any
 
 from privsyn import __version__
 from privsyn.card import SUMMARY
+from privsyn.depth import bit_depth_of
 from privsyn.errors import PrivsynError
 from privsyn.formats.pictures import file_names, write_labels
 from privsyn.formats.source import Source
@@ -48,11 +49,13 @@ class Storage:
         uid: SOP Class UID.
         attributes: keyword to value; "" is "not known".
         grey_only: the class has no colour.
+        bit_depths: that the class allows.
     """
 
     uid: UID
     attributes: Mapping[str, Any] = field(default_factory=dict)
     grey_only: bool = False
+    bit_depths: tuple[int, ...] = (8, 16)
 
 
 SECONDARY_CAPTURE = Storage(SecondaryCaptureImageStorage, {"ConversionType": "SYN"})
@@ -60,7 +63,9 @@ RADIOGRAPH = Storage(
     ComputedRadiographyImageStorage, {"BodyPartExamined": "", "ViewPosition": ""}, grey_only=True
 )
 MICROGRAPH = Storage(
-    VLMicroscopicImageStorage, {"AcquisitionContextSequence": [], "LossyImageCompression": ""}
+    VLMicroscopicImageStorage,
+    {"AcquisitionContextSequence": [], "LossyImageCompression": ""},
+    bit_depths=(8,),
 )
 CLASSES = {"CR": RADIOGRAPH, "GM": MICROGRAPH}  # by modality; every other is a Secondary Capture
 MODALITIES = ("OT", "CR", "CT", "DX", "ES", "GM", "MG", "MR", "OP", "OPT", "SM", "US", "XC")
@@ -76,7 +81,7 @@ def write_dicom(folder: Path, source: Source, modality: str = "OT") -> None:
         modality: what the images look like, a term of PS3.3 C.7.3.1.1.1; "OT" is "other".
 
     Raises:
-        PrivsynError: the modality is not known, or its class has no colour and the set has.
+        PrivsynError: the modality is not known, or its class has no colour, or no 16 bits, and the set has.
     """
     if modality not in MODALITIES:
         raise PrivsynError(f"no modality {modality!r}{nearest(modality, MODALITIES)}")
@@ -84,6 +89,10 @@ def write_dicom(folder: Path, source: Source, modality: str = "OT") -> None:
     if storage.grey_only and images.shape[3] != 1:
         raise PrivsynError(
             f"{storage.uid.name} is grey and this set is RGB: choose another --modality, as OT"
+        )
+    if bit_depth_of(images) not in storage.bit_depths:
+        raise PrivsynError(
+            f"{storage.uid.name} has 8 bits and this set has 16: choose another --modality, as OT"
         )
     names = file_names(len(images), "dcm")
     (folder / "images").mkdir()
@@ -134,7 +143,7 @@ def _instance(source: Source, row: int, storage: Storage, modality: str) -> Data
         image,
         pixels[:, :, 0] if grey else pixels,
         "MONOCHROME2" if grey else "RGB",
-        bits_stored=8,
+        bits_stored=bit_depth_of(pixels),
         generate_instance_uid=False,
     )
     return image

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from privsyn import __version__
 from privsyn.card import SUMMARY
+from privsyn.depth import bit_depth_of
 from privsyn.errors import PrivsynError
 from privsyn.files import relative_files, whole_folder, write_text
 from privsyn.formats.pictures import write_imagefolder, write_webdataset
@@ -115,6 +116,7 @@ def _card(layout: Layout, source: Source) -> str:
         count=count,
         size=size,
         kind="grey" if channels == 1 else "RGB",
+        bits=bit_depth_of(source.synthetic.images),
         classes="\n".join(
             f"{label}: {json.dumps(name)}" for label, name in enumerate(source.synthetic.classes)
         ),
@@ -167,7 +169,7 @@ _CARD = """\
 
 {summary}
 
-{count} images of {size} x {size} pixels, {kind}, 8 bits per channel, each with a label:
+{count} images of {size} x {size} pixels, {kind}, {bits} bits per channel, each with a label:
 
 ```text
 {classes}

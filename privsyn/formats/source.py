@@ -13,7 +13,7 @@ from PIL import Image
 
 from privsyn.errors import SyntheticError
 from privsyn.files import file_digest, tree_digest
-from privsyn.shards import MODES, shard_metadata
+from privsyn.shards import MODES, shard_metadata, whole_mode
 from privsyn.synthetic import SyntheticSet, read_synthetic
 
 CARD = "README.md"
@@ -48,8 +48,8 @@ def read_source(folder: Path) -> Source:
             f"{folder} holds no data/*.parquet: name a release, or a set that `privsyn sample` wrote"
         )
     claim, classes = _claim(folder / CARD), _classes(shards[0])
-    size, channels = _shape(shards[0])
-    synthetic = read_synthetic(folder, size=size, channels=channels, classes=classes)
+    size, channels, bit_depth = _kind(shards[0])
+    synthetic = read_synthetic(folder, size=size, channels=channels, bit_depth=bit_depth, classes=classes)
     digests = {shard.relative_to(folder).as_posix(): file_digest(shard) for shard in shards}
     return Source(synthetic, claim, tree_digest(digests))
 
@@ -82,19 +82,19 @@ def _classes(shard: Path) -> Sequence[str]:
     return names
 
 
-def _shape(shard: Path) -> tuple[int, int]:
-    """Width in pixels and channels of the first image; `read_synthetic` holds all images to them."""
+def _kind(shard: Path) -> tuple[int, int, int]:
+    """Width in pixels, channels, bit depth of the first image; `read_synthetic` holds all images to them."""
     try:
         for batch in pq.ParquetFile(shard).iter_batches(batch_size=1, columns=["image"]):
             encoded = batch.column("image").flatten()[0][0].as_py()
             with Image.open(io.BytesIO(encoded or b""), formats=("PNG", "JPEG")) as image:
-                width, mode = image.width, image.mode
+                width, mode = image.width, whole_mode(image)
             break
         else:
             raise SyntheticError(f"{shard} holds no images")
     except (pa.ArrowException, OSError, Image.DecompressionBombError) as error:
         raise SyntheticError(f"the first image in {shard} cannot be read ({type(error).__name__})") from None
-    channels = {mode: channels for channels, mode in MODES.items()}
-    if mode not in channels:
-        raise SyntheticError(f"the first image in {shard} is {mode}, wanted {' or '.join(channels)}")
-    return width, channels[mode]
+    kinds = {mode: kind for kind, mode in MODES.items()}
+    if mode not in kinds:
+        raise SyntheticError(f"the first image in {shard} is {mode}, wanted {' or '.join(kinds)}")
+    return width, *kinds[mode]

@@ -21,12 +21,13 @@ from privsyn.ledger.population import (
     ids_of,
     overview,
     populations,
+    recognised,
     register,
 )
 from privsyn.ledger.training import Outlook, account, outlook, release, reserve, settle, state_of, void
 
 __all__ = [
     "Allowance", "Charge", "Checked", "Entry", "Figure", "Grant", "Outlook", "Overview", "Population",
-    "account", "check", "grant", "ids_of", "outlook", "overview", "populations", "register", "release",
-    "reserve", "settle", "state_of", "void",
+    "account", "check", "grant", "ids_of", "outlook", "overview", "populations", "recognised", "register",
+    "release", "reserve", "settle", "state_of", "void",
 ]  # fmt: skip

@@ -7,7 +7,8 @@ import hmac
 import math
 import re
 import secrets
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -212,6 +213,21 @@ def ids_of(patients: Iterable[str]) -> frozenset[str]:
     books = fold(log.entries)
     known = _met(log, books, people_of(patients))
     return frozenset(key for key, now in books.canonical.items() if now in known)
+
+
+def recognised(patients: Callable[[], Iterable[str]]) -> list[dict[str, Any]]:
+    """The populations that some of these patients belong to, and how many of them; reads only.
+
+    Args:
+        patients: gives their HMACs; not called while the ledger knows nobody.
+    """
+    log = read()
+    if not log.members:
+        return []
+    books = fold(log.entries)
+    people = people_of(patients()) & log.members.keys()
+    met = Counter(books.canonical[books.cohorts[log.members[each]]] for each in people)
+    return [{"population": name, "of_these": count} for name, count in sorted(met.items())]
 
 
 def _met(log: Log, books: Books, people: frozenset[str]) -> set[str]:

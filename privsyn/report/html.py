@@ -25,7 +25,8 @@ from pydantic import (
 
 import privsyn
 from privsyn.audit.contract import Finding
-from privsyn.cohort.records import pixel_digest
+from privsyn.cohort.index import pixel_digest
+from privsyn.depth import bit_depth_of, in_8_bits
 from privsyn.errors import StudyError
 from privsyn.files import write_text
 from privsyn.progress import SILENT, Progress
@@ -187,9 +188,12 @@ def _only(keys: Sequence[str], document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _public_sheet(material: Material) -> tuple[Row, ...]:
-    """The sample sheet, unless it may show patients: the set failed, or an image equals a real one."""
-    synthetic, real = material.synthetic, set(material.cohort.records["sha256"])
-    copied = any(pixel_digest(image) in real for image in synthetic.images)
+    """The sample sheet, unless it may show patients: the set failed, or an image looks like a real one."""
+    synthetic, cohort = material.synthetic, material.cohort
+    real = set(cohort.records["sha256"])
+    if bit_depth_of(cohort.images) > 8:  # the records know them in all their bits
+        real = {pixel_digest(in_8_bits(image)) for image in cohort.images}
+    copied = any(pixel_digest(in_8_bits(image)) in real for image in synthetic.images)
     if copied or material.verdict["verdict"] == "fail":
         return ()
     return tuple(sheet(synthetic.images, synthetic.labels, synthetic.classes))

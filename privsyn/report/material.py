@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from privsyn.audit.contract import Finding
 from privsyn.cohort.cohort import Cohort, load_cohort
+from privsyn.depth import bit_depth_of
 from privsyn.dp.claim import as_sampled
 from privsyn.errors import StudyError
 from privsyn.files import file_digest, read_json
@@ -47,7 +48,11 @@ def gather(study: Study) -> Material:
     verdict = _document(study.need(study.verdict_file, "audit"))
     cohort = load_cohort(study.cohort)
     synthetic = read_synthetic(
-        study.synthetic, size=cohort.size, channels=cohort.channels, classes=cohort.classes
+        study.synthetic,
+        size=cohort.size,
+        channels=cohort.channels,
+        bit_depth=bit_depth_of(cohort.images),
+        classes=cohort.classes,
     )
     _check_current(study, verdict, synthetic, cohort)
     return Material(

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from privsyn.depth import Images, in_8_bits
+
 SHEET_CLASSES, SHEET_IMAGES = 10, 10
 SHEET_EDGE, PAIR_EDGE = 96, 140  # pixels on the page that small images are enlarged to, at most
 
@@ -39,13 +41,11 @@ class Row:
     pictures: tuple[Picture, ...]
 
 
-def sheet(
-    images: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str], seed: int = 0
-) -> list[Row]:
+def sheet(images: Images, labels: NDArray[np.int64], classes: Sequence[str], seed: int = 0) -> list[Row]:
     """Up to 10 images of each of the first 10 classes, chosen blindly by a seeded generator.
 
     Args:
-        images: (n, H, W, C) uint8; labels: (n,) indices into `classes`.
+        images: (n, H, W, C); labels: (n,) indices into `classes`.
     """
     generator = np.random.default_rng(seed)
     rows = []
@@ -56,14 +56,14 @@ def sheet(
     return rows
 
 
-def thumbnail(image: NDArray[np.uint8]) -> Picture:
+def thumbnail(image: Images) -> Picture:
     """An image for the sheet; a large one is reduced to twice its place, so that the page stays small."""
     drawn = _drawn(image)
     drawn.thumbnail((2 * SHEET_EDGE, 2 * SHEET_EDGE), Image.Resampling.LANCZOS)
     return Picture(_uri(drawn), _enlarged(drawn.width, SHEET_EDGE) or SHEET_EDGE, drawn.width > SHEET_EDGE)
 
 
-def whole(image: NDArray[np.uint8]) -> Picture:
+def whole(image: Images) -> Picture:
     """An image to be judged by eye: every pixel of it, never reduced where the page has room."""
     drawn = _drawn(image)
     return Picture(_uri(drawn), _enlarged(drawn.width, PAIR_EDGE) or drawn.width, drawn.width > PAIR_EDGE)
@@ -74,8 +74,9 @@ def _enlarged(width: int, edge: int) -> int:
     return edge // width * width
 
 
-def _drawn(image: NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+def _drawn(image: Images) -> Image.Image:
+    shown = in_8_bits(image)  # no screen shows more
+    return Image.fromarray(shown[..., 0] if shown.shape[-1] == 1 else shown)
 
 
 def _uri(drawn: Image.Image) -> str:

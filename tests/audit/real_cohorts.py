@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from privsyn.cohort.cohort import Cohort, Part, load_cohort, prepare
+from privsyn.cohort.cohort import Cohort, Part, load_cohort
+from privsyn.cohort.prepare import prepare
 from privsyn.study import init
 
 

@@ -5,15 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from digits_study import in_16_bits as widened
+from real_cohorts import make_cohort
+from sklearn.datasets import load_digits
 
 from privsyn.audit.contract import Evidence, Finding, Settings
+from privsyn.audit.plant import planted_copies
 from privsyn.audit.run import audit, installed
-from privsyn.cohort.cohort import Cohort
-from privsyn.errors import PrivsynError, StudyError
+from privsyn.cohort.cohort import Cohort, load_cohort
+from privsyn.errors import PrivsynError, StudyError, SyntheticError
+from privsyn.study import Study
 from privsyn.synthetic import SyntheticSet
 
 QUICK = ["exact-copies", "privacy-claim"]
@@ -124,3 +130,51 @@ def test_exact_copies_are_found_flipped_and_turned(digits_cohort: Cohort) -> Non
     assert found.value == 8
     assert found.details["copies"] == list(range(8))
     assert found.conclusive
+
+
+def in_16_bits(cohort: Cohort, folder: Path) -> Cohort:
+    """The cohort with levels between those of 8 bits."""
+    copied = Study(folder)
+    shutil.copytree(cohort.folder, copied.cohort)
+    copied.recipe_file.write_text("[data]\n")
+    return load_cohort(widened(copied).cohort)
+
+
+def test_in_16_bits_one_level_makes_another_image(digits_cohort: Cohort, tmp_path: Path) -> None:
+    """A copy is a copy in all its bits: one pixel changed by 1 of 65,535 is none; 8 bits would not tell."""
+    cohort = in_16_bits(digits_cohort, tmp_path)
+    assert cohort.images.dtype == np.uint16
+    copies = cohort.part("train").images[:6].copy()
+    near = copies[3:].copy()
+    near[:, 4, 4] = np.where(near[:, 4, 4] > 0, near[:, 4, 4] - 1, 1)
+    images = np.concatenate([copies[:3], near, cohort.part("test").images[:10]])
+    (found,) = installed()["exact-copies"].load()(evidence(cohort, images), Settings())
+    assert found.details["copies"] == [0, 1, 2]
+    assert found.conclusive
+
+
+def test_a_set_of_another_bit_depth_is_not_audited(
+    digits_cohort: Cohort, tmp_path: Path, a_set: Path
+) -> None:
+    """Images of 8 bits cannot be told from copies of images of 16: the error says what is wanted."""
+    with pytest.raises(SyntheticError, match=r"uint8, wanted .* uint16"):
+        run(a_set, in_16_bits(digits_cohort, tmp_path), tmp_path / "out", *QUICK)
+
+
+def test_audits_by_distance_find_copies_in_16_bits(tmp_path: Path) -> None:
+    """A set of which half are disturbed training images fails; what it was made from does not."""
+    digits = load_digits()
+    images = np.round(digits.images[:600] * (255 / 16)).astype(np.uint8)
+    np.savez(tmp_path / "digits.npz", images=images, labels=digits.target[:600])
+    cohort = make_cohort(tmp_path / "study", "digits", tmp_path / "digits.npz", tmp_path / "home")
+    cohort = in_16_bits(cohort, tmp_path / "wide")
+    train, test = cohort.part("train"), cohort.part("test")
+    copies = np.concatenate([planted_copies(train.images[:60]), test.images[60:]])
+    assert copies.dtype == np.uint16
+    for name, drawn, outcomes in (
+        ("copies", copies, {"fail"}),
+        ("test", test.images, {"pass", "inconclusive"}),
+    ):
+        np.savez(tmp_path / f"{name}.npz", images=drawn, labels=test.labels)
+        verdict = run(tmp_path / f"{name}.npz", cohort, tmp_path / name, "nearest-neighbour", "attributes")
+        assert verdict["verdict"] in outcomes

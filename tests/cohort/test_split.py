@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from privsyn.cohort.split import SPLITS, linked_groups, patient_strata, split_patients
+from privsyn.cohort.split import SPLITS, draw, joined_groups, linked_groups, patient_strata, split_patients
 from privsyn.errors import CohortError
 
 SHARES = (0.6, 0.2, 0.2)
@@ -20,6 +20,20 @@ rows = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(0, 400)), min_size=3, max_size=120
 )
 shares = st.sampled_from([SHARES, (0.8, 0.1, 0.1), (0.98, 0.01, 0.01), (1 / 3, 1 / 3, 1 / 3)])
+
+
+def _split(
+    labels: NDArray[np.int64],
+    patients: NDArray[np.str_],
+    pictures: NDArray[np.generic],
+    *,
+    shares: tuple[float, ...] = SHARES,
+    seed: int,
+) -> NDArray[np.str_]:
+    """The name of every image's part, as `prepare` comes to it."""
+    draws = np.array([draw(seed, patient) for patient in patients.tolist()], dtype="S32")
+    groups = linked_groups(patients, pictures)
+    return np.array(SPLITS)[split_patients(labels, patients, groups, draws=draws, shares=shares, seed=seed)]
 
 
 def _arrays(table: list[Row]) -> tuple[NDArray[np.int64], NDArray[np.str_], NDArray[np.str_]]:
@@ -37,7 +51,7 @@ def test_the_laws_of_the_split(
     labels, patients, digests = _arrays(table)
     groups = linked_groups(patients, digests)
     assume(len(set(groups)) >= 3)
-    part = split_patients(labels, patients, digests, shares=wanted, seed=seed)
+    part = _split(labels, patients, digests, shares=wanted, seed=seed)
 
     for ids in (patients, digests):
         assert len(set(zip(ids, part, strict=True))) == len(set(ids))
@@ -52,7 +66,7 @@ def test_the_laws_of_the_split(
 
     order = list(range(len(table)))
     shuffle.shuffle(order)  # type: ignore[attr-defined]
-    again = split_patients(labels[order], patients[order], digests[order], shares=wanted, seed=seed)
+    again = _split(labels[order], patients[order], digests[order], shares=wanted, seed=seed)
     np.testing.assert_array_equal(again, part[order])
 
 
@@ -62,7 +76,7 @@ def test_shares_are_kept_in_the_whole_and_in_every_stratum(count: int) -> None:
     labels = np.arange(count) % 10
     ids = np.array([f"{number:05}" for number in range(count)])
     for seed in range(20):
-        part = split_patients(labels, ids, ids, shares=SHARES, seed=seed)
+        part = _split(labels, ids, ids, seed=seed)
         for name, share in zip(SPLITS, SHARES, strict=True):
             chosen = part == name
             assert abs(chosen.sum() - share * count) <= 2
@@ -78,7 +92,7 @@ def test_seeds_differ_and_every_patient_is_trained_on_as_often_as_its_share() ->
     pictures[1] = pictures[0]
     trained = np.zeros(12)
     for seed in range(400):
-        trained += split_patients(np.zeros(12, dtype=int), ids, pictures, shares=SHARES, seed=seed) == "train"
+        trained += _split(np.zeros(12, dtype=int), ids, pictures, seed=seed) == "train"
     assert np.abs(trained / 400 - 0.6).max() < 0.1
 
 
@@ -88,7 +102,7 @@ def test_huge_linked_groups_do_not_upset_the_shares() -> None:
     pictures = np.where(np.arange(100) < 40, np.arange(100) // 20, np.arange(100))
     labels = np.arange(100) % 2
     for seed in range(20):
-        part = split_patients(labels, ids, pictures, shares=SHARES, seed=seed)
+        part = _split(labels, ids, pictures, seed=seed)
         assert len(set(part[:20])) == len(set(part[20:40])) == 1
         for name, share in zip(SPLITS, SHARES, strict=True):
             assert abs((part == name).sum() - share * 100) <= 1
@@ -115,10 +129,18 @@ def test_fewer_than_three_groups_cannot_be_split() -> None:
     labels = np.zeros(4, dtype=int)
     pictures = np.array(["1", "2", "3", "4"])
     with pytest.raises(CohortError, match=r"has 1 patient: train, holdout and test need different patients"):
-        split_patients(labels, np.array(["A"] * 4), pictures, shares=SHARES, seed=0)
+        _split(labels, np.array(["A"] * 4), pictures, seed=0)
     with pytest.raises(CohortError, match=r"has 2 patients:"):
-        split_patients(labels, np.array(["A", "A", "B", "B"]), pictures, shares=SHARES, seed=0)
+        _split(labels, np.array(["A", "A", "B", "B"]), pictures, seed=0)
     with pytest.raises(CohortError, match=r"has 4 patients, linked by identical images into 2 groups:"):
-        split_patients(
-            labels, np.array(["A", "B", "C", "D"]), np.array(["1", "1", "1", "2"]), shares=SHARES, seed=0
-        )
+        _split(labels, np.array(["A", "B", "C", "D"]), np.array(["1", "1", "1", "2"]), seed=0)
+
+
+def test_rows_that_belong_together_join_their_groups() -> None:
+    """Also in a chain; the groups are numbered by first appearance, and nothing else changes."""
+    groups = np.array([0, 1, 2, 1, 3])
+    np.testing.assert_array_equal(
+        joined_groups(groups, np.array([0, 3]), np.array([1, 4])), np.array([0, 0, 1, 0, 0])
+    )
+    empty = np.empty(0, np.int64)
+    np.testing.assert_array_equal(joined_groups(groups, empty, empty), groups)

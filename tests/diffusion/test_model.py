@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from privsyn.diffusion.model import DiffusionModel, build_model, build_process, device_of, to_float, to_uint8
+from privsyn.diffusion.model import DiffusionModel, build_model, build_process, device_of, to_float, to_pixels
 from privsyn.diffusion.posterior import bound
 from privsyn.diffusion.process import SamplingLaw
 from privsyn.diffusion.swin_unet import SwinBlocks
@@ -92,11 +92,14 @@ def test_min_snr_loss_is_that_of_its_paper() -> None:
     )
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_loss_with_learned_variance_adds_the_bound(channels: int) -> None:
+@pytest.mark.parametrize(("channels", "bits", "white"), [(1, 8, 255), (3, 8, 255), (1, 16, 65_535)])
+def test_loss_with_learned_variance_adds_the_bound(channels: int, bits: int, white: int) -> None:
     """L_simple + T / 1000 x L_vlb of one step: Nichol & Dhariwal 2021, eq. 17. The target is said first."""
     model = trained(
-        "diffusion.learned_variance=true", f"data.channels={channels}", "diffusion.timesteps=2000"
+        "diffusion.learned_variance=true",
+        f"data.channels={channels}",
+        f"data.bit_depth={bits}",
+        "diffusion.timesteps=2000",
     )
     process, (images, labels, times, noise) = model.process, batch(channels)
     noisy = process.add_noise(images, noise, times)
@@ -105,7 +108,7 @@ def test_loss_with_learned_variance_adds_the_bound(channels: int) -> None:
     assert share.shape == target.shape == images.shape
     simple = (target - process.target_of(images, noise, times)).square().mean(dim=(1, 2, 3))
     clean = process.denoise(target, noisy, times)
-    expected = simple + 2 * bound(process, images, noisy, clean, share, times)
+    expected = simple + 2 * bound(process, images, noisy, clean, share, times, white)
     torch.testing.assert_close(model.loss(images, labels, times, noise), expected)
 
 
@@ -194,12 +197,25 @@ def test_bytes_survive_the_way_to_floats_and_back() -> None:
     floats = to_float(images)
     assert floats.shape == (1, 3, 16, 16)
     assert (floats.min(), floats.max()) == (-1, 1)
-    np.testing.assert_array_equal(to_uint8(floats), images)
+    np.testing.assert_array_equal(to_pixels(floats, 8), images)
+
+
+def test_16_bits_survive_the_way_to_floats_and_back() -> None:
+    """All 65,536 values come back, in order, from floats that are all different; 0 is -1 and 65535 is 1."""
+    images = np.arange(65_536, dtype=np.uint16).reshape(1, 256, 256, 1)
+    floats = to_float(images)
+    assert (floats.min(), floats.max(), floats.dtype) == (-1, 1, torch.float32)
+    assert (floats.ravel().diff() > 0).all()
+    back = to_pixels(floats, 16)
+    assert back.dtype == np.uint16
+    np.testing.assert_array_equal(back, images)
 
 
 def test_out_of_range_floats_are_clamped() -> None:
     """What a sampler overshoots becomes black or white, not another grey."""
-    assert to_uint8(torch.tensor([[[[-7.0, 7.0]]]])).ravel().tolist() == [0, 255]
+    wild = torch.tensor([[[[-7.0, 7.0]]]])
+    assert to_pixels(wild, 8).ravel().tolist() == [0, 255]
+    assert to_pixels(wild, 16).ravel().tolist() == [0, 65_535]
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

@@ -131,13 +131,14 @@ def test_no_divergence_where_model_and_truth_agree() -> None:
     )
 
 
-def test_likelihoods_of_all_grey_levels_sum_to_one() -> None:
-    """At t = 0 the 256 levels of one pixel share all probability: black and white are open ends."""
+@pytest.mark.parametrize("white", [255, 65_535])
+def test_likelihoods_of_all_grey_levels_sum_to_one(white: int) -> None:
+    """At t = 0 the levels of one pixel share all probability: black and white are open ends."""
     process = process_of("linear")
-    clean = (torch.arange(256).double() / 127.5 - 1)[:, None, None, None]
+    clean = (torch.arange(white + 1).double() / (white / 2) - 1)[:, None, None, None]
     for guess in (-1.2, 0.1, 0.999):
         said, share = torch.full_like(clean, guess), torch.ones_like(clean)
-        bits = bound(process, clean, clean, said, share, torch.zeros(256, dtype=torch.long))
+        bits = bound(process, clean, clean, said, share, torch.zeros(white + 1, dtype=torch.long), white)
         assert (2 ** -bits[bits < 39]).sum().item() == pytest.approx(1, abs=1e-9)
 
 

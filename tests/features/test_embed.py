@@ -12,7 +12,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
-from privsyn.audit.plant import PERTURBATIONS
+from privsyn.audit.plant import PERTURBATIONS, crop, flatten, noised, turn
 from privsyn.errors import PrivsynError
 from privsyn.features import embed as module
 from privsyn.features.embed import Whitening, embed, pixels
@@ -49,6 +49,39 @@ def test_rgb_and_grey_are_equals(digits: np.ndarray) -> None:
     np.testing.assert_allclose(
         embed("lite0-mid", digits[:4]), embed("lite0-mid", digits[:4].repeat(3, axis=3)), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", ["pixels", "lite0-mid"])
+def test_8_and_16_bits_are_equals(digits: np.ndarray, name: str) -> None:
+    """The same image in either has the same rows; in 16 bits one level of one pixel is a distance, too."""
+    wide = digits[:4].astype(np.uint16) * 257
+    np.testing.assert_allclose(embed(name, wide), embed(name, digits[:4]), rtol=1e-6, atol=1e-6)
+    near = wide.copy()
+    near[:, 5, 5] += 1
+    away = np.linalg.norm(pixels(near).astype(np.float64) - pixels(wide), axis=1)
+    np.testing.assert_allclose(away, 1 / 65_535, rtol=1e-2)
+
+
+@pytest.mark.parametrize("change", [*PERTURBATIONS.values(), crop, turn, flatten])
+def test_disturbances_are_the_same_in_8_and_16_bits(
+    digits: np.ndarray, change: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """To one level of 8 bits, which is what rounding in between may cost."""
+    for image in digits[:5]:
+        wide = change(image.astype(np.uint16) * 257)
+        assert wide.dtype == np.uint16
+        assert wide.shape == image.shape
+        assert np.abs(wide / 257 - change(image)).max() <= 1
+
+
+@pytest.mark.parametrize(("grey", "in_one"), [(np.uint8(128), 1), (np.uint16(128 * 257), 257)])
+def test_noise_is_as_strong_in_8_and_16_bits(grey: np.uint8 | np.uint16, in_one: int) -> None:
+    """8 levels of 8 bits, the same noise for the same image."""
+    image = np.full((64, 64, 1), grey)
+    noisy = noised(image)
+    assert noisy.dtype == image.dtype
+    assert noisy.std() / in_one == pytest.approx(8, rel=0.05)
+    np.testing.assert_array_equal(noised(image), noisy)
 
 
 def test_an_unknown_embedding_is_refused_by_name() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from privsyn.audit.policy import load_policy
-from privsyn.cohort.cohort import prepare
+from privsyn.cohort.prepare import prepare
 from privsyn.files import file_digest, json_digest, read_json, write_json
 from privsyn.report.html import report
 from privsyn.study import Study, init

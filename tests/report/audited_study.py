@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_digits
 
-from privsyn.cohort.cohort import Cohort, prepare
+from privsyn.cohort.cohort import Cohort
+from privsyn.cohort.prepare import prepare
 from privsyn.files import file_digest, read_json, write_json
 from privsyn.study import Study, init
 from privsyn.synthetic import read_synthetic, write_synthetic

@@ -201,6 +201,23 @@ def test_copied_patient_is_not_shown_in_public(study: Study) -> None:
     assert not public_view(copied).sheet
 
 
+def test_what_looks_like_a_copied_patient_is_not_shown_in_public(study: Study) -> None:
+    """In 16 bits, too, where a level or two make it another image and nobody can see the difference."""
+    alter(study.verdict_file, lambda verdict: verdict.update(verdict="pass"))
+    material = gather(study)
+    of_patients, drawn = (
+        each.images.astype(np.uint16) * 257 for each in (material.cohort, material.synthetic)
+    )
+    wide = replace(
+        material,
+        cohort=replace(material.cohort, images=of_patients),
+        synthetic=replace(material.synthetic, images=drawn),
+    )
+    assert public_view(wide).sheet
+    drawn[-1] = of_patients[5] ^ 1
+    assert not public_view(wide).sheet
+
+
 def test_public_page_holds_nothing_measured_on_patients(study: Study) -> None:
     """No value, interval, reason, count of patients, fingerprint, patient or path is in the public page."""
     public = pages(study)[1]

@@ -34,6 +34,15 @@ def test_whole_images_keep_every_pixel(size: int, channels: int) -> None:
     assert np.array_equal(pixels(whole(image)).reshape(image.shape), image)
 
 
+@pytest.mark.parametrize("size", [28, 300])
+def test_16_bits_are_shown_in_8(size: int) -> None:
+    """The nearest of 8 bits, which is all that a screen shows; thumbnails are those of the 8-bit image."""
+    image = noise(size, 1)[0]
+    wide = image.astype(np.uint16) * 257 + np.where(image < 128, 128, -128).astype(np.uint16)
+    assert np.array_equal(pixels(whole(wide)), image[..., 0])
+    assert thumbnail(wide) == thumbnail(image)
+
+
 @pytest.mark.parametrize("size", [1, 8, 28, 64, 96])
 def test_small_images_grow_by_whole_multiples(size: int) -> None:
     """Pixels stay square: the edge on the page is a multiple of the image's, and within its place."""

@@ -1,0 +1,217 @@
+"""The index of a cohort that is being made: 112 bytes an image, on disk until all images were read.
+
+Each record says what an image is; the pixels lie beside it, in the order in which they were read. Both are
+appended to and never changed, with a third file of notes on what was read to its end: after a kill, what
+those three agree on is kept. They name nobody: files by keyed hashes, patients by HMACs under this machine's
+key. The split's draws are hashes under a public seed, by which ids could be guessed: they are masked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privsyn.cohort.entries import Pixels
+from privsyn.errors import PrivsynError
+from privsyn.files import read_json, write_json
+
+RECORD = np.dtype(
+    [
+        ("sha256", "S32"),  # of the pixels
+        ("patient", "S32"),  # HMAC of the unit; empty while the image has no patient
+        ("draw", "S32"),  # orders the unit in the split
+        ("label", "<i4"),
+        ("row", "<u4"),  # where the pixels lie
+        ("source", "<u8"),  # what it was read from, a keyed hash
+    ]
+)
+Records = NDArray[np.void]
+_FILES = ("records", "pixels", "notes")
+_BLOCK = 256  # records under one mask
+
+
+class Index:
+    """Records and pixels of the images read so far.
+
+    Args:
+        folder: where to keep them; None keeps them in memory and, unless `pixels`, the records alone.
+        shape: of an image, (H, W, C).
+        about: changes when another index must be begun.
+        key: of this machine.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        shape: tuple[int, int, int],
+        dtype: np.dtype[Any],
+        *,
+        about: str,
+        key: bytes,
+        pixels: bool = True,
+    ) -> None:
+        self.folder, self.shape, self.dtype = folder, shape, dtype
+        self.bytes_per_image = int(np.prod(shape)) * self.dtype.itemsize
+        self._key = key
+        self._resume(about)
+        self._records = self._opened("records")
+        self._pixels = self._opened("pixels") if folder is not None or pixels else None
+        self._notes = self._opened("notes")
+        self.images = self._settle()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in (self._records, self._pixels, self._notes):
+            if handle is not None:
+                handle.close()
+
+    def notes(self) -> Iterator[dict[str, Any]]:
+        """What was noted of images that were read to their end, in order."""
+        self._notes.seek(0)
+        for line in self._notes:
+            yield json.loads(line)
+
+    def put_pixels(self, pixels: bytes | bytearray) -> int:
+        """Append images, and return the row of the first."""
+        row = self.rows
+        if self._pixels is not None:
+            self._pixels.write(pixels)
+        self.rows += len(pixels) // self.bytes_per_image
+        return row
+
+    def finish(self, records: Records, note: Mapping[str, Any]) -> None:
+        """Append records whose pixels are there, with a note on what they came from."""
+        masked = records.copy()
+        masked["draw"] = self._masked(records["draw"], self.images)
+        line = json.dumps({"images": len(records), **note}, separators=(",", ":")) + "\n"
+        for handle, content in (
+            (self._pixels, b""),
+            (self._records, masked.tobytes()),
+            (self._notes, line.encode()),
+        ):
+            if handle is not None:
+                handle.write(content)
+                handle.flush()
+        self.images += len(records)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for handle in (self._records, self._pixels, self._notes):
+            if handle is not None:
+                self._cut(handle, 0)
+        self.images = self.rows = 0
+
+    def records(self) -> Records:
+        """(n,) of `RECORD`, a copy."""
+        found = self._all(self._records, RECORD)
+        for start in range(0, len(found), _BLOCK):
+            block = found[start : start + _BLOCK]
+            block["draw"] = self._masked(block["draw"], start)
+        return found
+
+    def read(self, rows: NDArray[Any]) -> Pixels:
+        """(k, H, W, C) images by their rows; read, not mapped, so that memory holds these alone."""
+        assert self._pixels is not None
+        self._pixels.flush()
+        size = self.bytes_per_image
+        if self.folder is None:
+            view = self._pixels.getbuffer()  # type: ignore[attr-defined]
+            content = b"".join(view[row * size : (row + 1) * size] for row in rows.tolist())
+        else:
+            handle = self._pixels.fileno()
+            content = b"".join(os.pread(handle, size, row * size) for row in rows.tolist())
+        return np.frombuffer(content, self.dtype).reshape(len(rows), *self.shape)
+
+    def _resume(self, about: str) -> None:
+        """Go on where another run stopped, if it wanted the same, or begin."""
+        self._nonce = secrets.token_hex(16)
+        if self.folder is None:
+            return
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        about = hashlib.sha256(f"{about} {RECORD.descr} {self.shape} {self.dtype}".encode()).hexdigest()
+        with suppress(PrivsynError, KeyError, TypeError):
+            found = read_json(self.folder / "about.json")
+            if found["about"] == about:
+                self._nonce = str(found["nonce"])
+                return
+        for name in _FILES:
+            (self.folder / name).unlink(missing_ok=True)
+        write_json(self.folder / "about.json", {"about": about, "nonce": self._nonce})
+
+    def _opened(self, name: str) -> BinaryIO:
+        if self.folder is None:
+            return io.BytesIO()
+        path = self.folder / name
+        path.touch(mode=0o600)
+        handle = path.open("r+b")
+        handle.seek(0, os.SEEK_END)
+        return handle
+
+    def _settle(self) -> int:
+        """Cut off what an interrupted run did not finish; returns the number of images that are left."""
+        self.rows = images = length = 0
+        for line in self._lines():
+            length += len(line)
+            images += json.loads(line)["images"]
+        self._cut(self._notes, length)
+        if self._pixels is not None:
+            self.rows = self._length(self._pixels) // self.bytes_per_image
+            self._cut(self._pixels, self.rows * self.bytes_per_image)
+        lost = self._length(self._records) < images * RECORD.itemsize
+        if lost or (images and self._all(self._records, RECORD)["row"][:images].max() >= self.rows):
+            self.clear()  # the disk lost something that was written earlier
+            return 0
+        self._cut(self._records, images * RECORD.itemsize)
+        return images
+
+    def _lines(self) -> Iterator[bytes]:
+        self._notes.seek(0)
+        return (line for line in self._notes if line.endswith(b"\n"))
+
+    def _masked(self, draws: NDArray[np.bytes_], start: int) -> NDArray[np.bytes_]:
+        """XOR with a stream that only this machine's key makes; twice gives back what was there."""
+        first, last = start // _BLOCK, (start + len(draws)) // _BLOCK
+        stream = b"".join(
+            hashlib.shake_256(self._key + f"draws {self._nonce} {block}".encode()).digest(32 * _BLOCK)
+            for block in range(first, last + 1)
+        )
+        offset = 32 * (start - first * _BLOCK)
+        mask = np.frombuffer(stream, np.uint8)[offset : offset + 32 * len(draws)]
+        plain = np.frombuffer(np.ascontiguousarray(draws).tobytes(), np.uint8)
+        return np.frombuffer((plain ^ mask).tobytes(), "S32")
+
+    def _all(self, handle: BinaryIO, dtype: np.dtype[np.void]) -> NDArray[np.void]:
+        if isinstance(handle, io.BytesIO):
+            return np.frombuffer(handle.getvalue(), dtype).copy()
+        handle.flush()
+        return np.fromfile(handle.name, dtype)
+
+    def _length(self, handle: BinaryIO) -> int:
+        return handle.seek(0, os.SEEK_END)
+
+    def _cut(self, handle: BinaryIO, length: int) -> None:
+        handle.truncate(length)
+        handle.seek(0, os.SEEK_END)
+
+
+def pixel_digest(pixels: Pixels) -> str:
+    """sha256 (hex) of the bytes of an image, rows first, channels last."""
+    return hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def hexadecimal(digests: NDArray[Any]) -> list[str]:
+    """(n,) digests of 32 bytes as text."""
+    text = np.ascontiguousarray(digests).tobytes().hex()
+    return [text[start : start + 64] for start in range(0, len(text), 64)]

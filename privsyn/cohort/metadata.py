@@ -1,0 +1,95 @@
+"""What a PNG, JPEG, TIFF or WebP file says beside its pixels: what may identify somebody, by name.
+
+Nothing of it reaches a cohort; whoever prepares one learns that it is there.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from PIL import ExifTags
+from PIL.ImageFile import ImageFile
+
+LONGEST = 64  # characters of a value that are kept
+_SILENT: Mapping[str, str] = {}
+_MOST = 100  # marks of a file: a file may hold millions
+_EXIF_KEYS = ("exif", "Raw profile type exif")
+_XMP_KEYS = ("xmp", "XML:com.adobe.xmp")
+_OTHERS = {
+    "icc_profile": "ICC profile",
+    "comment": "{format} comment",
+    "photoshop": "{format} Photoshop",
+    "flashpix": "{format} FlashPix",
+}
+# How pixels are laid out or were taken, in any number of files: it says nothing of anybody.
+_LAYOUT = frozenset(
+    {
+        *range(254, 269),  # size, bits, compression, photometric ...
+        *(273, 274, 277, 278, 279, 282, 283, 284, 296, 297),  # strips, orientation, resolution
+        *(317, 318, 319, 320, 322, 323, 324, 325, 330, 338, 339, 347),  # predictor, palette, tiles, samples
+        *(513, 514, 529, 530, 531, 532),  # JPEG in TIFF
+        *(34665, 34675, 34853, 40965),  # where other tags are; the ICC profile, told by itself
+        *(36864, 37121, 37122, 40960, 40961, 40962, 40963),  # versions, components, size again
+    }
+)
+
+
+def may_lie_on_its_side(image: ImageFile) -> bool:
+    """Whether the file may say how to turn it; a TIFF is turned by Pillow."""
+    return bool(image.info) and any(key in image.info for key in (*_EXIF_KEYS, *_XMP_KEYS))
+
+
+def picture_marks(image: ImageFile) -> Mapping[str, str]:
+    """The marks of `Picture` in a file that Pillow has loaded, in the order in which they are found."""
+    if not image.info and image.format != "TIFF" and not getattr(image, "private_chunks", None):
+        return _SILENT
+    found: dict[str, str] = {}
+    for name, value in _marks(image):
+        if len(found) == _MOST:
+            break
+        found.setdefault(name, _text(value))
+    return found
+
+
+def _marks(image: ImageFile) -> Iterator[tuple[str, Any]]:
+    info, kind = image.info, str(image.format)
+    if kind == "TIFF" or any(key in info for key in _EXIF_KEYS):
+        yield from _exif(image, "TIFF" if kind == "TIFF" else "EXIF")
+    for key in _XMP_KEYS:
+        if key in info:
+            yield "XMP", info[key]
+    for key, name in _OTHERS.items():
+        if key in info:
+            yield name.format(format=kind), info[key] if key != "icc_profile" else ""
+    texts: Mapping[str, Any] = getattr(image, "text", {}) if kind == "PNG" else {}
+    for key, value in texts.items():
+        if key not in _EXIF_KEYS and key not in _XMP_KEYS:
+            yield f"PNG text {_text(key)}", value
+    for chunk in getattr(image, "private_chunks", ()):
+        yield f"PNG chunk {_text(chunk[0])}", ""
+
+
+def _exif(image: ImageFile, kind: str) -> Iterator[tuple[str, Any]]:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of a broken entry; the others are still told
+            exif = image.getexif()
+            folders = [(kind, dict(exif)), ("EXIF", exif.get_ifd(ExifTags.IFD.Exif))]
+            place = exif.get_ifd(ExifTags.IFD.GPSInfo)
+    except Exception:  # what cannot be read may still identify somebody
+        yield "EXIF", "cannot be read"
+        return
+    if place:
+        yield "EXIF GPSInfo", place
+    for prefix, entries in folders:
+        for tag, value in entries.items():
+            if tag not in _LAYOUT:
+                yield f"{prefix} {ExifTags.TAGS.get(tag, f'tag {tag}')}", value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        value = value[: 4 * LONGEST].decode(errors="replace").strip("\0")
+    text = str(value)[: 4 * LONGEST]
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:LONGEST]

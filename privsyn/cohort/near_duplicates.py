@@ -1,0 +1,160 @@
+"""Images of different patients that are nearly the same: one person under two ids, or one image sent twice.
+
+Candidates are nearest neighbours among whitened mid-level features (which see shifts, JPEG and brightness)
+of the image and of its mirror image. Each is rechecked on the pixels: shifted by a few pixels, and with
+brightness and contrast fitted, the two must correlate almost perfectly. No threshold means the same in two
+cohorts, so the correlation must also be beyond what strangers reach here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privsyn.cohort.entries import Pixels
+from privsyn.cohort.index import Index, Records
+from privsyn.errors import CohortError
+from privsyn.features.embed import Floats, Whitening, embed
+from privsyn.features.neighbours import nearest
+from privsyn.progress import Progress
+
+SEVERAL = 16  # nearest neighbours of each image and of its mirror image, some of its own patient
+NEIGHBOURS = 3  # of other patients among them that are looked at
+CORRELATION = 0.98  # of pixels at the best shift, at the least; a choice
+STRANGERS = 50  # random pairs for each image of the sample, which say what strangers reach
+BEYOND = 0.5  # share of the strangers' distance from a perfect correlation that may be left; a choice
+SHIFT = 1 / 14  # of the size, the largest shift that is tried
+SIDE = 48  # pixels
+NEAR = 0.75  # of the distance to the last of these; what is not nearer is not rechecked
+FITTED_ON = 5_000  # images that the whitening is learned from
+_BATCH = 512
+
+
+@dataclass(frozen=True, eq=False)
+class NearDuplicates:
+    """Pairs of images of different patients.
+
+    Attributes:
+        some, others: (k,) rows of the records, some[i] < others[i].
+        correlation: (k,) of their pixels, 1 for the same up to brightness and contrast.
+        limit: what it had to exceed in this cohort.
+    """
+
+    some: NDArray[np.int64]
+    others: NDArray[np.int64]
+    correlation: NDArray[np.float64]
+    limit: float
+
+
+def near_duplicates(index: Index, records: Records, *, seed: int, progress: Progress) -> NearDuplicates:
+    """Find them; 512 bytes an image are held, and every image is compared with every other.
+
+    Raises:
+        CohortError: too few images to say what is near.
+    """
+    if len(records) < 2 * SEVERAL:
+        raise CohortError("too few images to look for near-duplicates: set data.near_duplicates = off")
+    generator = np.random.default_rng(seed)
+    order = np.argsort(records["sha256"], kind="stable")
+    sample = order[np.sort(generator.permutation(len(records))[:FITTED_ON])]
+    whitening = Whitening.fit(embed("lite0-mid", index.read(records["row"][sample]), progress))
+    upright, mirrored = _features(index, records, whitening, progress)
+    _, patient = np.unique(records["patient"], return_inverse=True)
+    patient[records["patient"] == b""] = -1 - np.arange((records["patient"] == b"").sum())
+    pairs = _candidates(upright, mirrored, patient)
+    limit = _limit(index, records, sample, generator)
+    found = np.zeros(len(pairs))
+    with progress.stage("recheck pixels", len(pairs)) as advance:
+        for row, pair in enumerate(pairs):
+            found[row] = correlation(*index.read(records["row"][pair]))
+            advance()
+    near = np.flatnonzero(found > limit)
+    return NearDuplicates(pairs[near, 0], pairs[near, 1], found[near], limit)
+
+
+def correlation(one: Pixels, other: Pixels) -> float:
+    """The highest correlation of two square images (H, W, C) over small shifts and the mirror image, -1 to 1.
+
+    Over all channels at once, on the part that both show, seen at no more than `SIDE` pixels.
+    """
+    first, upright = _reduced(one), _reduced(other)
+    most = max(1, round(SHIFT * len(first)))
+    best = -1.0
+    for second in (upright, upright[:, ::-1]):
+        for down in range(-most, most + 1):
+            for right in range(-most, most + 1):
+                best = max(best, _pearson(_cut(first, down, right), _cut(second, -down, -right)))
+    return best
+
+
+def _reduced(image: Pixels) -> NDArray[np.float64]:
+    """Means of blocks, of which there are at most `SIDE` a side; what is left over at the edges is cut."""
+    block = -(-image.shape[0] // SIDE)
+    side = image.shape[0] // block
+    blocks = image[: side * block, : side * block].reshape(side, block, side, block, -1)
+    means: NDArray[np.float64] = blocks.mean(axis=(1, 3))
+    return means
+
+
+def _cut(image: NDArray[np.float64], down: int, right: int) -> NDArray[np.float64]:
+    height, width = image.shape[:2]
+    return image[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)]
+
+
+def _pearson(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    a, b = one.ravel() - one.mean(), other.ravel() - other.mean()
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale > 0 else 0.0  # a flat image says nothing about whose it is
+
+
+def _limit(
+    index: Index, records: Records, sample: NDArray[np.int64], generator: np.random.Generator
+) -> float:
+    """What a pair must exceed: half-way from the best of random strangers to a perfect correlation."""
+    count = min(len(sample), 10 * STRANGERS)
+    some = generator.permutation(sample)[:count]
+    others = np.roll(some, 1)
+    images = index.read(records["row"][np.concatenate([some, others])])
+    same = records["patient"][some] == records["patient"][others]
+    same &= records["patient"][some] != b""
+    reached = [
+        correlation(images[i], images[count + i])
+        for i in range(count)
+        if not same[i] and records["sha256"][some[i]] != records["sha256"][others[i]]
+    ]
+    best = float(np.quantile(reached, 0.99)) if reached else 1.0
+    return max(CORRELATION, 1 - BEYOND * (1 - best))
+
+
+def _features(
+    index: Index, records: Records, whitening: Whitening, progress: Progress
+) -> tuple[Floats, Floats]:
+    """Whitened features of every image and of its mirror image, (n, d) each."""
+    sides: tuple[list[Floats], list[Floats]] = ([], [])
+    with progress.stage("embed images for near-duplicates", len(records)) as advance:
+        for images in _batches(index, records):
+            for side, some in zip(sides, (images, images[:, :, ::-1]), strict=True):
+                side.append(whitening(embed("lite0-mid", some)))
+            advance(len(images))
+    return np.concatenate(sides[0]), np.concatenate(sides[1])
+
+
+def _batches(index: Index, records: Records) -> Iterator[Pixels]:
+    for start in range(0, len(records), _BATCH):
+        yield index.read(records["row"][start : start + _BATCH].astype(np.int64))
+
+
+def _candidates(upright: Floats, mirrored: Floats, patient: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(k, 2) rows of different patients, the lower one first, each pair once."""
+    pairs = [np.empty((0, 2), np.int64)]
+    for queries in (upright, mirrored):
+        near = nearest(queries, upright, SEVERAL)
+        foreign = patient[near.indices] != patient[:, None]
+        foreign &= near.distances < NEAR * near.distances[:, -1:]
+        foreign &= foreign.cumsum(axis=1) <= NEIGHBOURS
+        row, column = np.nonzero(foreign)
+        pairs.append(np.sort(np.stack([row, near.indices[row, column]], axis=1), axis=1))
+    return np.unique(np.concatenate(pairs), axis=0)

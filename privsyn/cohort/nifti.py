@@ -1,0 +1,189 @@
+"""NIfTI volumes to slices, in one orientation whatever the order in which the scanner stored them.
+
+A slice is what lies across the patient's third axis: of the ways to name the stored axes the nearest to
+right, anterior, superior (RAS) is taken, without resampling, and slices run from inferior to superior. Each
+is shown with anterior up and the patient's right on the left of the picture, as radiologists look at it and
+as axial DICOM images come. Where the affine says nothing of the patient, nibabel's default order is taken.
+
+A volume does not say how its numbers are to be shown, and its own minimum and maximum would be a query on
+private data. So the recipe has to declare `data.window`, unless the file holds bytes, which are shown as they
+are. This is the one reader that imports nibabel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from privsyn.cohort.entries import Picture, Pixels
+from privsyn.errors import CohortError
+from privsyn.recipe import Data
+
+Values = NDArray[Any]
+
+SUFFIXES = (".nii", ".nii.gz")
+_HINT = "is NIfTI, which needs nibabel: pip install 'privsyn[nifti]'"
+_LARGEST = 2**31  # bytes of a compressed volume, which has to be in memory as a whole
+_SHOWN = 64  # characters of a mark's value
+_TEXTS = ("descrip", "aux_file", "db_name")  # NIfTI-2 has no db_name
+_COLOURS = ("R", "G", "B")
+
+
+def looks_like_nifti(name: str) -> bool:
+    """Whether a file is named like a NIfTI volume: `.nii` or `.nii.gz`."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def read_nifti(path: str | Path, data: Data) -> Iterator[Picture]:
+    """The slices of a volume, from inferior to superior; of a series of volumes, one volume after the other.
+
+    Numbers are scaled as the header says and shown through `data.window`, from centre - width / 2 to centre +
+    width / 2; what is no number is black. Of an uncompressed file one slice is in memory at a time.
+
+    Returns:
+        Pictures: (H, W, 1) grey, uint16 if `data.bit_depth` is 16, else uint8; or (H, W, 3) RGB uint8. NIfTI
+        knows neither patients nor labels, so both are None. Marks come with the first picture.
+
+    Raises:
+        CohortError: damaged, unsupported or too large, no `data.window` where one is needed, or nibabel is
+            missing.
+    """
+    pictures = _pictures(Path(path), data)
+    while True:
+        with _silence():
+            try:
+                picture = next(pictures, None)
+            except CohortError:
+                raise
+            except Exception:  # a parser may raise anything on broken bytes
+                raise CohortError("is damaged: it cannot be read as NIfTI") from None
+        if picture is None:
+            return
+        yield picture
+
+
+def _pictures(path: Path, data: Data) -> Iterator[Picture]:
+    try:
+        import nibabel
+        from nibabel.orientations import io_orientation
+    except ImportError:
+        raise CohortError(_HINT) from None
+    if not path.is_file():
+        raise CohortError("does not exist, or is not a file")
+    loaded = nibabel.load(path)
+    if not isinstance(loaded, nibabel.Nifti1Image):  # NIfTI-2 is one too
+        raise CohortError("is not a NIfTI volume in one file")
+    volume: Any = loaded
+    _check_size(volume, path)
+    show = _display(volume, data)
+    axes, flips = _orientation(io_orientation(volume.affine))  # type: ignore[no-untyped-call]
+    width, height = ((*volume.shape, 1)[axis] for axis in axes[:2])
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        raise CohortError(f"has slices of more than {Image.MAX_IMAGE_PIXELS} pixels: crop or shrink it first")
+    # The stored numbers: mapped from an uncompressed file, read from a compressed one.
+    stored = volume.dataobj.get_unscaled()
+    stored = stored.reshape(*stored.shape[:3], *(1,) * (3 - stored.ndim), -1)
+    stored = stored.transpose(*axes, 3)[tuple(slice(None, None, flip) for flip in flips)]
+    depth, times = stored.shape[2:]
+    marks = _marks(volume)
+    for number in range(depth * times):
+        time, level = divmod(number, depth)
+        # Rows from anterior to posterior, columns from the patient's right to the left: seen from the feet.
+        piece = np.asarray(stored[::-1, ::-1, level, time]).swapaxes(0, 1)
+        part = f"slice {level + 1}" if times == 1 else f"volume {time + 1}, slice {level + 1}"
+        yield Picture(show(piece), part=part, marks={} if number else marks)
+
+
+def _check_size(volume: Any, path: Path) -> None:
+    """Hold the header against the file before room is made for what it promises."""
+    shape, size = volume.shape, volume.get_data_dtype().itemsize
+    for length in shape:
+        size *= int(length)
+    if len(shape) < 2 or size < 1 or any(length != 1 for length in shape[4:]):
+        raise CohortError(f"has dimensions {'x'.join(str(length) for length in shape)}, which are no slices")
+    if path.name.lower().endswith(".gz"):
+        if size > _LARGEST:
+            raise CohortError(f"has more than {_LARGEST:,} bytes when decompressed: save it as .nii")
+    elif path.stat().st_size < volume.dataobj.offset + size:
+        there = max(path.stat().st_size - volume.dataobj.offset, 0)
+        raise CohortError(f"holds {there:,} bytes of voxels where its header promises {size:,}: cut short?")
+
+
+def _orientation(axes_flips: Values) -> tuple[list[int], list[int]]:
+    """Which stored axis is the patient's first, second and third, and 1 or -1 for the way it runs."""
+    if not np.isfinite(axes_flips).all():
+        raise CohortError("has an affine that leaves an axis out: its orientation is not known")
+    order = [int(axis) for axis in np.argsort(axes_flips[:, 0])]
+    return order, [int(axes_flips[axis, 1]) for axis in order]
+
+
+def _display(volume: Any, data: Data) -> Callable[[Values], Pixels]:
+    """What makes a slice of stored numbers a picture."""
+    dtype = volume.get_data_dtype()
+    if dtype.names is not None:
+        return _colour
+    if dtype.kind not in "uif":
+        raise CohortError(f"holds {dtype.name} numbers, which cannot be shown")
+    if dtype == np.uint8:
+        return partial(_quantised, depth=data.bit_depth, centre=127.5, width=255.0)
+    if data.window is None:
+        raise CohortError(
+            f"holds {dtype.name} numbers without saying how to show them: set data.window = [centre, width]"
+        )
+    slope, intercept = float(volume.dataobj.slope), float(volume.dataobj.inter)
+    # In stored numbers, so that nothing has to be scaled but the picture.
+    centre, width = (data.window[0] - intercept) / slope, data.window[1] / slope
+    return partial(_quantised, depth=data.bit_depth, centre=centre, width=width)
+
+
+def _quantised(values: Values, *, depth: int, centre: float, width: float) -> Pixels:
+    """(H, W) numbers to (H, W, 1), 0 at centre - width / 2 and below; a negative width shows the negative."""
+    shown = np.clip((values.astype(np.float64) - centre) / width + 0.5, 0, 1)
+    shown[np.isnan(shown)] = 0
+    pixels: Pixels = np.rint(shown * (2**depth - 1)).astype(np.uint16 if depth == 16 else np.uint8)
+    return pixels[..., np.newaxis]
+
+
+def _colour(values: Values) -> Pixels:
+    if "A" in (values.dtype.names or ()) and (values["A"] != 255).any():
+        raise CohortError("has transparent voxels: flatten it onto a background first")
+    pixels: NDArray[np.uint8] = np.stack([values[name] for name in _COLOURS], axis=-1).astype(np.uint8)
+    return pixels
+
+
+def _marks(volume: Any) -> dict[str, str]:
+    """The header's free texts, and what programs have hung behind it."""
+    header = volume.header
+    marks = {}
+    for field in (name for name in _TEXTS if name in header.structarr.dtype.names):
+        text = " ".join(bytes(header[field].item()).split(b"\0")[0].decode("latin-1").split())
+        if text:
+            shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+            marks[f"NIfTI {field}"] = shown[:_SHOWN]
+    kinds = [
+        f"code {extension.get_code()}, {extension.get_sizeondisk()} bytes" for extension in header.extensions
+    ]
+    return marks | ({"NIfTI extension": "; ".join(kinds)[:_SHOWN]} if kinds else {})
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Neither warnings nor log lines of nibabel: what matters is said in the reason."""
+    logger = logging.getLogger("nibabel.global")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            logger.setLevel(logging.CRITICAL + 1)
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,116 @@
+"""From a file of any kind to the pictures in it: the first bytes decide what it is, not its name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from privsyn.cohort.dicom import SUFFIXES as DICOM_SUFFIXES
+from privsyn.cohort.dicom import looks_like_dicom, read_dicom
+from privsyn.cohort.entries import NotAnImage, Picture
+from privsyn.cohort.nifti import looks_like_nifti, read_nifti
+from privsyn.cohort.pixels import SUFFIXES, image_format, open_regular, read_picture
+from privsyn.errors import CohortError
+from privsyn.recipe import Data
+
+ENDINGS = (*SUFFIXES, *DICOM_SUFFIXES, ".nii", ".nii.gz")  # what is called so is meant to be an image
+_HEAD = 4096
+_DICOM_MARK = 128  # where DICOM says so, behind a preamble that may be the head of a TIFF
+# Pictures that would need converting, and must not be passed over as if they were none.
+_OTHER_PICTURES = (
+    ("GIF", re.compile(rb"GIF8[79]a")),
+    ("JPEG 2000", re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", re.DOTALL)),
+    ("JPEG XL", re.compile(rb"\xff\x0a|\0\0\0\x0cJXL ")),
+    ("HEIC or AVIF", re.compile(rb".{4}ftyp(?:heic|heix|hevc|mif1|msf1|avif|avis)", re.DOTALL)),
+    ("PNM", re.compile(rb"P[1-7][\s#]")),
+    ("Photoshop", re.compile(rb"8BPS\0[\1\2]")),
+    ("OpenEXR", re.compile(rb"\x76\x2f\x31\x01")),
+    ("NRRD", re.compile(rb"NRRD000")),
+    ("MetaImage", re.compile(rb"(?:ObjectType|NDims) *=")),
+)
+
+
+def read_file(path: str, data: Data, size: int | None = None) -> Iterator[Picture]:
+    """The pictures in a PNG, JPEG, BMP, TIFF, WebP, DICOM or NIfTI file.
+
+    With `data.patient_pattern` the patient is what that finds in the name of the file.
+
+    Args:
+        size: of the file in bytes, where a listing has told that it is a regular one; else that is looked up.
+
+    Raises:
+        NotAnImage: it is a text, a document, an archive ...
+        CohortError: it cannot be used, or is no regular file.
+    """
+    if data.patient_pattern is None:
+        yield from read_any(path, data, size)
+        return
+    for picture in read_any(path, data, size):
+        yield replace(picture, patient=patient_in(path, data.patient_pattern))
+
+
+def read_any(path: str, data: Data, size: int | None = None) -> Iterator[Picture]:
+    """As `read_file`, with the patient that the file itself names."""
+    with open_regular(path, size) as file:
+        head = file.read(_HEAD)
+        if head[_DICOM_MARK : _DICOM_MARK + 4] != b"DICM" and image_format(head) is not None:
+            file.seek(0)
+            yield read_picture(file)
+            return
+    name = os.path.basename(path)
+    if looks_like_dicom(head, name):
+        yield from read_dicom(path, data)
+    elif looks_like_nifti(name):
+        yield from read_nifti(path, data)
+    else:
+        raise _no_picture(head, name)
+
+
+def read_bytes(content: bytes, name: str, data: Data, named: bool) -> Iterator[Picture]:
+    """The picture in an encoded PNG, JPEG, BMP, TIFF or WebP image that no file holds.
+
+    Args:
+        name: what it was called, where that is told; `data.patient_pattern` is for it.
+        named: its patient is known otherwise.
+    """
+    picture = read_picture(content)
+    if data.patient_pattern is not None and not named:
+        picture = replace(picture, patient=patient_in(name, data.patient_pattern))
+    yield picture
+
+
+def patient_in(path: str, pattern: str) -> str:
+    """The patient that `data.patient_pattern` finds in the name of a file.
+
+    Raises:
+        CohortError: it finds none; the image would silently count as a patient of its own.
+    """
+    match = re.search(pattern, os.path.basename(path))
+    if match is None or not match["patient"]:
+        raise CohortError("its name does not match data.patient_pattern")
+    return match["patient"]
+
+
+def seems_a_picture(path: str) -> bool:
+    """Whether a file is called an image or begins like one; False if it cannot be read."""
+    if path.lower().endswith(ENDINGS):
+        return True
+    try:
+        with open_regular(path) as file:
+            head = file.read(_HEAD)
+    except CohortError:
+        return False
+    return image_format(head) is not None or looks_like_dicom(head, os.path.basename(path))
+
+
+def _no_picture(head: bytes, name: str) -> CohortError:
+    kind = next((kind for kind, pattern in _OTHER_PICTURES if pattern.match(head)), None)
+    if kind is not None:
+        return CohortError(f"is a {kind} image: convert it to PNG, without loss")
+    if not name.lower().endswith(ENDINGS):
+        return NotAnImage("is not an image")
+    if not head:
+        return CohortError("is an empty file")
+    return CohortError("is not what its name says: no PNG, JPEG, BMP, TIFF, WebP, DICOM or NIfTI image")

@@ -1,0 +1,53 @@
+"""What the audits will be able to say about a cohort of this size, said before anybody trains on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from privsyn.cohort.records import Rows
+from privsyn.cohort.split import SPLITS
+
+FALSE_POSITIVES = 10  # that a false positive rate must stand for, so that it can be measured at all
+RATES = {"1 %": 0.01, "0.1 %": 0.001}
+RE_IDENTIFIED = 20  # patients with two images, in test and in each half of the others
+RARE = 10  # training patients of a class; fewer can never be shown to be copied
+
+
+def too_small(rows: Rows, classes: tuple[str, ...]) -> list[str]:
+    """What no audit can tell with these numbers of patients, and the numbers that would do."""
+    counted = [_patients(rows, part) for part in range(len(SPLITS))]
+    holdout = counted[SPLITS.index("holdout")]
+    notes = []
+    for name, rate in RATES.items():
+        enough = round(FALSE_POSITIVES / rate)
+        if holdout["patients"] < enough:
+            notes.append(
+                f"holdout has {holdout['patients']:,} patients: TPR at {name} FPR cannot be measured; "
+                f"{enough:,} would do"
+            )
+    of_two = [part["with two images"] for part in counted]
+    others, test = of_two[0] + of_two[1], of_two[2]
+    if sum(of_two) and (others < 2 * RE_IDENTIFIED or test < RE_IDENTIFIED):
+        notes.append(
+            f"{others:,} patients of train and holdout and {test:,} of test have two images: "
+            f"re-identification cannot be tried; {2 * RE_IDENTIFIED} and {RE_IDENTIFIED} would do"
+        )
+    for label, name in enumerate(classes):
+        there = _patients(rows, 0, label)["patients"]
+        if there < RARE:
+            notes.append(
+                f"class {name} has {there} training patients: copies of them cannot be told from chance; "
+                f"{RARE} would do"
+            )
+    return notes
+
+
+def _patients(rows: Rows, part: int, label: int | None = None) -> Mapping[str, Any]:
+    chosen = rows.part == part
+    if label is not None:
+        chosen &= rows.records["label"] == label
+    _, images = np.unique(rows.records["patient"][chosen], return_counts=True)
+    return {"patients": len(images), "with two images": int((images > 1).sum())}

@@ -1,0 +1,117 @@
+"""Where real images come from: one small reader per layout, each yields entries that read themselves.
+
+An entry is cheap until `read` is called, and no source is listed as a whole: what is in memory at a time is
+the listing of one folder, or a batch of rows. Names and paths live in entries only, never on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from privsyn.cohort.entries import Entry
+from privsyn.cohort.sources.arrays import digits_entries, npz_entries
+from privsyn.cohort.sources.folders import class_folders, has_classes, listing, splits_in, whole_tree
+from privsyn.cohort.sources.parquet import parquet_entries, shards_in
+from privsyn.cohort.sources.tables import check_roles, metadata_in, with_metadata, with_table
+from privsyn.cohort.sources.tars import tar_entries, tars_in
+from privsyn.errors import CohortError
+from privsyn.recipe import Data, nearest
+
+__all__ = ["Entry", "label_index", "open_source"]
+
+
+def open_source(
+    source: Path | str,
+    data: Data,
+    *,
+    table: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Iterator[Entry]:
+    """The entries of a source, in an order that depends on names alone.
+
+    A source is the word `digits`, an `.npz` or `.parquet` file, or a folder: with a table; of files whose tag
+    `data.label_tag` is the label; with a `metadata.csv`, `.jsonl` or `.parquet` that lists its files; with
+    Parquet files, as Hugging Face writes them; with WebDataset tars; of class folders, below `train`, `test`
+    ... or not; or, in a recipe of one class, of anything.
+
+    Args:
+        source: to read a folder that is itself called `digits`, write `./digits`.
+        table: CSV, JSON lines or Parquet with columns `file` (relative to the folder), `label` and, if known,
+            `patient`.
+        columns: other names of those columns, `{"file": "path"}`; of the source's own columns, if it has any.
+
+    Raises:
+        CohortError: the source as a whole cannot be read; faults of single images come from `Entry.read`.
+    """
+    path, columns = Path(source), check_roles(columns or {})
+    if table is not None:
+        if not path.is_dir():
+            raise CohortError(f"{path} is not a folder: a table's files are looked up in one")
+        return with_table(path, Path(table), columns, data)
+    if str(source) != "digits" and path.is_dir():
+        return _folder(path, columns, data)
+    if path.suffix.lower() in {".parquet", ".pq"} and path.is_file():
+        return parquet_entries([path], path.parent, columns, data)
+    if columns:
+        raise CohortError("column names need a table: pass --table FILE")
+    if str(source) == "digits":
+        return digits_entries(data)
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return npz_entries(path, data)
+    fault = "is not a source that privsyn reads" if path.exists() else "does not exist"
+    raise CohortError(
+        f"{path} {fault}: give a folder of images, an .npz or .parquet file, or the word digits"
+    )
+
+
+def _folder(path: Path, columns: Mapping[str, str], data: Data) -> Iterator[Entry]:
+    root = Path(os.path.abspath(path))  # stamps must not depend on the folder one works in
+    children = listing(root)
+    classes_there = has_classes(children, data.classes)
+    if data.label_tag is None:
+        if metadata := metadata_in(root, children):
+            return with_metadata(metadata, root, columns, data)
+        if not classes_there and (shards := shards_in(children)):
+            return parquet_entries(shards, root, columns, data)
+        if not classes_there and (tars := tars_in(children)):
+            return tar_entries(tars, data)
+    if columns:
+        raise CohortError("column names need a table: pass --table FILE")
+    if data.label_tag is not None:
+        return whole_tree(root, None, data)
+    if splits := splits_in(children, data.classes):
+        return (entry for split in splits for entry in class_folders(root, split, data))
+    if len(data.classes) == 1 and not classes_there:
+        return whole_tree(root, data.classes[0], data)
+    return class_folders(root, "", data)
+
+
+def label_index(label: str | int | None, classes: Sequence[str]) -> int:
+    """The index of a label in `classes`: its name first, else its number.
+
+    A text that is a number counts as an index only if no class is itself named like a number; otherwise
+    `1` could mean one class and `0`, unlisted, another. No label is the only class.
+
+    Raises:
+        CohortError: neither fits, with the nearest class name; or there is no label, and several classes.
+    """
+    if label is None:
+        if len(classes) == 1:
+            return 0
+        raise CohortError("has no label: give one by a class folder, a table or data.label_tag")
+    if isinstance(label, int):
+        if 0 <= label < len(classes):
+            return label
+        raise CohortError(f"label {label} is not an index of data.classes, which end at {len(classes) - 1}")
+    if label in classes:
+        return classes.index(label)
+    if _is_number(label) and int(label) < len(classes) and not any(_is_number(name) for name in classes):
+        return int(label)
+    raise CohortError(f"label {label!r} is not in data.classes{nearest(label, classes)}")
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"0|[1-9][0-9]{0,8}", text) is not None

@@ -1,0 +1,45 @@
+"""Names, cells and stamps, as every source spells them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from privsyn.errors import CohortError
+
+
+def shown(name: str) -> str:
+    """A file name that cannot disturb the terminal."""
+    return name if name.isprintable() else repr(name)
+
+
+def as_text(value: object) -> str | None:
+    """A cell as text; 17.0, which is what tables with gaps make of 17, reads as 17."""
+    if value is None or value != value:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def file_stamp(path: str | Path) -> str:
+    """Changes when a file does, as far as name, size and time tell; the name alone if there is no file."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return os.path.abspath(path)
+    return f"{os.path.abspath(path)} {status.st_size} {status.st_mtime_ns}"
+
+
+@contextmanager
+def readable(path: str | Path, what: str) -> Iterator[None]:
+    """Say of any failure in reading a file that it is not `what` it should be; parsers raise anything."""
+    try:
+        yield
+    except CohortError:
+        raise
+    except Exception as error:
+        text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+        raise CohortError(f"{path} is not {what} ({shown(text.partition(chr(10))[0][:200])})") from None

@@ -1,0 +1,296 @@
+"""Text burned into the pixels of an image: where it is, how to cover it, what share of images may have it.
+
+Found by OCR (RapidOCR, whose wheel holds its networks). An image is flagged where the network detects a line
+and reads at least three letters or digits in it, whichever they are: a misread name is a name all the same.
+What the line says is counted and dropped at once; it is never kept, logged or returned. This is the one
+module that imports rapidocr.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import stats
+
+from privsyn.cohort.entries import Pixels
+from privsyn.depth import in_8_bits
+from privsyn.errors import CohortError
+
+if TYPE_CHECKING:
+    from rapidocr import RapidOCR
+
+Grey = NDArray[np.uint8]
+
+CHARACTERS = 3  # letters and digits in a line that is text; side markers and noise have one or two
+READ = 0.65  # mean confidence in them; text of 8 px is read with .8, what is no text with .6 at most
+SHOWN = 736  # pixels of a side that the network sees at once; more costs memory and, per pixel, more time
+OVERLAP = 64  # pixels of the image that tiles share; three characters of 14 px fit in
+ENLARGED = 1.5  # helps to find faint text of 8 px; twice the size costs twice the time and finds hardly more
+TALLEST = 0.2  # of the image's shorter side; what is taller is anatomy that looks like letters
+LEGIBLE = 48  # pixels of a line's height that are believed in images of any size
+LARGE = 1024  # pixels of the shorter side from which on an image is seen at its own size
+SMALLEST = 256  # pixels to which the shorter side is enlarged at least
+CELL = 64  # pixels, of the image, in which contrast is evened out
+CLIP = 3.0  # how much contrast is raised at most
+
+_WEIGHTS = {
+    "Det": "PP-OCRv6_det_small.onnx",
+    "Rec": "PP-OCRv6_rec_small.onnx",
+    "Cls": "ch_ppocr_mobile_v2.0_cls_mobile.onnx",
+}
+_HINT = "looking for text in images needs RapidOCR: pip install 'privsyn[ocr]'"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A place with text: rows `top` to `bottom` and columns `left` to `right` of the image, ends excluded.
+
+    Attributes:
+        characters: how many letters and digits were read there, at least 3.
+    """
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+    characters: int
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A part of an image, and how many times as large it is shown to the network."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    scale: float
+
+
+def need_ocr() -> None:
+    """Say now, rather than at the first image, that the extra is missing or has no networks in it.
+
+    Raises:
+        CohortError: how to install it.
+    """
+    try:
+        import rapidocr
+
+        importlib.import_module("rapidocr.main")  # loads OpenCV, as the package itself does not
+        importlib.import_module("onnxruntime")  # has no types, and rapidocr does not depend on it
+    except ImportError:
+        raise CohortError(_HINT) from None
+    folder = Path(rapidocr.__file__).parent / "models"
+    if missing := [name for name in _WEIGHTS.values() if not (folder / name).is_file()]:
+        raise CohortError(f"this RapidOCR holds no {missing[0]}: pip install 'rapidocr>=3.9,<4'")
+
+
+def find_text(pixels: Pixels, *, threads: int = 1) -> tuple[Box, ...]:
+    """Where there is text of at least three letters or digits; the same for the same pixels.
+
+    Every part is seen enlarged, with its contrast evened out; a large image is seen once more as a whole, for
+    letters that are large themselves.
+
+    Args:
+        pixels: (H, W, 1) or (H, W, 3) uint8, or (H, W, 1) uint16.
+        threads: of this process, for the networks.
+
+    Raises:
+        CohortError: the extra `ocr` is missing.
+    """
+    engine = _engine(threads)
+    found = [box for look in _looks(*pixels.shape[:2]) for box in _seen(engine, pixels, look)]
+    return _merged(found)
+
+
+def masked(pixels: Pixels, boxes: Sequence[Box]) -> Pixels:
+    """A copy with each box, and a margin around it, filled with the median of what lies around that.
+
+    The margin, an eighth of the line's height and at least 2 px, covers blurred edges and what JPEG spreads
+    around them. It is small, as boxes are generous and half a neighbouring sign may read as something new.
+    Nothing in any box has a say in what any is filled with.
+    """
+    covered = pixels.copy()
+    grown = [_grown(box, pixels.shape) for box in boxes]
+    free = np.ones(pixels.shape[:2], dtype=bool)
+    for box in grown:
+        free[_region(box)] = False
+    for box in grown:
+        around = _region(_widened(box, _margin(box), pixels.shape))
+        border = pixels[around][free[around]]
+        if not len(border):
+            border = pixels[free] if free.any() else np.zeros((1, pixels.shape[2]), pixels.dtype)
+        covered[_region(box)] = np.median(border, axis=0).astype(pixels.dtype)
+    return covered
+
+
+def share_bound(flagged: int, looked: int, of: int, confidence: float = 0.95) -> float:
+    """Upper bound on the share of `of` images that would be flagged, from `looked` drawn without replacement.
+
+    The largest K / of for which so few flagged images are not improbable: P(X <= flagged) > 1 - confidence,
+    X hypergeometric with K flagged of `of` and `looked` draws. It is exact: Clopper and Pearson's bound
+    (Biometrika 26, 1934, https://doi.org/10.1093/biomet/26.4.404) for a finite population.
+
+    Raises:
+        ValueError: not 0 <= flagged <= looked <= of, or of = 0.
+    """
+    if not (0 <= flagged <= looked <= of and of):
+        raise ValueError(f"{flagged} flagged of {looked} looked at of {of} images cannot be")
+    low, high = flagged, of - (looked - flagged)  # K is at least and at most this
+    while low < high:
+        middle = (low + high + 1) // 2
+        if stats.hypergeom.cdf(flagged, of, middle, looked) > 1 - confidence:
+            low = middle
+        else:
+            high = middle - 1
+    return low / of
+
+
+@functools.cache
+def _engine(threads: int) -> RapidOCR:
+    """The networks, by their paths in the wheel: what is not named so would be downloaded where it lacks."""
+    need_ocr()
+    import cv2
+    import rapidocr
+
+    # On Windows onnxruntime tells the system what it runs.
+    importlib.import_module("onnxruntime").disable_telemetry_events()
+    cv2.setNumThreads(threads)
+    folder = Path(rapidocr.__file__).parent / "models"
+    return rapidocr.RapidOCR(
+        params={
+            **{f"{part}.model_path": str(folder / name) for part, name in _WEIGHTS.items()},
+            "Global.log_level": "critical",
+            "Global.text_score": READ,
+            "Global.max_side_len": 10 * SHOWN,  # sizes are chosen here, not there
+            "Det.limit_side_len": 32,
+            "EngineConfig.onnxruntime.intra_op_num_threads": threads,
+            "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+        }
+    )
+
+
+def _looks(height: int, width: int) -> Iterator[_Look]:
+    """Overlapping tiles that the network sees enlarged, and the whole image if that is more than one tile."""
+    if not height or not width:
+        return
+    shorter = min(height, width)
+    scale = max(1.0, min(ENLARGED, LARGE / shorter), SMALLEST / shorter)
+    rows, columns = (_tiles(length, int(SHOWN / scale)) for length in (height, width))
+    for top, bottom in rows:
+        for left, right in columns:
+            yield _Look(top, left, bottom - top, right - left, scale)
+    if len(rows) * len(columns) > 1:
+        yield _Look(0, 0, height, width, min(1.0, SHOWN / max(height, width)))
+
+
+def _tiles(length: int, side: int) -> list[tuple[int, int]]:
+    """From where to where tiles of `side` at most go that cover `length`, as few and as small as will do."""
+    count = max(1, math.ceil((length - OVERLAP) / (side - OVERLAP)))
+    side = min(length, math.ceil((length + (count - 1) * OVERLAP) / count))
+    starts = [number * (length - side) // max(1, count - 1) for number in range(count)]
+    return [(start, start + side) for start in starts]
+
+
+def _seen(engine: RapidOCR, pixels: Pixels, look: _Look) -> Iterator[Box]:
+    part = pixels[look.top : look.top + look.height, look.left : look.left + look.width]
+    if part.min() == part.max():
+        return
+    result: Any = engine(_shown(part, look.scale))  # of another type where nothing was detected, or read
+    if getattr(result, "txts", None) is None or result.boxes is None:
+        return
+    tallest = max(LEGIBLE, TALLEST * min(pixels.shape[:2]))
+    for corners, line in zip(result.boxes, result.txts, strict=True):
+        characters = sum(character.isalnum() for character in line)
+        box = _box(corners / look.scale, look, characters)
+        if characters >= CHARACTERS and _height(box) <= tallest:
+            yield box
+
+
+def _box(corners: NDArray[np.float64], look: _Look, characters: int) -> Box:
+    left, top = (int(low) for low in np.floor(corners.min(axis=0)))
+    right, bottom = (int(high) for high in np.ceil(corners.max(axis=0)))
+    return Box(
+        look.top + max(0, top),
+        look.left + max(0, left),
+        look.top + min(look.height, bottom),
+        look.left + min(look.width, right),
+        characters,
+    )
+
+
+def _shown(part: Pixels, scale: float) -> Grey:
+    """(H, W, 3) uint8 in OpenCV's order of colours, half as it is and half with contrast evened out.
+
+    Evened out alone (contrast-limited adaptive histogram), faint text shows, but sharp text hides in noise.
+    """
+    import cv2
+
+    height, width, channels = part.shape
+    even = cv2.createCLAHE(CLIP, (max(1, round(width / CELL)), max(1, round(height / CELL))))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    shown: list[Grey] = []
+    for channel in reversed(range(channels)):
+        grey: NDArray[Any] = np.ascontiguousarray(part[..., channel])
+        mean: NDArray[Any] = ((grey.astype(np.uint32) + even.apply(grey)) // 2).astype(part.dtype)
+        shown.append(np.asarray(Image.fromarray(in_8_bits(mean)).resize(size, Image.Resampling.BICUBIC)))
+    return np.stack(shown * (3 // channels), axis=2)
+
+
+def _merged(boxes: Sequence[Box]) -> tuple[Box, ...]:
+    """One box a line, where overlapping tiles saw the same one or its two ends; from top to bottom."""
+    lines: list[Box] = []
+    for box in boxes:
+        while same := next((line for line in lines if _same_line(line, box)), None):
+            lines.remove(same)
+            box = Box(
+                min(box.top, same.top),
+                min(box.left, same.left),
+                max(box.bottom, same.bottom),
+                max(box.right, same.right),
+                max(box.characters, same.characters),
+            )
+        lines.append(box)
+    return tuple(sorted(lines, key=lambda box: (box.top, box.left, box.bottom, box.right)))
+
+
+def _same_line(a: Box, b: Box) -> bool:
+    shared = min(a.bottom, b.bottom) - max(a.top, b.top)
+    touching = min(a.right, b.right) > max(a.left, b.left)
+    return touching and 2 * shared >= min(a.bottom - a.top, b.bottom - b.top)
+
+
+def _height(box: Box) -> int:
+    """Of the line, which may run upwards."""
+    return min(box.bottom - box.top, box.right - box.left)
+
+
+def _margin(box: Box) -> int:
+    return max(2, math.ceil(_height(box) / 8))
+
+
+def _grown(box: Box, shape: tuple[int, ...]) -> Box:
+    return _widened(box, _margin(box), shape)
+
+
+def _widened(box: Box, by: int, shape: tuple[int, ...]) -> Box:
+    return Box(
+        max(0, box.top - by),
+        max(0, box.left - by),
+        min(shape[0], box.bottom + by),
+        min(shape[1], box.right + by),
+        box.characters,
+    )
+
+
+def _region(box: Box) -> tuple[slice, slice]:
+    return slice(box.top, box.bottom), slice(box.left, box.right)

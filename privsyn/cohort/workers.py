@@ -1,0 +1,214 @@
+"""Work on chunks in several processes that may die: a decoder that crashes or hangs costs one item.
+
+Processes are started afresh (`spawn`), so that they carry no threads and no memory of the caller. A chunk
+whose worker dies or stays silent too long is done again, item by item, and whichever item kills its worker
+alone is reported as lost.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any, Generic, TypeVar
+
+try:
+    import resource
+except ImportError:  # not on Windows, where memory is not bounded
+    resource = None  # type: ignore[assignment]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+PATIENCE = 300.0  # seconds without a word from a worker, per chunk
+ADDRESS_SPACE = 16 << 30  # bytes that a worker may ask for; hostile files ask for more
+
+
+@dataclass(frozen=True)
+class Part(Generic[R]):
+    """Something that came of a chunk; `last` of it once, and after that nothing."""
+
+    chunk: int
+    value: R
+    last: bool
+
+
+@dataclass(frozen=True)
+class Again:
+    """The worker of a chunk died: what came of the chunk so far is void, it is done again in pieces."""
+
+    chunk: int
+
+
+@dataclass(frozen=True)
+class Lost(Generic[T]):
+    """An item that killed its worker; `why` in words."""
+
+    chunk: int
+    item: T
+    why: str
+    last: bool
+
+
+Event = Part[R] | Again | Lost[T]
+
+
+def in_process(
+    work: Callable[[Sequence[T]], Iterable[R]], chunks: Iterable[Sequence[T]]
+) -> Iterator[Part[R]]:
+    """The same events from this process alone, in order."""
+    for number, chunk in enumerate(chunks):
+        yield from _parts(number, work(chunk))
+
+
+def in_processes(
+    work: Callable[[Sequence[T]], Iterable[R]],
+    chunks: Iterable[Sequence[T]],
+    processes: int,
+    patience: float = PATIENCE,
+) -> Iterator[Part[R] | Again | Lost[T]]:
+    """What `work` yields for each chunk, as it comes; chunks in no order, the parts of one in theirs.
+
+    Args:
+        work: can be pickled, as can items and results; yields at least once for a chunk.
+        processes: at least 1.
+        patience: seconds after which a silent worker is ended.
+    """
+    yield from _Pool(work, iter(enumerate(chunks)), processes, patience).events()
+
+
+def _parts(number: int, values: Iterable[R]) -> Iterator[Part[R]]:
+    """Each value, with the knowledge whether another follows."""
+    iterator = iter(values)
+    value = next(iterator)
+    for following in iterator:
+        yield Part(number, value, last=False)
+        value = following
+    yield Part(number, value, last=True)
+
+
+@dataclass
+class _Task:
+    number: int
+    items: Sequence[Any]
+    later: deque[Any] = field(default_factory=deque)  # the rest of a chunk that is done in pieces
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Connection
+    task: _Task | None = None
+    deadline: float = 0.0
+
+
+class _Pool:
+    def __init__(
+        self, work: Callable[..., Any], chunks: Iterator[tuple[int, Any]], count: int, patience: float
+    ) -> None:
+        self.work, self.chunks, self.patience = work, chunks, patience
+        self.again: deque[_Task] = deque()
+        self.workers = [self._started() for _ in range(count)]
+
+    def events(self) -> Iterator[Any]:
+        try:
+            while self._give_work():
+                busy = {worker.pipe: worker for worker in self.workers if worker.task}
+                soonest = min(worker.deadline for worker in busy.values())
+                heard = wait(list(busy), timeout=max(0.0, soonest - time.monotonic()))
+                for pipe in heard:
+                    yield from self._hear(busy[pipe])  # type: ignore[index]
+                for worker in busy.values():
+                    if worker.task and time.monotonic() > worker.deadline:
+                        yield from self._bury(worker, f"gave no answer in {self.patience:.0f} s")
+        finally:
+            for worker in self.workers:
+                self._end(worker)
+
+    def _give_work(self) -> bool:
+        """Something to do for each idle worker, and whether anybody works now."""
+        for worker in self.workers:
+            if worker.task is None and (task := self._next()) is not None:
+                worker.task = task
+                worker.deadline = time.monotonic() + self.patience
+                with suppress(OSError):  # a worker that is gone is noticed when it is listened to
+                    worker.pipe.send(task.items)
+        return any(worker.task for worker in self.workers)
+
+    def _next(self) -> _Task | None:
+        if self.again:
+            return self.again.popleft()
+        number, items = next(self.chunks, (-1, None))
+        return None if items is None else _Task(number, items)
+
+    def _hear(self, worker: _Worker) -> Iterator[Any]:
+        try:
+            kind, value = worker.pipe.recv()
+        except (EOFError, OSError):
+            yield from self._bury(worker, "crashed the program that decodes it")
+            return
+        if kind == "fault":
+            raise value
+        worker.deadline = time.monotonic() + self.patience
+        assert worker.task is not None
+        done = kind == "last" and not worker.task.later
+        yield Part(worker.task.number, value, last=done)
+        if kind == "last":
+            self._go_on(worker.task)
+            worker.task = None
+
+    def _bury(self, worker: _Worker, why: str) -> Iterator[Any]:
+        task = worker.task
+        assert task is not None
+        self._end(worker)
+        fresh = self._started()
+        worker.process, worker.pipe, worker.task = fresh.process, fresh.pipe, None
+        if len(task.items) > 1:
+            yield Again(task.number)
+            self.again.append(_Task(task.number, task.items[:1], deque(task.items[1:])))
+        else:
+            yield Lost(task.number, task.items[0], why, last=not task.later)
+            self._go_on(task)
+
+    def _go_on(self, task: _Task) -> None:
+        if task.later:
+            self.again.append(_Task(task.number, [task.later.popleft()], task.later))
+
+    def _started(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there, self.work), daemon=True)
+        process.start()
+        there.close()
+        return _Worker(process, here)
+
+    def _end(self, worker: _Worker) -> None:
+        worker.pipe.close()
+        worker.process.kill()
+        worker.process.join()
+
+
+def _serve(pipe: Connection, work: Callable[[Sequence[T]], Iterable[R]]) -> None:
+    """The life of a worker: chunks in, results out, until nobody is there any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller hears Ctrl-C and ends its workers
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries that decode print there; what counts is sent
+    if resource is not None:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold pixels of patients
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            items = pipe.recv()
+            try:
+                for part in _parts(0, work(items)):
+                    pipe.send(("last" if part.last else "part", part.value))
+            except (BrokenPipeError, ConnectionResetError):
+                raise
+            except Exception as error:
+                pipe.send(("fault", error))
