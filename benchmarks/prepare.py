@@ -37,7 +37,7 @@ PER_FOLDER = 100
 
 
 def write_files(folder: Path, count: int, side: int, kind: str) -> None:
-    """`folder/CLASS/p000012/000003.png` and so on, grey, no two alike."""
+    """`folder/CLASS/p000012/p000012-03.png` and so on, grey, no two alike."""
     generator = np.random.default_rng(0)
     noise = ndimage.gaussian_filter(generator.normal(0, 1, (MADE, side, side)), (0, side / 20, side / 20))
     images = np.clip(127.5 + 40 * noise / noise.std(), 0, 255).astype(np.uint8)
@@ -47,7 +47,7 @@ def write_files(folder: Path, count: int, side: int, kind: str) -> None:
             patient.mkdir(parents=True)
         image = images[number % MADE].copy()
         image[0, :4] = [number >> 24, number >> 16 & 255, number >> 8 & 255, number & 255]
-        Image.fromarray(image).save(patient / f"{number % PER_FOLDER:06d}.{kind}")
+        Image.fromarray(image).save(patient / f"{patient.name}-{number % PER_FOLDER:02d}.{kind}")
 
 
 def bare(folder: Path, size: int) -> None:
@@ -59,7 +59,8 @@ def bare(folder: Path, size: int) -> None:
 
 
 def study_for(folder: Path, size: int) -> Study:
-    settings = [f"data.size={size}", 'data.classes=["a", "b"]', "data.resize=fit"]
+    pattern = "data.patient_pattern='^(?P<patient>p[0-9]+)-'"
+    settings = [f"data.size={size}", 'data.classes=["a", "b"]', "data.resize=fit", pattern]
     return init(folder, recipe="toy", policy="internal-review", settings=settings)
 
 
@@ -100,7 +101,8 @@ def memory(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         images = folder / f"images-{count}"
         write_files(images, count, asked.source_size, asked.format)
         command = [sys.executable, __file__, "--alone", str(images), str(folder / f"study-{count}")]
-        done = subprocess.run([*command, "--size", str(asked.size)], check=True, capture_output=True, text=True)
+        command += ["--size", str(asked.size)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
         row = {"images": count, **json.loads(done.stdout)}
         if rows:
             row["bytes_per_further_image"] = (row["peak_bytes"] - rows[0]["peak_bytes"]) / (
@@ -131,7 +133,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="pixels of the cohort; default 64")
     parser.add_argument("--format", default="png", help="png, jpg, bmp or tif; default png")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--memory", type=int, nargs="+", metavar="COUNT", help="measure memory at these counts")
+    parser.add_argument("--memory", type=int, nargs="+", metavar="COUNT", help="measure memory at these")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE")
     parser.add_argument("--alone", type=Path, nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()

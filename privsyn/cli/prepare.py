@@ -189,8 +189,8 @@ def _text(text: Mapping[str, Any]) -> str:
         return 'text in the pixels: not looked for (data.text_scan = "all" does, or a number of images)'
     done = {"drop": "dropped", "mask": "masked"}.get(text["policy"], "found")
     return (
-        f"text in the pixels: {text['flagged']:,} {done} in {text['looked_at']:,} of {text['of']:,} images "
-        f"looked at; with 95 % confidence at most {text['share_at_most']:.2%} of all had text that can be found"
+        f"text in the pixels: {text['looked_at']:,} of {text['of']:,} images looked at, {text['flagged']:,} "
+        f"{done}; at most {text['share_at_most']:.2%} of the source had any that can be found (95 % confidence)"
     )
 
 

@@ -47,7 +47,7 @@ _LOGGERS = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle")
 _DEFERRED = 2**20  # bytes; longer values, such as pixels, stay in the file until they are wanted
 _INFLATED = 2**30  # bytes that a deflated data set may grow to
 
-_WITH_PIXELS = ("Dose", "Segmentation", "Parametric Map")  # and all kinds of ... Image
+_MAPS = ("Dose", "Segmentation", "Parametric Map")  # made from images; among these they would be masks
 _GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 _DECODED = frozenset(
@@ -167,14 +167,16 @@ def _check_inflated(handle: BinaryIO) -> None:
 
 
 def _check_has_pixels(dataset: Dataset) -> None:
+    kind = _kind(dataset)
+    if kind is not None and kind.endswith(_MAPS):
+        raise NotAnImage(f"{kind}: no image of its own")
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         raise CohortError(
             "holds floating-point pixels, which are not read: save it with integers and a rescale"
         )
     if "PixelData" in dataset:
         return
-    kind = _kind(dataset)
-    if kind is None or "Rows" in dataset or kind.endswith((" Image", *_WITH_PIXELS)):
+    if kind is None or "Rows" in dataset or kind.endswith(" Image"):
         what = f"is a {kind}" if kind else "is a DICOM object of no known kind,"
         raise CohortError(f"{what} without its pixels: damaged, or they are kept elsewhere")
     raise NotAnImage(f"{kind}: no pixels")
@@ -503,8 +505,7 @@ def _modality(
         table, first, bits = _table(source.ModalityLUTSequence[0], dataset, signed=layout.signed)
         return _looked_up(stored, table, first).astype(np.float64), (0, 2**bits - 1)
     slope, intercept = _number(source, "RescaleSlope"), _number(source, "RescaleIntercept")
-    scaling = _number(dataset, "DoseGridScaling")  # the rescale of an RT Dose
-    slope = slope if slope is not None else scaling if scaling is not None else 1.0
+    slope = 1.0 if slope is None else slope
     if not slope:
         raise CohortError("has a rescale slope of 0, which would leave no picture")
     ends = sorted(end * slope + (intercept or 0.0) for end in (low, high))

@@ -5,6 +5,7 @@ Ids in the clear exist here only between reading a source and hashing them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import itertools
@@ -81,12 +82,10 @@ class Reader:
         patient = normal_id(entry.patient) or normal_id(picture.patient)
         pseudonym = drawn = b""
         if patient:
-            unit = f"patient {patient}"
-            pseudonym = pseudonym_of(unit, self.key)
+            pseudonym, drawn = _hashed(f"patient {patient}", self.key, self.seed)
             if pseudonym in self.opted_out:
                 outcome.opted_out += 1
                 return
-            drawn = draw(self.seed, unit)
         try:
             label = label_index(picture.label if entry.label is None else entry.label, self.data.classes)
             pixels = fit_pixels(picture.pixels, self.data).tobytes()
@@ -295,8 +294,14 @@ def _known(entries: Callable[[], Iterable[Entry]], key: bytes, index: Index) -> 
 
 def entry_hash(entry: Entry, key: bytes) -> int:
     """64 bits that stand for an entry and for what can be told of it without reading; keyed."""
-    about = f"{entry.where}\0{entry.stamp}\0{entry.label}\0{entry.patient}"
-    return int.from_bytes(hmac.digest(key, about.encode(errors="surrogateescape"), "sha256")[:8], "little")
+    about = f"{entry.where}\0{entry.stamp}\0{entry.label}\0{entry.patient}".encode(errors="surrogateescape")
+    return int.from_bytes(hashlib.blake2b(about, digest_size=8, key=key).digest(), "little")
+
+
+@functools.lru_cache(maxsize=1024)  # images of one patient mostly follow each other
+def _hashed(unit: str, key: bytes, seed: int) -> tuple[bytes, bytes]:
+    """The pseudonym of a unit, and its draw in the split."""
+    return pseudonym_of(unit, key), draw(seed, unit)
 
 
 def pseudonym_of(unit: str, key: bytes) -> bytes:

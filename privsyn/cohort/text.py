@@ -40,6 +40,7 @@ LEGIBLE = 48  # pixels of a line's height that are believed in images of any siz
 LARGE = 1024  # pixels of the shorter side from which on an image is seen at its own size
 SMALLEST = 256  # pixels to which the shorter side is enlarged at least
 CELL = 64  # pixels, of the image, in which contrast is evened out
+ROUNDS = 4  # of masking and looking again
 CLIP = 3.0  # how much contrast is raised at most
 
 _WEIGHTS = {
@@ -133,6 +134,22 @@ def masked(pixels: Pixels, boxes: Sequence[Box]) -> Pixels:
     return covered
 
 
+def cleared(pixels: Pixels, boxes: Sequence[Box], *, threads: int = 1) -> Pixels:
+    """Masked, looked at again, and so on until no text is found; `boxes` are what was found already.
+
+    Once is not always enough: half of a sign beside a box may be taken for letters when the rest is gone.
+
+    Raises:
+        CohortError: there is still text after ROUNDS rounds.
+    """
+    for _ in range(ROUNDS):
+        pixels = masked(pixels, boxes)
+        boxes = find_text(pixels, threads=threads)
+        if not boxes:
+            return pixels
+    raise CohortError(f"still shows text after it was masked {ROUNDS} times: leave this image out")
+
+
 def share_bound(flagged: int, looked: int, of: int, confidence: float = 0.95) -> float:
     """Upper bound on the share of `of` images that would be flagged, from `looked` drawn without replacement.
 
@@ -209,11 +226,11 @@ def _seen(engine: RapidOCR, pixels: Pixels, look: _Look) -> Iterator[Box]:
     if getattr(result, "txts", None) is None or result.boxes is None:
         return
     tallest = max(LEGIBLE, TALLEST * min(pixels.shape[:2]))
-    for corners, line in zip(result.boxes, result.txts, strict=True):
+    for corners, line in zip(result.boxes / look.scale, result.txts, strict=True):
         characters = sum(character.isalnum() for character in line)
-        box = _box(corners / look.scale, look, characters)
-        if characters >= CHARACTERS and _height(box) <= tallest:
-            yield box
+        height = np.linalg.norm(corners[[1, 3]] - corners[0], axis=1).min()  # of a line of any direction
+        if characters >= CHARACTERS and height <= tallest:
+            yield _box(corners, look, characters)
 
 
 def _box(corners: NDArray[np.float64], look: _Look, characters: int) -> Box:
@@ -269,13 +286,8 @@ def _same_line(a: Box, b: Box) -> bool:
     return touching and 2 * shared >= min(a.bottom - a.top, b.bottom - b.top)
 
 
-def _height(box: Box) -> int:
-    """Of the line, which may run upwards."""
-    return min(box.bottom - box.top, box.right - box.left)
-
-
 def _margin(box: Box) -> int:
-    return max(2, math.ceil(_height(box) / 8))
+    return max(2, math.ceil(min(box.bottom - box.top, box.right - box.left) / 8))
 
 
 def _grown(box: Box, shape: tuple[int, ...]) -> Box:

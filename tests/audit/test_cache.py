@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from privsyn.audit.cache import FOLDER, Cache
-from privsyn.audit.run import audit
+from privsyn.audit.cache import FOLDER, Arrays, Cache, depending
+from privsyn.audit.contract import Evidence, Settings
+from privsyn.audit.run import audit, installed
 from privsyn.cohort.cohort import Cohort
 from privsyn.progress import Advance
+from privsyn.synthetic import SyntheticSet
 
-QUICK = ["exact-copies", "blind-baseline", "membership-synthetic"]
+QUICK = [
+    "exact-copies",
+    "blind-baseline",
+    "nearest-neighbour",
+    "membership-synthetic",
+    "attributes",
+    "outliers",
+]
 
 
 class Stages:
@@ -33,28 +45,115 @@ class Stages:
         yield advance
 
 
-def test_a_second_policy_embeds_no_image_of_the_cohort_again(tmp_path: Path, digits_cohort: Cohort) -> None:
-    """The first audit embeds cohort and set; one under another policy only what its controls plant."""
-    cohort = tmp_path / "cohort"
-    shutil.copytree(digits_cohort.folder, cohort, ignore=shutil.ignore_patterns(FOLDER))
-    holdout = digits_cohort.part("test")
-    np.savez(tmp_path / "set.npz", images=holdout.images[:200], labels=holdout.labels[:200])
-    embedded = []
-    for policy in ("internal-review", "trusted-environment"):
+@dataclass(frozen=True)
+class Bench:
+    """A cohort of its own, and an honest set of 200 images to audit against it."""
+
+    root: Path
+    cohort: Path
+
+    def findings(self, out: str, policy: str, synthetic: str = "set.npz") -> tuple[bytes, int]:
+        """What an audit writes, and how many images it embedded."""
         stages = Stages()
         audit(
-            synthetic=tmp_path / "set.npz",
-            cohort=cohort,
+            synthetic=self.root / synthetic,
+            cohort=self.cohort,
             policy=policy,
-            out=tmp_path / policy,
-            only=QUICK,
+            out=self.root / out,
+            only=[name for name in QUICK if name != "attributes" or policy == "public-release"],
             progress=stages,
         )
-        embedded.append(stages.seen["embed images (lite0-mid)"])
-    assert embedded[0] > len(digits_cohort.records)
-    assert embedded[1] <= 2 * 200
-    assert {file.suffix for file in (cohort / FOLDER).iterdir()} == {".safetensors"}
-    assert (cohort / FOLDER).stat().st_mode & 0o077 == 0
+        written = (self.root / out / "findings.json").read_bytes()
+        return written, stages.seen.get("embed images (lite0-mid)", 0)
+
+    def forget(self) -> None:
+        shutil.rmtree(self.cohort / FOLDER)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, digits_cohort: Cohort) -> Bench:
+    cohort = tmp_path / "cohort"
+    shutil.copytree(digits_cohort.folder, cohort, ignore=shutil.ignore_patterns(FOLDER))
+    of_test = digits_cohort.part("test")
+    np.savez(tmp_path / "set.npz", images=of_test.images[:100], labels=of_test.labels[:100])
+    return Bench(tmp_path, cohort)
+
+
+def test_a_second_policy_computes_little_and_finds_bit_for_bit_the_same(
+    bench: Bench, digits_cohort: Cohort
+) -> None:
+    """Findings under two policies are those of a cold cache, whichever came first."""
+    first, embedded = bench.findings("first", "trusted-environment")
+    assert embedded > len(digits_cohort.records)
+    second, embedded = bench.findings("second", "public-release")
+    assert embedded <= 2 * 1024 + 2 * 256  # of attributes, which the first policy does not ask for
+    again, embedded = bench.findings("again", "trusted-environment")
+    assert (again, embedded) == (first, 0)
+    assert bench.findings("once more", "public-release") == (second, 0)
+    assert {file.suffix for file in (bench.cohort / FOLDER).iterdir()} == {".safetensors"}
+    assert (bench.cohort / FOLDER).stat().st_mode & 0o077 == 0
+    bench.forget()
+    assert bench.findings("cold", "public-release")[0] == second
+    assert bench.findings("warm", "trusted-environment")[0] == first
+
+
+def asked(evidence: Evidence, seed: int = 0) -> list[str]:
+    """The names under which the audits of the set look for what is kept."""
+    names: list[str] = []
+
+    class Listening(Cache):
+        def arrays(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
+            names.append(name)
+            return super().arrays(name, compute)
+
+    evidence.cache = Listening(None, {})
+    for name in ("exact-copies", "nearest-neighbour", "membership-synthetic", "attributes", "outliers"):
+        installed()[name].load()(evidence, Settings(seed=seed))
+    return names
+
+
+def test_one_pixel_or_one_label_or_another_seed_never_hits(digits_cohort: Cohort) -> None:
+    """What depends on the set is looked for under other names; what depends on the cohort alone is not."""
+    of_test = digits_cohort.part("test")
+    images, labels = of_test.images[:60].copy(), of_test.labels[:60].copy()
+
+    def names(pixel: int = 0, label: int = 0, seed: int = 0) -> set[str]:
+        changed, relabelled = images.copy(), labels.copy()
+        changed[0, 0, 0, 0] += pixel
+        relabelled[0] = (relabelled[0] + label) % len(digits_cohort.classes)
+        drawn = SyntheticSet(changed, relabelled, digits_cohort.classes, None, "0" * 64)
+        return set(asked(Evidence(digits_cohort, drawn), seed))
+
+    def of_set(found: set[str]) -> set[str]:
+        words = ("scores;", "planted", "nearest in", "looked up", "of train by", "of holdout by", "pairs")
+        return {name for name in found if any(word in name for word in words) and "references" not in name}
+
+    known = names()
+    assert known == names()
+    assert len(of_set(known)) > 10
+    assert not of_set(known) & names(pixel=1)
+    assert not of_set(known) & names(label=1)
+    seeded = {name for name in known if "seed" in name}
+    assert seeded
+    assert not seeded & names(seed=1)
+
+
+def test_another_cohort_never_hits(tmp_path: Path) -> None:
+    """The same name under another digest of the cohort is computed anew."""
+    kept = [
+        Cache(tmp_path / FOLDER, {"cohort": digest}).arrays("looks", partial(dict, looks=np.array([value])))
+        for digest, value in (("a", 1), ("b", 2), ("a", 3))
+    ]
+    assert [int(arrays["looks"][0]) for arrays in kept] == [1, 2, 1]
+
+
+def test_content_is_type_shape_and_values() -> None:
+    """Arrays with equal bytes are not the same if they mean something else."""
+    rows = np.arange(6, dtype=np.int64)
+    others = [rows.reshape(2, 3), rows.view(np.uint64), rows + 1, rows.astype(np.int32)]
+    names = {depending("x", each) for each in (rows, *others)} | {depending("x", rows, rows), depending("x")}
+    assert len(names) == 7
+    assert depending("x", rows) == depending("x", np.arange(12)[::2] // 2)
 
 
 def test_arrays_are_found_again_only_for_what_they_are_about(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from privsyn.audit.stats import (
     auc,
     auc_interval,
     clopper_pearson,
+    log_density,
     roc,
     smallest_auc,
     smallest_rate,
@@ -179,6 +180,31 @@ def test_the_lower_bound_is_zero_exactly_when_the_test_accepts() -> None:
     assert test.lower_bound(scores, p_value * 0.99) == 0
     assert test.lower_bound(scores, min(1.0, p_value * 1.01)) > 0
     assert test.excess(scores) == pytest.approx(15, abs=8)
+
+
+def test_what_was_counted_of_similar_scores_changes_no_p_value() -> None:
+    """Units that come, go, or pass another threshold: the same p-value as when all are counted anew."""
+    test, _ = enrichment(600, 3, strata=2)
+    generator = np.random.default_rng(4)
+    scores = generator.normal(0, 1, (1, 600))
+    scores[0, :200] = -np.inf
+    near = test.near(scores)
+    for _ in range(20):
+        other = scores.copy()
+        other[0, generator.choice(600, 50, replace=False)] = generator.normal(2, 1, 50)
+        other[0, generator.choice(600, 30, replace=False)] = -np.inf
+        assert near.p_value(other) == test.p_value(other)
+        assert near.quick(199).p_value(other) == test.quick(199).p_value(other)
+
+
+@pytest.mark.parametrize("dimensions", [1, 3, 8])
+def test_the_log_density_is_that_of_scipy(dimensions: int) -> None:
+    """Also far away, where every kernel underflows."""
+    generator = np.random.default_rng(5)
+    around = generator.normal(0, 1, (150, dimensions)) @ generator.normal(0, 1, (dimensions, dimensions))
+    at = np.concatenate([around[:50], generator.normal(0, 30, (50, dimensions))])
+    naive = stats.gaussian_kde(around.T).logpdf(at.T)
+    np.testing.assert_allclose(log_density(around, at), naive, rtol=1e-9)
 
 
 def test_scores_of_nobody_are_no_evidence() -> None:

@@ -209,7 +209,7 @@ def _one_left(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_unreadable, r"1 of 12 images cannot be used; first: a/scan-3\.png: is not what its name says: no PNG"),
+        (_unreadable, r"1 of 12 images cannot be used; first: a/scan-3\.png: is not what its name says"),
         (
             _wrong_size,
             r"2 of 12 images cannot be used; first: a/scan-2\.png: 30x28 px, the recipe wants 8x8 "
