@@ -1,8 +1,8 @@
 """What audits computed before, by content: a second policy on the same set costs seconds.
 
-It lies in the cohort's own folder, which never leaves: embeddings and scores are un-noised statistics of real
-patients, as internal as the images that they come from, and go when the cohort goes. Nothing in it decides
-by itself; whoever can write there can write the cohort.
+It lies in the cohort's own folder, which never leaves: embeddings, distances and scores are un-noised
+statistics of real patients, as internal as the images that they come from, and go when the cohort goes.
+Nothing in it depends on a policy or decides by itself; whoever can write there can write the cohort.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def _text(text: Mapping[str, Any]) -> str:
     done = {"drop": "dropped", "mask": "masked"}.get(text["policy"], "found")
     return (
         f"text in the pixels: {text['looked_at']:,} of {text['of']:,} images looked at, {text['flagged']:,} "
-        f"{done}; at most {text['share_at_most']:.2%} of the source had any that can be found (95 % confidence)"
+        f"{done}; at most {text['share_at_most']:.2%} of all had any to be found (95 % confidence)"
     )
 
 

@@ -53,13 +53,18 @@ def pixels(images: Images, progress: Progress = SILENT) -> Floats:  # noqa: ARG0
 
 
 def lite0_mid(images: Images, progress: Progress = SILENT) -> Floats:
-    """Mid-level features (n, 1088); mirror images are far apart here, so query both."""
+    """Mid-level features (n, 1088); mirror images are far apart here, so query both.
+
+    The same bits for an image whatever stands beside it: a batch that is not full is filled up, for kernels
+    of another shape round otherwise.
+    """
     network = _lite0()
     rows = []
     with progress.stage("embed images (lite0-mid)", len(images)) as advance, torch.inference_mode():
         for start in range(0, len(images), _BATCH):
             batch = images[start : start + _BATCH]
-            rows.append(_mid_features(network, batch))
+            full = np.concatenate([batch, np.zeros((_BATCH - len(batch), *batch.shape[1:]), batch.dtype)])
+            rows.append(_mid_features(network, full)[: len(batch)])
             advance(len(batch))
     return np.concatenate(rows) if rows else np.empty((0, 1088), np.float32)
 

@@ -156,7 +156,8 @@ DICOMDIR DICOMDIR-bigEnd DICOMDIR-empty.dcm DICOMDIR-implicit DICOMDIR-nooffset 
 DICOMDIR-reordered
 """
 DOSES = """
-badVR.dcm rtdose.dcm rtdose_1frame.dcm rtdose_expb.dcm rtdose_expb_1frame.dcm rtdose_rle.dcm rtdose_rle_1frame.dcm
+badVR.dcm rtdose.dcm rtdose_1frame.dcm rtdose_expb.dcm rtdose_expb_1frame.dcm rtdose_rle.dcm
+rtdose_rle_1frame.dcm
 """
 MASKS = "liver.dcm liver_1frame.dcm liver_expb.dcm liver_expb_1frame.dcm"
 CUT_AWAY = """

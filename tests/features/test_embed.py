@@ -44,6 +44,15 @@ def test_folding_batch_norm_does_not_change_the_features(digits: np.ndarray) -> 
     assert expected.shape == (8, 1088)
 
 
+def test_an_image_has_the_same_features_whatever_stands_beside_it(digits: np.ndarray) -> None:
+    """Alone, in part of a batch or in another order: the same bits, which evidence that is kept relies on."""
+    rows = embed("lite0-mid", digits[:40])
+    order = np.random.default_rng(0).permutation(40)
+    np.testing.assert_array_equal(embed("lite0-mid", digits[:40][order]), rows[order])
+    for count in (1, 5, 33):
+        np.testing.assert_array_equal(embed("lite0-mid", digits[:count]), rows[:count])
+
+
 def test_rgb_and_grey_are_equals(digits: np.ndarray) -> None:
     """A grey image and the same image as RGB have the same features."""
     np.testing.assert_allclose(
