@@ -2,7 +2,7 @@
 PYTHON ?= .venv/bin/python
 BIN = $(dir $(PYTHON))
 
-.PHONY: venv demo test test-slow check bench
+.PHONY: venv demo test test-slow check bench bench-large
 
 venv:
 	python3 -m venv .venv
@@ -23,5 +23,8 @@ check:
 	$(PYTHON) -m mypy
 	$(BIN)lint-imports
 
+bench-large:
+	$(PYTHON) benchmarks/prepare.py --memory 10000 100000 1000000
+
 bench:
-	set -e; for program in dp_step training sampling; do $(PYTHON) benchmarks/$$program.py; done
+	set -e; for program in dp_step training sampling prepare; do $(PYTHON) benchmarks/$$program.py; done

@@ -1,12 +1,13 @@
 """What a source yields: entries, which are cheap until read, and the pictures that an entry holds.
 
+Both are named tuples, which are made and sent to other processes several times as fast as data classes.
 Ids, names and paths live here only, between a source and its cohort; nothing here is written to disk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,7 @@ class NotAnImage(CohortError):
     """The file is something else: listed and passed over, where other files are refused."""
 
 
-@dataclass(frozen=True, eq=False)
-class Picture:
+class Picture(NamedTuple):
     """One image as its source has it, before it is made what the recipe declares.
 
     Attributes:
@@ -38,11 +38,10 @@ class Picture:
     label: str | None = None
     patient: str | None = None
     part: str = ""
-    marks: Mapping[str, str] = field(default_factory=dict)
+    marks: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One file, or one row of an array or table, of a source; can be sent to another process.
 
     Attributes:

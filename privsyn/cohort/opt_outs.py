@@ -42,9 +42,7 @@ def remembered() -> frozenset[bytes]:
     except ValueError:
         found = frozenset([b""])
     if any(len(each) != 32 for each in found):
-        raise CohortError(
-            f"{path} is damaged: restore it, or patients who opted out would be taken in again"
-        )
+        raise CohortError(f"{path} is damaged: restore it, or patients who opted out would be taken in again")
     return found
 
 

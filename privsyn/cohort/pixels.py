@@ -246,8 +246,9 @@ def _grey_or_rgb(image: Image.Image, inverted: bool) -> Pixels:
     if mode not in {"1", "L", "LA", "P", "PA", "RGB", "RGBA"}:
         raise CohortError(f"has colour mode {mode}: save it as grey or RGB")
     wanted = "L" if mode in {"1", "L"} else "RGB"
-    pixels: NDArray[np.uint8] = np.asarray(image if image.mode == wanted else image.convert(wanted))
-    return pixels[..., np.newaxis] if wanted == "L" else pixels
+    image = image if image.mode == wanted else image.convert(wanted)
+    shape = (image.height, image.width, 1 if wanted == "L" else 3)
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(shape)  # twice as fast as `np.asarray`
 
 
 def _grey_16(image: Image.Image, inverted: bool) -> NDArray[np.uint16]:

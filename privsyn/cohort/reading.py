@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 
 from privsyn.cohort.dicom import SUFFIXES as DICOM_SUFFIXES
 from privsyn.cohort.dicom import looks_like_dicom, read_dicom
@@ -32,7 +31,7 @@ _OTHER_PICTURES = (
 )
 
 
-def read_file(path: str, data: Data, size: int | None = None) -> Iterator[Picture]:
+def read_file(path: str, data: Data, size: int | None = None) -> Iterable[Picture]:
     """The pictures in a PNG, JPEG, BMP, TIFF, WebP, DICOM or NIfTI file.
 
     With `data.patient_pattern` the patient is what that finds in the name of the file.
@@ -44,28 +43,28 @@ def read_file(path: str, data: Data, size: int | None = None) -> Iterator[Pictur
         NotAnImage: it is a text, a document, an archive ...
         CohortError: it cannot be used, or is no regular file.
     """
+    pictures = read_any(path, data, size)
     if data.patient_pattern is None:
-        yield from read_any(path, data, size)
-        return
-    for picture in read_any(path, data, size):
-        yield replace(picture, patient=patient_in(path, data.patient_pattern))
+        return pictures
+    patient = patient_in(path, data.patient_pattern)
+    if isinstance(pictures, tuple):  # one, which is there already
+        return (pictures[0]._replace(patient=patient),)
+    return (picture._replace(patient=patient) for picture in pictures)
 
 
-def read_any(path: str, data: Data, size: int | None = None) -> Iterator[Picture]:
+def read_any(path: str, data: Data, size: int | None = None) -> Iterable[Picture]:
     """As `read_file`, with the patient that the file itself names."""
     with open_regular(path, size) as file:
         head = file.read(_HEAD)
         if head[_DICOM_MARK : _DICOM_MARK + 4] != b"DICM" and image_format(head) is not None:
             file.seek(0)
-            yield read_picture(file)
-            return
+            return (read_picture(file),)
     name = os.path.basename(path)
     if looks_like_dicom(head, name):
-        yield from read_dicom(path, data)
-    elif looks_like_nifti(name):
-        yield from read_nifti(path, data)
-    else:
-        raise _no_picture(head, name)
+        return read_dicom(path, data)
+    if looks_like_nifti(name):
+        return read_nifti(path, data)
+    raise _no_picture(head, name)
 
 
 def read_bytes(content: bytes, name: str, data: Data, named: bool) -> Iterator[Picture]:
@@ -77,7 +76,7 @@ def read_bytes(content: bytes, name: str, data: Data, named: bool) -> Iterator[P
     """
     picture = read_picture(content)
     if data.patient_pattern is not None and not named:
-        picture = replace(picture, patient=patient_in(name, data.patient_pattern))
+        picture = picture._replace(patient=patient_in(name, data.patient_pattern))
     yield picture
 
 
@@ -87,7 +86,7 @@ def patient_in(path: str, pattern: str) -> str:
     Raises:
         CohortError: it finds none; the image would silently count as a patient of its own.
     """
-    match = re.search(pattern, os.path.basename(path))
+    match = re.search(pattern, path[path.rfind("/") + 1 :])
     if match is None or not match["patient"]:
         raise CohortError("its name does not match data.patient_pattern")
     return match["patient"]

@@ -19,7 +19,7 @@ from privsyn.cohort.entries import Entry
 from privsyn.cohort.index import Index, Records, pixel_digest
 from privsyn.cohort.ingest import entry_hash
 from privsyn.cohort.pixels import fit_pixels
-from privsyn.cohort.text import find_text, masked, need_ocr, share_bound
+from privsyn.cohort.text import cleared, find_text, need_ocr, share_bound
 from privsyn.cohort.workers import Lost, Part, in_process, in_processes
 from privsyn.errors import CohortError
 from privsyn.progress import Progress
@@ -67,7 +67,10 @@ class TextReader:
             boxes = find_text(picture.pixels)
             looked = Looked(f"{entry.where} {picture.part}".strip(), sha256, len(boxes))
             if boxes and self.data.text == "mask":
-                looked.instead = fit_pixels(masked(picture.pixels, boxes), self.data).tobytes()
+                try:
+                    looked.instead = fit_pixels(cleared(picture.pixels, boxes), self.data).tobytes()
+                except CohortError as fault:
+                    raise CohortError(f"{looked.where}: {fault}") from None
             yield looked
 
 

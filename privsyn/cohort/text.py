@@ -138,6 +138,7 @@ def cleared(pixels: Pixels, boxes: Sequence[Box], *, threads: int = 1) -> Pixels
     """Masked, looked at again, and so on until no text is found; `boxes` are what was found already.
 
     Once is not always enough: half of a sign beside a box may be taken for letters when the rest is gone.
+    What is found in none of the rounds stays, such as one or two letters, or the faint end of a line.
 
     Raises:
         CohortError: there is still text after ROUNDS rounds.

@@ -114,6 +114,7 @@ def test_no_identifier_of_any_sample_comes_out(tree: Path, prepared: tuple[Path,
     assert all(any(part in secret or secret in part for part in names) for secret in said), said
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_text_is_found_where_it_is_and_nowhere_else(tree: Path, tmp_path: Path) -> None:
     """Through `prepare --check`, whatever the header says of BurnedInAnnotation; masking is on record."""

@@ -415,14 +415,16 @@ def test_recall_of_planted_text() -> None:
     Measured with rapidocr 3.10.0, onnxruntime 1.32.0, opencv 5.0.0; faint is 40 of 255 levels from the
     median around it, sharp is white on dark and black on bright.
 
+    What is left uncovered is mostly a word, or the end of a line on tissue as bright as it.
+
     | px | ink   | flagged | covered |
     |----|-------|---------|---------|
-    | 8  | sharp | .93     | @8@     |
-    | 10 | sharp | 1.00    | @10@     |
-    | 12 | sharp | .98     | @12@     |
-    | 14 | sharp | 1.00    | @14@     |
-    | 8  | faint | .40     | @8f@     |
-    | 14 | faint | .88     | @14f@     |
+    | 8  | sharp | .93     | .90     |
+    | 10 | sharp | 1.00    | .98     |
+    | 12 | sharp | .98     | .95     |
+    | 14 | sharp | 1.00    | .85     |
+    | 8  | faint | .40     | .30     |
+    | 14 | faint | .88     | .80     |
     """
     share = {}
     for px, difference in FLAGGED:

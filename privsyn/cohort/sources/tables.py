@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
@@ -77,7 +77,7 @@ def with_metadata(
         yield from _listed(path.parent, rows, wanted, patient, data, "" if below == "." else f"{below}/")
 
 
-def read_inside(root: str, file: str, data: Data, named: bool) -> Iterator[Picture]:
+def read_inside(root: str, file: str, data: Data, named: bool) -> Iterable[Picture]:
     """The pictures in a file that a table names.
 
     Args:
