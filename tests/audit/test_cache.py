@@ -126,7 +126,7 @@ def test_one_pixel_or_one_label_or_another_seed_never_hits(tmp_path: Path) -> No
         return {name for name in found if any(word in name for word in words) and "references" not in name}
 
     known = names()
-    assert known == names()
+    assert known >= names()
     assert len(of_set(known)) > 10
     assert not of_set(known) & names(pixel=1)
     assert not of_set(known) & names(label=1)
