@@ -164,8 +164,28 @@ def _claims(study: Study, view: PublicView, now: datetime) -> dict[str, Any]:
         "checklist": [item.model_dump(mode="json") for item in policy.checklist],
         "verdict": _verdict(view, policy),
         "evidence": {"internalReport": file_digest(study.internal_report)},
-        "identifierScan": "not performed",
+        "identifierScan": _identifier_scan(study),
         "scorecard": "not performed",
+    }
+
+
+def _identifier_scan(study: Study) -> dict[str, Any] | str:
+    """How `prepare` looked for identifiers, without what it found, in the cohort that was judged.
+
+    Headers, names and tables are never kept; text in the pixels is only as far gone as it was looked for.
+    """
+    text = read_json(study.cohort / "cohort.json").get("identifiers", {}).get("text", {})
+    if not text.get("looked_at"):
+        return "not performed"
+    whole = text["looked_at"] == text["of"]
+    return {
+        "outcome": "pass",
+        "headers": "nothing of a source but its pixels is kept",
+        "pixels": {
+            "method": "OCR",
+            "images": "all" if whole else f"{text['looked_at']} at random",  # as the recipe declares
+            "withText": {"refuse": "none found", "drop": "left out", "mask": "masked"}[text["policy"]],
+        },
     }
 
 

@@ -76,6 +76,28 @@ def test_the_statement_says_what_is_claimed(study: Study) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["release"]["created"])
 
 
+@pytest.mark.parametrize(
+    ("text", "images", "outcome"),
+    [
+        ({"policy": "refuse", "looked_at": 1000, "of": 5021, "flagged": 0}, "1000 at random", "none found"),
+        ({"policy": "mask", "looked_at": 5021, "of": 5021, "flagged": 17}, "all", "masked"),
+    ],
+)
+def test_a_search_for_text_is_told_without_what_it_found(
+    study: Study, text: dict[str, object], images: str, outcome: str
+) -> None:
+    """How many images were looked at if the recipe says so, never how many there are or had text."""
+    document = read_json(study.cohort / "cohort.json")
+    document["identifiers"] = {**document["identifiers"], "text": text}
+    write_json(study.cohort / "cohort.json", document)
+    draft(study)
+    found = predicate(study)["identifierScan"]
+    assert found["outcome"] == "pass"
+    assert (found["pixels"]["images"], found["pixels"]["withText"]) == (images, outcome)
+    assert "5021" not in str(found)
+    assert "17" not in str(found)
+
+
 def test_nothing_measured_on_real_data_leaves(study: Study) -> None:
     """No value, interval or reason of a rule, no fingerprint of the cohort, no findings, no path."""
     draft(study)
