@@ -90,6 +90,7 @@ def prepare(
     """
     from privsyn.cli.console import TerminalProgress, console, show
     from privsyn.cohort import prepare as work
+    from privsyn.errors import PrivsynError
     from privsyn.ledger import recognised
 
     asked: dict[str, Any] = {
@@ -101,6 +102,8 @@ def prepare(
         "processes": processes or len(os.sched_getaffinity(0)),
         "progress": TerminalProgress(),
     }
+    if show_values and not check:
+        raise PrivsynError("--show belongs to --check: only there are values printed")
     if check:
         report = work.check(study, source, values=show_values, **asked)
         show(report.to_dict(), *findings(report), *outlook(report), as_json=as_json)
@@ -137,6 +140,8 @@ def findings(report: Report) -> list[RenderableType]:
         marks = sorted(told.marks.items(), key=lambda mark: (-mark[1], mark[0]))
         rows = [[name, files, ", ".join(sorted(told.examples.get(name, ())))] for name, files in marks]
         shown = 3 if told.examples else 2
+        if len(rows) > LISTED and not told.examples:
+            rows = [*rows[:LISTED], [f"... and {len(rows) - LISTED} more (--check --json has all)", "", ""]]
         columns = ("may identify somebody; left behind", "files", "values")[:shown]
         parts.append(table(*columns, rows=[row[:shown] for row in rows]))
     for title, listed in (

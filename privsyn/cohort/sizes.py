@@ -25,24 +25,28 @@ def too_small(rows: Rows, classes: tuple[str, ...]) -> list[str]:
         enough = round(FALSE_POSITIVES / rate)
         if holdout["patients"] < enough:
             notes.append(
-                f"holdout has {holdout['patients']:,} patients: TPR at {name} FPR cannot be measured; "
+                f"holdout has {_people(holdout['patients'])}: TPR at {name} FPR cannot be measured; "
                 f"{enough:,} would do"
             )
     of_two = [part["with two images"] for part in counted]
     others, test = of_two[0] + of_two[1], of_two[2]
     if sum(of_two) and (others < 2 * RE_IDENTIFIED or test < RE_IDENTIFIED):
         notes.append(
-            f"{others:,} patients of train and holdout and {test:,} of test have two images: "
+            f"{_people(others)} of train and holdout and {test:,} of test have two images: "
             f"re-identification cannot be tried; {2 * RE_IDENTIFIED} and {RE_IDENTIFIED} would do"
         )
     for label, name in enumerate(classes):
         there = _patients(rows, 0, label)["patients"]
         if there < RARE:
             notes.append(
-                f"class {name} has {there} training patients: copies of them cannot be told from chance; "
+                f"class {name} has {_people(there)} in train: copies of them cannot be told from chance; "
                 f"{RARE} would do"
             )
     return notes
+
+
+def _people(count: int) -> str:
+    return "1 patient" if count == 1 else f"{count:,} patients"
 
 
 def _patients(rows: Rows, part: int, label: int | None = None) -> Mapping[str, Any]:
