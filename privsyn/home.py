@@ -19,12 +19,21 @@ KEY_BYTES = 32
 
 def home() -> Path:
     """The folder, made on first use with mode 0700."""
-    folder = Path(os.environ.get("PRIVSYN_HOME") or Path.home() / ".privsyn")
+    folder = _folder()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise PrivsynError(f"cannot create {folder} ({error.strerror}): set PRIVSYN_HOME") from None
     return folder
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("PRIVSYN_HOME") or Path.home() / ".privsyn")
+
+
+def has_patient_key() -> bool:
+    """Whether there is one already; makes neither key nor folder."""
+    return (_folder() / "patient.key").exists()
 
 
 def patient_key() -> bytes:

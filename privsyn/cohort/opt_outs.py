@@ -11,7 +11,7 @@ from pathlib import Path
 from privsyn.cohort.ingest import normal_id, pseudonym_of
 from privsyn.errors import CohortError
 from privsyn.files import locked, write_text
-from privsyn.home import home
+from privsyn.home import has_patient_key, home
 
 _NAME = "opt-outs.txt"
 
@@ -34,6 +34,8 @@ def read_opt_outs(path: Path, key: bytes) -> frozenset[bytes]:
 
 def remembered() -> frozenset[bytes]:
     """HMACs of all who ever opted out here."""
+    if not has_patient_key():
+        return frozenset()  # and nothing is made here for a mere look
     path = home() / _NAME
     if not path.exists():
         return frozenset()

@@ -7,6 +7,7 @@ order and takes its place in one step. Memory holds the index, 112 bytes an imag
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from privsyn.cohort.sources import open_source
 from privsyn.depth import DTYPES
 from privsyn.errors import CohortError, StudyError
 from privsyn.files import file_digest, json_digest, locked, whole_folder, write_json
-from privsyn.home import patient_key
+from privsyn.home import KEY_BYTES, has_patient_key, patient_key
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
 from privsyn.study import Study, as_study
@@ -112,6 +113,7 @@ def prepare(
     working = study.root / WORKING
     working.mkdir(mode=0o700, exist_ok=True)
     with locked(working / "index"), work.index(working) as index:
+        examined = None
         try:
             examined = work.examine(index, skip_unusable)
             if tell is not None:
@@ -122,8 +124,9 @@ def prepare(
                 remember(work.reader.opted_out)
             with whole_folder(study.cohort, replace=force) as folder:
                 _write(folder, examined, index, progress)
-        except CohortError:  # a kill, Ctrl-C or a full disk leaves what can be resumed; a fault does not
-            shutil.rmtree(working)
+        except CohortError:  # what was read stays for the next run, unless all was, and refused
+            if examined is not None or not index.images:
+                shutil.rmtree(working)
             raise
     shutil.rmtree(working)
     return load_cohort(study.cohort)
@@ -151,10 +154,14 @@ def check(
         CohortError: the source as a whole cannot be read.
     """
     study = as_study(study)
-    work = _Work.of(study, source, table, columns, opt_outs, settings, processes, progress)
+    work = _Work.of(study, source, table, columns, opt_outs, settings, processes, progress, writes=False)
     work = replace(work, reader=replace(work.reader, keep_values=values))
     with work.index(None) as index:
-        return work.examine(index, skip_unusable).report
+        report = work.examine(index, skip_unusable).report
+    if report.document is None:
+        return report
+    # The fingerprint is under this machine's key, which a mere look does not make.
+    return replace(report, document={k: v for k, v in report.document.items() if k != "fingerprint"})
 
 
 @dataclass(frozen=True)
@@ -183,8 +190,11 @@ class _Work:
         settings: Sequence[str],
         processes: int,
         progress: Progress,
+        *,
+        writes: bool = True,
     ) -> _Work:
-        recipe, key = study.recipe(settings), patient_key()
+        recipe = study.recipe(settings)
+        key = patient_key() if writes or has_patient_key() else secrets.token_bytes(KEY_BYTES)
         gone = remembered() | (read_opt_outs(opt_outs, key) if opt_outs is not None else frozenset())
         reader = Reader(recipe.data, recipe.seed, key, gone)
 
