@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from privsyn.audit.policy import load_policy
-from privsyn.cohort.split import SPLITS
 from privsyn.files import file_digest, read_json, tree_digest, tree_digests
 from privsyn.release.bundle import read_bundle
 from privsyn.release.manifest import BUNDLE
@@ -88,9 +87,9 @@ def _cohort(study: Study) -> Station:
     if not path.exists():
         return Station("cohort", "missing", "", "privsyn prepare SOURCE")
     document, recipe = read_json(path), study.recipe()
-    wanted = {"seed": recipe.seed, **recipe.data.model_dump(mode="json", exclude={"resize"})}
-    wanted["split"] = dict(zip(SPLITS, recipe.data.split, strict=True))
-    different = [key for key, value in wanted.items() if document.get(key) != value]
+    made = {"seed": document["seed"], **document.get("data", {})}  # which earlier cohorts do not tell
+    wanted = {**recipe.data.model_dump(mode="json"), "seed": recipe.seed}
+    different = [key for key, value in wanted.items() if made.get(key, value) != value]
     if different:
         detail = f"recipe.toml has another {', '.join(different)}"
         return Station("cohort", "stale", detail, "privsyn prepare SOURCE --force")

@@ -122,6 +122,7 @@ def describe(rows: Rows, recipe: Recipe) -> dict[str, Any]:
         "bit_depth": data.bit_depth,
         "classes": list(data.classes),
         "seed": recipe.seed,
+        "data": data.model_dump(mode="json"),
         "split": dict(zip(SPLITS, data.split, strict=True)),
         "counts": {split: _count(rows, part, data.classes) for part, split in enumerate(SPLITS)},
         "patient_ids": _told(rows.named, len(rows.records)),
