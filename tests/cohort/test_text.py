@@ -233,9 +233,9 @@ def _held(letters: list[str]) -> bool:
     things = gc.get_objects()
     while things:
         for thing in gc.get_referents(things.pop()):
-            if isinstance(thing, str) and list(thing[: len(letters)]) == letters:
+            if issubclass(type(thing), str) and list(thing[: len(letters)]) == letters:
                 return True
-            if not gc.is_tracked(thing) and not isinstance(thing, str) and id(thing) not in seen:
+            if not gc.is_tracked(thing) and not issubclass(type(thing), str) and id(thing) not in seen:
                 seen.add(id(thing))  # such as a tuple of strings, which is not among gc's objects
                 things.append(thing)
     return False

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from privsyn.cohort.cohort import Cohort
@@ -21,7 +20,7 @@ def claimed(
 ) -> dict[str, Any]:
     recipe = load_recipe(find_shipped("recipes", "toy"), settings)
     document = {"patient_ids": patient_ids, "fingerprint": "f" * 64, "counts": {"train": {"images": 12345}}}
-    cohort = Cohort(Path(), document, np.empty((0, 8, 8, 1), np.uint8), pd.DataFrame())
+    cohort = Cohort(Path(), document, np.empty((0, 8, 8, 1), np.uint8))
     return claim(recipe, cohort, history, steps=60, weights_sha256="0" * 64)
 
 
@@ -86,9 +85,7 @@ def test_a_warm_up_and_a_public_start_are_in_the_claim() -> None:
     """The warm-up costs and is composed; public weights cost nothing and are named by their digest."""
     recipe = load_recipe(find_shipped("recipes", "toy"), ["privacy.dp=true", "warmup.images=3"])
     history = (Mechanism(5.0, 1.0, 3), *HISTORY)
-    cohort = Cohort(
-        Path(), {"patient_ids": "given", "fingerprint": "f"}, np.empty((0, 8, 8, 1), np.uint8), pd.DataFrame()
-    )
+    cohort = Cohort(Path(), {"patient_ids": "given", "fingerprint": "f"}, np.empty((0, 8, 8, 1), np.uint8))
     document = claim(recipe, cohort, history, steps=60, weights_sha256="0" * 64, init_sha256="1" * 64)
     assert document["mechanism"]["composed"] == [{"name": "central-images", **history[0].to_dict()}]
     assert document["epsilon"] == epsilon(history, document["delta"]) > epsilon(HISTORY, document["delta"])
