@@ -32,7 +32,7 @@ from scipy import ndimage
 from privsyn.cohort.prepare import prepare
 from privsyn.study import Study, init
 
-MADE = 200  # different images; the others differ from one of them in a few pixels
+MADE = 200  # different images; the others differ from one of them by their number, in black and white
 PER_FOLDER = 100
 
 
@@ -46,7 +46,8 @@ def write_files(folder: Path, count: int, side: int, kind: str) -> None:
             patient = folder / "ab"[number // PER_FOLDER % 2] / f"p{number // PER_FOLDER:06d}"
             patient.mkdir(parents=True)
         image = images[number % MADE].copy()
-        image[0, :4] = [number >> 24, number >> 16 & 255, number >> 8 & 255, number & 255]
+        blocks = np.unpackbits(np.array([number], ">u4").view(np.uint8)).reshape(4, 8) * np.uint8(255)
+        image[: side // 16 * 4, : side // 16 * 8] = np.kron(blocks, np.ones((side // 16,) * 2, np.uint8))
         Image.fromarray(image).save(patient / f"{patient.name}-{number % PER_FOLDER:02d}.{kind}")
 
 
