@@ -99,7 +99,7 @@ def prepare(
         "opt_outs": opt_outs,
         "skip_unusable": skip_unusable,
         "settings": settings or (),
-        "processes": processes or len(os.sched_getaffinity(0)),
+        "processes": processes or os.cpu_count() or 1,
         "progress": TerminalProgress(),
     }
     if show_values and not check:

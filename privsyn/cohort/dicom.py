@@ -12,13 +12,10 @@ file to read. It is long because the way is: opening, layout, frames and display
 
 from __future__ import annotations
 
-import contextlib
 import io
-import logging
 import math
 import re
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +28,7 @@ from PIL import Image
 
 from privsyn.cohort.confidentiality import as_text, identifying
 from privsyn.cohort.entries import NotAnImage, Picture, Pixels
+from privsyn.cohort.parsers import guarded
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
 
@@ -93,19 +91,7 @@ def read_dicom(path: str | Path, data: Data) -> Iterator[Picture]:
         CohortError: damaged, unsupported, without the label's tag, larger than Pillow's pixel limit, or
             pydicom is missing. Damage of a later frame shows after the pictures before it.
     """
-    pictures = _pictures(Path(path), data)
-    while True:
-        with _silence():
-            try:
-                picture = next(pictures, None)
-            except CohortError:
-                raise
-            except Exception:
-                # A parser may raise anything on broken bytes, and its words may name the patient.
-                raise CohortError("is damaged: it cannot be read as DICOM") from None
-        if picture is None:
-            return
-        yield picture
+    return guarded(_pictures(Path(path), data), "DICOM", _LOGGERS)
 
 
 def _pictures(path: Path, data: Data) -> Iterator[Picture]:
@@ -643,22 +629,6 @@ def _label(dataset: Dataset, keyword: str) -> str:
     if not label:
         raise CohortError(f"has no {keyword}")
     return label
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Neither warnings nor log lines of the parsers: they may name the patient, and the pixels decide."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.CRITICAL + 1)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 # Bare data sets.

@@ -73,9 +73,8 @@ class Index:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in (self._records, self._pixels, self._notes):
-            if handle is not None:
-                handle.close()
+        for handle in self._handles():
+            handle.close()
 
     def notes(self) -> Iterator[dict[str, Any]]:
         """What was noted of images that were read to their end, in order."""
@@ -96,21 +95,16 @@ class Index:
         masked = records.copy()
         masked["draw"] = self._masked(records["draw"], self.images)
         line = json.dumps({"images": len(records), **note}, separators=(",", ":")) + "\n"
-        for handle, content in (
-            (self._pixels, b""),
-            (self._records, masked.tobytes()),
-            (self._notes, line.encode()),
-        ):
-            if handle is not None:
-                handle.write(content)
-                handle.flush()
+        contents = {self._records: masked.tobytes(), self._notes: line.encode()}
+        for handle in self._handles():
+            handle.write(contents.get(handle, b""))
+            handle.flush()
         self.images += len(records)
 
     def clear(self) -> None:
         """Forget everything."""
-        for handle in (self._records, self._pixels, self._notes):
-            if handle is not None:
-                self._cut(handle, 0)
+        for handle in self._handles():
+            self._cut(handle, 0)
         self.images = self.rows = 0
 
     def records(self) -> Records:
@@ -175,6 +169,11 @@ class Index:
             return 0
         self._cut(self._records, images * RECORD.itemsize)
         return images
+
+    def _handles(self) -> list[BinaryIO]:
+        """In the order in which they are written: what a note tells of is there before the note."""
+        handles = (self._pixels, self._records, self._notes)
+        return [handle for handle in handles if handle is not None]
 
     def _lines(self) -> Iterator[bytes]:
         self._notes.seek(0)

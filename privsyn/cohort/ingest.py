@@ -145,7 +145,6 @@ class Ingested:
         opted_out: images of patients who opted out.
         marks: identifiers by name to the number of files that have them.
         examples: values of them, if wanted; for the terminal alone.
-        resumed: images that an interrupted run had read.
     """
 
     refused: list[tuple[str, str]] = field(default_factory=list)
@@ -154,11 +153,9 @@ class Ingested:
     files: int = 0
     marks: Counter[str] = field(default_factory=Counter)
     examples: dict[str, set[str]] = field(default_factory=dict)
-    resumed: int = 0
 
     def resume(self, index: Index) -> None:
         """Count what an interrupted run has read."""
-        self.resumed = index.images
         for note in index.notes():
             self.files += len(note["sources"])
             self.opted_out += note["opted_out"]

@@ -24,7 +24,7 @@ from privsyn.progress import Progress
 SEVERAL = 16  # nearest neighbours of each image and of its mirror image, some of its own patient
 NEIGHBOURS = 3  # of other patients among them that are looked at
 CORRELATION = 0.98  # of pixels at the best shift, at the least; a choice
-STRANGERS = 50  # random pairs for each image of the sample, which say what strangers reach
+STRANGERS = 500  # random pairs, which say what strangers reach
 BEYOND = 0.5  # share of the strangers' distance from a perfect correlation that may be left; a choice
 SHIFT = 1 / 14  # of the size, the largest shift that is tried
 SIDE = 48  # pixels
@@ -40,13 +40,11 @@ class NearDuplicates:
     Attributes:
         some, others: (k,) rows of the records, some[i] < others[i].
         correlation: (k,) of their pixels, 1 for the same up to brightness and contrast.
-        limit: what it had to exceed in this cohort.
     """
 
     some: NDArray[np.int64]
     others: NDArray[np.int64]
     correlation: NDArray[np.float64]
-    limit: float
 
 
 def near_duplicates(index: Index, records: Records, *, seed: int, progress: Progress) -> NearDuplicates:
@@ -72,7 +70,7 @@ def near_duplicates(index: Index, records: Records, *, seed: int, progress: Prog
             found[row] = correlation(*index.read(records["row"][pair]))
             advance()
     near = np.flatnonzero(found > limit)
-    return NearDuplicates(pairs[near, 0], pairs[near, 1], found[near], limit)
+    return NearDuplicates(pairs[near, 0], pairs[near, 1], found[near])
 
 
 def correlation(one: Pixels, other: Pixels) -> float:
@@ -114,7 +112,7 @@ def _limit(
     index: Index, records: Records, sample: NDArray[np.int64], generator: np.random.Generator
 ) -> float:
     """What a pair must exceed: half-way from the best of random strangers to a perfect correlation."""
-    count = min(len(sample), 10 * STRANGERS)
+    count = min(len(sample), STRANGERS)
     some = generator.permutation(sample)[:count]
     others = np.roll(some, 1)
     images = index.read(records["row"][np.concatenate([some, others])])
@@ -144,7 +142,7 @@ def _features(
 
 def _batches(index: Index, records: Records) -> Iterator[Pixels]:
     for start in range(0, len(records), _BATCH):
-        yield index.read(records["row"][start : start + _BATCH].astype(np.int64))
+        yield index.read(records["row"][start : start + _BATCH])
 
 
 def _candidates(upright: Floats, mirrored: Floats, patient: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,9 +12,6 @@ are. This is the one reader that imports nibabel.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -25,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from privsyn.cohort.entries import Picture, Pixels
+from privsyn.cohort.parsers import guarded
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
 
@@ -57,18 +55,7 @@ def read_nifti(path: str | Path, data: Data) -> Iterator[Picture]:
         CohortError: damaged, unsupported or too large, no `data.window` where one is needed, or nibabel is
             missing.
     """
-    pictures = _pictures(Path(path), data)
-    while True:
-        with _silence():
-            try:
-                picture = next(pictures, None)
-            except CohortError:
-                raise
-            except Exception:  # a parser may raise anything on broken bytes
-                raise CohortError("is damaged: it cannot be read as NIfTI") from None
-        if picture is None:
-            return
-        yield picture
+    return guarded(_pictures(Path(path), data), "NIfTI", ("nibabel.global",))
 
 
 def _pictures(path: Path, data: Data) -> Iterator[Picture]:
@@ -173,17 +160,3 @@ def _marks(volume: Any) -> dict[str, str]:
         f"code {extension.get_code()}, {extension.get_sizeondisk()} bytes" for extension in header.extensions
     ]
     return marks | ({"NIfTI extension": "; ".join(kinds)[:_SHOWN]} if kinds else {})
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Neither warnings nor log lines of nibabel: what matters is said in the reason."""
-    logger = logging.getLogger("nibabel.global")
-    level = logger.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            logger.setLevel(logging.CRITICAL + 1)
-            yield
-        finally:
-            logger.setLevel(level)

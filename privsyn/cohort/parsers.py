@@ -1,0 +1,49 @@
+"""Other people's parsers, kept quiet: they warn, log and raise anything on broken bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+
+from privsyn.cohort.entries import Picture
+from privsyn.errors import CohortError
+
+
+def guarded(pictures: Iterator[Picture], what: str, loggers: Sequence[str]) -> Iterator[Picture]:
+    """The pictures of a parser; whatever it raises but a CohortError becomes one that quotes nothing.
+
+    Its own words may name the patient.
+
+    Args:
+        what: the format, as in "it cannot be read as DICOM".
+        loggers: names of those that are not heard meanwhile.
+    """
+    while True:
+        with _silence(loggers):
+            try:
+                picture = next(pictures, None)
+            except CohortError:
+                raise
+            except Exception:
+                raise CohortError(f"is damaged: it cannot be read as {what}") from None
+        if picture is None:
+            return
+        yield picture
+
+
+@contextlib.contextmanager
+def _silence(names: Sequence[str]) -> Iterator[None]:
+    """Neither warnings nor log lines: what matters is said in the reason."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL + 1)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
