@@ -23,14 +23,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
-from privsyn.cohort.prepare import prepare
-from privsyn.study import Study, init
+# Imported where they are used: every worker of `prepare` imports this file, being its program, anew.
+if TYPE_CHECKING:
+    from privsyn.study import Study
 
 MADE = 200  # different images; the others differ from one of them by their number, in black and white
 PER_FOLDER = 100
@@ -38,6 +38,8 @@ PER_FOLDER = 100
 
 def write_files(folder: Path, count: int, side: int, kind: str) -> None:
     """`folder/CLASS/p000012/p000012-03.png` and so on, grey, no two alike."""
+    from scipy import ndimage
+
     generator = np.random.default_rng(0)
     noise = ndimage.gaussian_filter(generator.normal(0, 1, (MADE, side, side)), (0, side / 20, side / 20))
     images = np.clip(127.5 + 40 * noise / noise.std(), 0, 255).astype(np.uint8)
@@ -60,6 +62,8 @@ def bare(folder: Path, size: int) -> None:
 
 
 def study_for(folder: Path, size: int) -> Study:
+    from privsyn.study import init
+
     pattern = "data.patient_pattern='^(?P<patient>p[0-9]+)-'"
     settings = [f"data.size={size}", 'data.classes=["a", "b"]', "data.resize=fit", pattern]
     return init(folder, recipe="toy", policy="internal-review", settings=settings)
@@ -73,6 +77,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 def throughput(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Images a second of the bare loop, and of `prepare` on one process and on two."""
+    from privsyn.cohort.prepare import prepare
+
     images = folder / "images"
     write_files(images, asked.count, asked.source_size, asked.format)
     study = study_for(folder / "study", asked.size)
@@ -120,6 +126,8 @@ def memory(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 def alone(images: Path, folder: Path, size: int) -> None:
     """One `prepare` in this process; prints its highest resident set, bytes, and its time."""
+    from privsyn.cohort.prepare import prepare
+
     study = study_for(folder, size)
     taken = seconds(lambda: prepare(study, images, processes=2))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from privsyn.cohort.entries import Entry, NotAnImage, Picture
 from privsyn.cohort.index import RECORD, Index, Records
+from privsyn.cohort.labels import label_index
 from privsyn.cohort.pixels import fit_pixels
-from privsyn.cohort.sources import label_index
 from privsyn.cohort.split import draw
 from privsyn.cohort.workers import Again, Event, Lost, in_process, in_processes
 from privsyn.errors import CohortError

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import stats
 
 from privsyn.cohort.entries import Pixels
 from privsyn.depth import in_8_bits
@@ -163,6 +162,8 @@ def share_bound(flagged: int, looked: int, of: int, confidence: float = 0.95) ->
     """
     if not (0 <= flagged <= looked <= of and of):
         raise ValueError(f"{flagged} flagged of {looked} looked at of {of} images cannot be")
+    from scipy import stats  # a second, for those who look for text
+
     low, high = flagged, of - (looked - flagged)  # K is at least and at most this
     while low < high:
         middle = (low + high + 1) // 2

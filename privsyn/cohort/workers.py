@@ -2,7 +2,7 @@
 
 Processes are started afresh (`spawn`), so that they carry no threads and no memory of the caller. A chunk
 whose worker dies or stays silent too long is done again, item by item, and whichever item kills its worker
-alone is reported as lost.
+alone is reported as lost. Each worker has a chunk before it and another in hand, so that it never waits.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 try:
@@ -27,6 +29,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 PATIENCE = 300.0  # seconds without a word from a worker, per chunk
+AHEAD = 2  # chunks that a worker has at a time
 ADDRESS_SPACE = 16 << 30  # bytes that a worker may ask for; hostile files ask for more
 
 
@@ -104,7 +107,7 @@ class _Task:
 class _Worker:
     process: Any
     pipe: Connection
-    task: _Task | None = None
+    tasks: deque[_Task] = field(default_factory=deque)  # the first is being worked on
     deadline: float = 0.0
 
 
@@ -119,27 +122,29 @@ class _Pool:
     def events(self) -> Iterator[Any]:
         try:
             while self._give_work():
-                busy = {worker.pipe: worker for worker in self.workers if worker.task}
+                busy = {worker.pipe: worker for worker in self.workers if worker.tasks}
                 soonest = min(worker.deadline for worker in busy.values())
                 heard = wait(list(busy), timeout=max(0.0, soonest - time.monotonic()))
                 for pipe in heard:
                     yield from self._hear(busy[pipe])  # type: ignore[index]
                 for worker in busy.values():
-                    if worker.task and time.monotonic() > worker.deadline:
+                    if worker.tasks and time.monotonic() > worker.deadline:
                         yield from self._bury(worker, f"gave no answer in {self.patience:.0f} s")
         finally:
             for worker in self.workers:
                 self._end(worker)
 
     def _give_work(self) -> bool:
-        """Something to do for each idle worker, and whether anybody works now."""
-        for worker in self.workers:
-            if worker.task is None and (task := self._next()) is not None:
-                worker.task = task
-                worker.deadline = time.monotonic() + self.patience
-                with suppress(OSError):  # a worker that is gone is noticed when it is listened to
-                    worker.pipe.send(task.items)
-        return any(worker.task for worker in self.workers)
+        """As much to do as each worker may have, in turns, and whether anybody works now."""
+        for wanted in range(1, AHEAD + 1):
+            for worker in self.workers:
+                if len(worker.tasks) < wanted and (task := self._next()) is not None:
+                    if not worker.tasks:
+                        worker.deadline = time.monotonic() + self.patience
+                    worker.tasks.append(task)
+                    with suppress(OSError):  # a worker that is gone is noticed when it is listened to
+                        worker.pipe.send(task.items)
+        return any(worker.tasks for worker in self.workers)
 
     def _next(self) -> _Task | None:
         if self.again:
@@ -156,19 +161,19 @@ class _Pool:
         if kind == "fault":
             raise value
         worker.deadline = time.monotonic() + self.patience
-        assert worker.task is not None
-        done = kind == "last" and not worker.task.later
-        yield Part(worker.task.number, value, last=done)
+        task = worker.tasks[0]
+        yield Part(task.number, value, last=kind == "last" and not task.later)
         if kind == "last":
-            self._go_on(worker.task)
-            worker.task = None
+            worker.tasks.popleft()
+            self._go_on(task)
 
     def _bury(self, worker: _Worker, why: str) -> Iterator[Any]:
-        task = worker.task
-        assert task is not None
+        task, *untouched = worker.tasks
         self._end(worker)
         fresh = self._started()
-        worker.process, worker.pipe, worker.task = fresh.process, fresh.pipe, None
+        worker.process, worker.pipe = fresh.process, fresh.pipe
+        worker.tasks.clear()
+        self.again.extend(untouched)
         if len(task.items) > 1:
             yield Again(task.number)
             self.again.append(_Task(task.number, task.items[:1], deque(task.items[1:])))
@@ -202,9 +207,10 @@ def _serve(pipe: Connection, work: Callable[[Sequence[T]], Iterable[R]]) -> None
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.RLIM_INFINITY))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold pixels of patients
-    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        while True:
-            items = pipe.recv()
+    given: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_receive, args=(pipe, given), daemon=True).start()
+    with suppress(BrokenPipeError, ConnectionResetError):
+        while (items := given.get()) is not None:
             try:
                 for part in _parts(0, work(items)):
                     pipe.send(("last" if part.last else "part", part.value))
@@ -212,3 +218,14 @@ def _serve(pipe: Connection, work: Callable[[Sequence[T]], Iterable[R]]) -> None
                 raise
             except Exception as error:
                 pipe.send(("fault", error))
+
+
+def _receive(pipe: Connection, given: SimpleQueue[Any]) -> None:
+    """Take chunks off the pipe at once: a caller that waits to send would not hear what the worker says."""
+    try:
+        while True:
+            given.put(pipe.recv())
+    except (EOFError, OSError):
+        pass
+    finally:
+        given.put(None)

@@ -24,7 +24,8 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from privsyn.cohort.entries import Entry, NotAnImage, Picture, Pixels
-from privsyn.cohort.sources import label_index, open_source
+from privsyn.cohort.labels import label_index
+from privsyn.cohort.sources import open_source
 from privsyn.errors import CohortError
 from privsyn.formats.pictures import write_imagefolder, write_webdataset
 from privsyn.recipe import Data

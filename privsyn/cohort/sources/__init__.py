@@ -7,8 +7,7 @@ the listing of one folder, or a batch of rows. Names and paths live in entries o
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from privsyn.cohort.entries import Entry
@@ -18,9 +17,9 @@ from privsyn.cohort.sources.parquet import parquet_entries, shards_in
 from privsyn.cohort.sources.tables import check_roles, metadata_in, with_metadata, with_table
 from privsyn.cohort.sources.tars import tar_entries, tars_in
 from privsyn.errors import CohortError
-from privsyn.recipe import Data, nearest
+from privsyn.recipe import Data
 
-__all__ = ["Entry", "label_index", "open_source"]
+__all__ = ["Entry", "open_source"]
 
 
 def open_source(
@@ -87,31 +86,3 @@ def _folder(path: Path, columns: Mapping[str, str], data: Data) -> Iterator[Entr
     if len(data.classes) == 1 and not classes_there:
         return whole_tree(root, data.classes[0], data)
     return class_folders(root, "", data)
-
-
-def label_index(label: str | int | None, classes: Sequence[str]) -> int:
-    """The index of a label in `classes`: its name first, else its number.
-
-    A text that is a number counts as an index only if no class is itself named like a number; otherwise
-    `1` could mean one class and `0`, unlisted, another. No label is the only class.
-
-    Raises:
-        CohortError: neither fits, with the nearest class name; or there is no label, and several classes.
-    """
-    if label is None:
-        if len(classes) == 1:
-            return 0
-        raise CohortError("has no label: give one by a class folder, a table or data.label_tag")
-    if isinstance(label, int):
-        if 0 <= label < len(classes):
-            return label
-        raise CohortError(f"label {label} is not an index of data.classes, which end at {len(classes) - 1}")
-    if label in classes:
-        return classes.index(label)
-    if _is_number(label) and int(label) < len(classes) and not any(_is_number(name) for name in classes):
-        return int(label)
-    raise CohortError(f"label {label!r} is not in data.classes{nearest(label, classes)}")
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"0|[1-9][0-9]{0,8}", text) is not None
