@@ -40,7 +40,9 @@ Column = Annotated[
     typer.Option(
         "--column",
         metavar="NAME=COLUMN",
-        help="What the table calls a column, as in --column file=path. May be repeated.",
+        help="What the table calls a column, as in --column file=path: file, label, patient; and subgroup (a "
+        "sex, an age band, a site ...), which is read only if named, as in --column subgroup=sex. May be "
+        "repeated.",
     ),
 ]
 OptOuts = Annotated[
@@ -120,13 +122,17 @@ def prepare(
 
 
 def counts(document: Mapping[str, Any]) -> Table:
-    """Images and patients of each split, and the images of each class."""
+    """Images and patients of each split, and the images of each class and of each subgroup."""
     from privsyn.cli.console import table
 
     splits = ("train", "holdout", "test")
     parts = [document["counts"][split] for split in splits]
     rows: list[list[object]] = [[name, *(part[name] for part in parts)] for name in ("images", "patients")]
     rows += [[f"class {name}", *(part["classes"][name] for part in parts)] for name in document["classes"]]
+    rows += [
+        [f"subgroup {name or '(unknown)'}", *(found[split] for split in splits)]
+        for name, found in document.get("subgroups", {}).items()
+    ]
     return table("", *splits, rows=rows)
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from privsyn.cohort.entries import Pixels
-from privsyn.cohort.records import COLUMNS
+from privsyn.cohort.records import COLUMNS, SUBGROUP
 from privsyn.cohort.split import SPLITS
 from privsyn.errors import CohortError, PrivsynError, StudyError
 from privsyn.files import file_digest, read_json
@@ -39,12 +39,15 @@ class Part:
         labels: (n,) index of the class.
         patients: (n,) HMAC of the patient, hex.
         rows: (n,) rows of the cohort.
+        subgroups: (n,) such as a sex or an age band, "" where it is unknown; None if the cohort has none. For
+            audits of quality: training has no use for them.
     """
 
     images: Pixels
     labels: NDArray[np.int64]
     patients: NDArray[np.str_]
     rows: NDArray[np.int64]
+    subgroups: NDArray[np.str_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +66,7 @@ class Cohort:
 
     @cached_property
     def records(self) -> pd.DataFrame:
-        """One row per image in that order: index, label, label_name, patient, split, sha256."""
+        """One row per image in that order: `COLUMNS`, and `subgroup` if the cohort has any."""
         records: pd.DataFrame = pq.read_table(self.folder / RECORDS).to_pandas()
         return records
 
@@ -100,7 +103,12 @@ class Cohort:
             images = self.images[rows]
             images.flags.writeable = False
         labels = chosen["label"].to_numpy(dtype=np.int64)
-        return Part(images, labels, np.array(chosen["patient"].tolist(), dtype=np.str_), rows)
+        subgroups = _texts(chosen[SUBGROUP]) if SUBGROUP in chosen else None
+        return Part(images, labels, _texts(chosen["patient"]), rows, subgroups)
+
+
+def _texts(column: pd.Series) -> NDArray[np.str_]:
+    return np.array(column.tolist(), dtype=np.str_)
 
 
 def load_cohort(folder: Path | str) -> Cohort:

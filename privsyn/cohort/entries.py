@@ -50,6 +50,7 @@ class Entry(NamedTuple):
         patient: the id as the source spells it, or None if the file is to say it, or nobody does.
         read: gives the pictures in it; raises CohortError with the reason if it cannot.
         stamp: changes when what is read changes, as far as can be told without reading (path, size, time).
+        subgroup: as the source spells it, "" where it says none; None if nobody asked for it.
     """
 
     where: str
@@ -57,3 +58,4 @@ class Entry(NamedTuple):
     patient: str | None
     read: Callable[[], Iterable[Picture]]
     stamp: str = ""
+    subgroup: str | None = None

@@ -3,7 +3,8 @@
 Each record says what an image is; the pixels lie beside it, in the order in which they were read. Both are
 appended to and never changed, with a third file of notes on what was read to its end: after a kill, what
 those three agree on is kept. They name nobody: files by keyed hashes, patients by HMACs under this machine's
-key. The split's draws are hashes under a public seed, by which ids could be guessed: they are masked.
+key; subgroups, which are coarse, are numbers, whose names stand in the notes. The split's draws are hashes
+under a public seed, by which ids could be guessed: they are masked.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ RECORD = np.dtype(
         ("sha256", "S32"),  # of the pixels
         ("patient", "S32"),  # HMAC of the unit; empty while the image has no patient
         ("draw", "S32"),  # orders the unit in the split
-        ("label", "<i4"),
+        ("label", "<u2"),
+        ("subgroup", "<u2"),  # a number, by the order in which the notes tell names; 0 if there are none
         ("row", "<u4"),  # where the pixels lie
         ("source", "<u8"),  # what it was read from, a keyed hash
     ]

@@ -24,6 +24,7 @@ from privsyn.cohort.index import RECORD, Index, Records
 from privsyn.cohort.labels import label_index
 from privsyn.cohort.pixels import fit_pixels
 from privsyn.cohort.split import draw
+from privsyn.cohort.subgroups import coarse, subgroup_name
 from privsyn.cohort.workers import Again, Event, Lost, in_process, in_processes
 from privsyn.errors import CohortError
 from privsyn.progress import Progress
@@ -34,8 +35,9 @@ FEW = 200  # entries for which no process is worth being started
 CHUNK = 64  # entries that go to a worker at once, unless they are large
 CHUNK_BYTES = 8 << 20
 EXAMPLES = 3  # values of an identifier that are shown to a user who asks
-_PACK = struct.Struct("<32s32s32siIQ").pack
-assert struct.calcsize("<32s32s32siIQ") == RECORD.itemsize
+_RECORD = struct.Struct("<32s32s32sH2xIQ")  # the subgroup is 0, until the chunk is whole
+_PACK = _RECORD.pack
+assert _RECORD.size == RECORD.itemsize
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ class Ingested:
         opted_out: images of patients who opted out.
         marks: identifiers by name to the number of files that have them.
         examples: values of them, if wanted; for the terminal alone.
+        subgroups: names by the numbers that records have for them; empty if nobody asked for any.
     """
 
     refused: list[tuple[str, str]] = field(default_factory=list)
@@ -153,6 +156,7 @@ class Ingested:
     files: int = 0
     marks: Counter[str] = field(default_factory=Counter)
     examples: dict[str, set[str]] = field(default_factory=dict)
+    subgroups: list[str] = field(default_factory=list)
 
     def resume(self, index: Index) -> None:
         """Count what an interrupted run has read."""
@@ -160,6 +164,7 @@ class Ingested:
             self.files += len(note["sources"])
             self.opted_out += note["opted_out"]
             self.marks.update(note["marks"])
+            self.subgroups += note.get("subgroups", ())
 
     def add(self, entry: Entry, outcome: Outcome) -> None:
         self.files += 1
@@ -173,6 +178,20 @@ class Ingested:
             known = self.examples.setdefault(name, set())
             if len(known) < EXAMPLES:
                 known.add(value)
+
+    def number(self, records: Records, chunk: Sequence[Entry], outcomes: Sequence[Outcome]) -> list[str]:
+        """Put the numbers of their subgroups into records; returns the names that were not known before."""
+        numbers = {name: number for number, name in enumerate(self.subgroups)}
+        found = {
+            outcome.source: numbers.setdefault(subgroup_name(entry.subgroup), len(numbers))
+            for entry, outcome in zip(chunk, outcomes, strict=True)
+            if entry.subgroup is not None and outcome.images and not outcome.refused
+        }
+        if found:
+            records["subgroup"] = [found[source] for source in records["source"].tolist()]
+        new = list(numbers)[len(self.subgroups) :]
+        self.subgroups += new
+        return new
 
 
 def ingest(
@@ -188,6 +207,9 @@ def ingest(
     Args:
         entries: lists them; once more if an interrupted run is resumed, to see whether its files still are.
         processes: 1 reads in this process; more survive decoders that crash.
+
+    Raises:
+        CohortError: the source as a whole cannot be read, or its subgroups are no coarse groups.
     """
     told = Ingested()
     known = _known(entries, reader.key, index)
@@ -195,7 +217,7 @@ def ingest(
     waiting: dict[int, Sequence[Entry]] = {}
 
     def chunks() -> Iterator[Sequence[Entry]]:
-        unread = iter(entries())
+        unread = coarse(entries(), index.clear)
         if not known.all_taken:
             unread = (entry for entry in unread if not known.takes(entry_hash(entry, reader.key)))
         size = max(1, min(CHUNK, CHUNK_BYTES // index.bytes_per_image))
@@ -215,7 +237,7 @@ def ingest(
             chunk = waiting.pop(number)
             for entry, outcome in zip(chunk, outcomes, strict=True):
                 told.add(entry, outcome)
-            index.finish(records, _note(outcomes))
+            index.finish(records, _note(outcomes, told.number(records, chunk, outcomes)))
             advance(len(chunk))
     return told
 
@@ -247,15 +269,16 @@ def _whole_chunks(
             yield number, found[~np.isin(found["source"], np.array(refused, np.uint64))], ended
 
 
-def _note(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """What a later run must know of entries that need not be read again."""
+def _note(outcomes: Sequence[Outcome], subgroups: Sequence[str]) -> dict[str, Any]:
+    """What a later run must know of entries that need not be read again, and of subgroups first met here."""
     ended = [outcome for outcome in outcomes if not (outcome.refused or outcome.passed_over)]
     marks = Counter(name for outcome in ended for name in dict.fromkeys(outcome.marks))
-    return {
+    note = {
         "sources": [outcome.source for outcome in ended],
         "opted_out": sum(outcome.opted_out for outcome in ended),
         "marks": dict(marks),
     }
+    return note | ({"subgroups": subgroups} if subgroups else {})
 
 
 class _Known:
@@ -291,7 +314,10 @@ def _known(entries: Callable[[], Iterable[Entry]], key: bytes, index: Index) -> 
 
 def entry_hash(entry: Entry, key: bytes) -> int:
     """64 bits that stand for an entry and for what can be told of it without reading; keyed."""
-    about = f"{entry.where}\0{entry.stamp}\0{entry.label}\0{entry.patient}".encode(errors="surrogateescape")
+    told = f"{entry.label}\0{entry.patient}"
+    if entry.subgroup is not None:
+        told += f"\0{entry.subgroup}"
+    about = f"{entry.where}\0{entry.stamp}\0{told}".encode(errors="surrogateescape")
     return int.from_bytes(hashlib.blake2b(about, digest_size=8, key=key).digest(), "little")
 
 

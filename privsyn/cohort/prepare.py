@@ -18,7 +18,7 @@ import numpy as np
 
 from privsyn.cohort.cohort import RECORDS, SCHEMA_VERSION, Cohort, load_cohort
 from privsyn.cohort.entries import Entry
-from privsyn.cohort.index import Index, Records
+from privsyn.cohort.index import RECORD, Index, Records
 from privsyn.cohort.ingest import Ingested, Reader, entry_hash, ingest
 from privsyn.cohort.opt_outs import read_opt_outs, remember, remembered
 from privsyn.cohort.records import NO_PAIRS, Pairs, Rows, describe, lay_out, write_records
@@ -94,7 +94,8 @@ def prepare(
         source: the word `digits`, an `.npz` or Parquet file, or a folder: class folders, a DICOM tree, a
             folder of Hugging Face `datasets`, or (with `table`) of images.
         table: CSV or Parquet with columns `file`, `label` and, if known, `patient`.
-        columns: other names of those columns, `{"file": "path"}`.
+        columns: other names of those columns, `{"file": "path"}`; `{"subgroup": "sex"}` asks for a column
+            of subgroups, which no source is read for otherwise.
         opt_outs: text file of the ids of patients to leave out, one a line; remembered on this machine.
         skip_unusable: leave out images that cannot be used; without it, one of them stops everything.
         settings: `section.key=value` changes of the recipe.
@@ -194,6 +195,8 @@ class _Work:
         writes: bool = True,
     ) -> _Work:
         recipe = study.recipe(settings)
+        if len(recipe.data.classes) > (most := np.iinfo(RECORD["label"]).max + 1):
+            raise CohortError(f"data.classes names {len(recipe.data.classes):,} classes: at most {most:,}")
         key = patient_key() if writes or has_patient_key() else secrets.token_bytes(KEY_BYTES)
         gone = remembered() | (read_opt_outs(opt_outs, key) if opt_outs is not None else frozenset())
         reader = Reader(recipe.data, recipe.seed, key, gone)
@@ -229,7 +232,7 @@ class _Work:
         pairs, near = self._near_duplicates(records, index)
         linked = pairs if self.recipe.data.near_duplicates == "link" else NO_PAIRS
         try:
-            rows = lay_out(records, self.recipe, self.reader.key, linked)
+            rows = lay_out(records, self.recipe, self.reader.key, linked, told.subgroups)
         except CohortError as fault:
             return _Examined(Report(None, str(fault), told, text, near), None)
         found = {

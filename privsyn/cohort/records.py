@@ -20,6 +20,7 @@ from privsyn.files import json_text
 from privsyn.recipe import Data, Recipe
 
 COLUMNS = ("index", "label", "label_name", "patient", "split", "sha256")
+SUBGROUP = "subgroup"  # a column more, if one was asked for
 _CHUNK = 16_384  # rows that are spelled out at a time
 _SAME_PIXELS = ("size", "channels", "bit_depth", "classes", "resize", "split")
 
@@ -37,6 +38,7 @@ class Rows:
         groups: (n,) of each, what the split kept together.
         order: (n,) the cohort's order of them: by split, then by the hash of the pixels.
         named: how many came with a patient.
+        subgroups: their names in order, by the numbers in `records`; empty if nobody asked for any.
     """
 
     records: Records
@@ -44,18 +46,23 @@ class Rows:
     groups: NDArray[np.int64]
     order: NDArray[np.int64]
     named: int
+    subgroups: tuple[str, ...] = ()
 
 
-def lay_out(records: Records, recipe: Recipe, key: bytes, near: Pairs = NO_PAIRS) -> Rows:
+def lay_out(
+    records: Records, recipe: Recipe, key: bytes, near: Pairs = NO_PAIRS, subgroups: Sequence[str] = ()
+) -> Rows:
     """Split the images and put them in order.
 
     Args:
-        records: changed: images without a patient become their own.
+        records: changed: images without a patient become their own, subgroups are numbered in order.
         near: rows of images that must stay together.
+        subgroups: their names, by the numbers that they have so far.
 
     Raises:
         CohortError: too few patients to split.
     """
+    names = _in_order(records, subgroups)
     named = _give_each_a_unit(records, recipe.seed, key)
     groups = linked_groups(records["patient"], records["sha256"])
     groups = joined_groups(groups, *near)
@@ -67,8 +74,20 @@ def lay_out(records: Records, recipe: Recipe, key: bytes, near: Pairs = NO_PAIRS
         shares=recipe.data.split,
         seed=recipe.seed,
     )
-    order = _sorted(records["draw"], records["label"], records["sha256"], part)
-    return Rows(records, part, groups, order, named)
+    order = _sorted(records["subgroup"], records["draw"], records["label"], records["sha256"], part)
+    return Rows(records, part, groups, order, named, names)
+
+
+def _in_order(records: Records, subgroups: Sequence[str]) -> tuple[str, ...]:
+    """Number subgroups anew, so that the order in which they were met does not show; returns their names."""
+    if not subgroups:
+        return ()
+    there = np.unique(records["subgroup"]).tolist()
+    there.sort(key=lambda number: subgroups[number])
+    rank = np.zeros(len(subgroups), records["subgroup"].dtype)
+    rank[there] = np.arange(len(there))
+    records["subgroup"] = rank[records["subgroup"]]
+    return tuple(subgroups[number] for number in there)
 
 
 def _give_each_a_unit(records: Records, seed: int, key: bytes) -> int:
@@ -78,7 +97,7 @@ def _give_each_a_unit(records: Records, seed: int, key: bytes) -> int:
     that tells it from others with the same pixels, whatever the order of the source.
     """
     alone = np.flatnonzero(records["patient"] == b"")
-    alone = alone[np.lexsort((records["label"][alone], records["sha256"][alone]))]
+    alone = alone[np.lexsort([records[name][alone] for name in ("subgroup", "label", "sha256")])]
     last, number = "", 0
     for start in range(0, len(alone), _CHUNK):
         rows = alone[start : start + _CHUNK]
@@ -95,9 +114,9 @@ def _give_each_a_unit(records: Records, seed: int, key: bytes) -> int:
 
 
 def write_records(path: Path, rows: Rows, classes: Sequence[str]) -> None:
-    """`records.parquet`: one row per image, columns `COLUMNS`."""
-    whole = {"index", "label"}
-    schema = pa.schema([(name, pa.int64() if name in whole else pa.string()) for name in COLUMNS])
+    """`records.parquet`: one row per image, columns `COLUMNS`, and `SUBGROUP` if there are any."""
+    whole, names = {"index", "label"}, (*COLUMNS, SUBGROUP) if rows.subgroups else COLUMNS
+    schema = pa.schema([(name, pa.int64() if name in whole else pa.string()) for name in names])
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, len(rows.records), _CHUNK):
             place = rows.order[start : start + _CHUNK]
@@ -105,18 +124,24 @@ def write_records(path: Path, rows: Rows, classes: Sequence[str]) -> None:
             columns = [
                 np.arange(start, start + len(some)),
                 some["label"],
-                pa.DictionaryArray.from_arrays(some["label"], list(classes)).cast(pa.string()),
+                _spelled(some["label"], classes),
                 hexadecimal(some["patient"]),
-                pa.DictionaryArray.from_arrays(rows.part[place], SPLITS).cast(pa.string()),
+                _spelled(rows.part[place], SPLITS),
                 hexadecimal(some["sha256"]),
             ]
+            if rows.subgroups:
+                columns.append(_spelled(some["subgroup"], rows.subgroups))
             writer.write_table(pa.table([pa.array(each) for each in columns], schema=schema))
+
+
+def _spelled(numbers: NDArray[Any], names: Sequence[str]) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(numbers, list(names)).cast(pa.string())
 
 
 def describe(rows: Rows, recipe: Recipe) -> dict[str, Any]:
     """What `cohort.json` says about the rows."""
     data = recipe.data
-    return {
+    document = {
         "size": data.size,
         "channels": data.channels,
         "bit_depth": data.bit_depth,
@@ -129,6 +154,7 @@ def describe(rows: Rows, recipe: Recipe) -> dict[str, Any]:
         "duplicates": _duplicates(rows),
         "fingerprint": _fingerprint(rows.records, data),
     }
+    return document | ({"subgroups": _of_subgroups(rows)} if rows.subgroups else {})
 
 
 def _count(rows: Rows, part: int, classes: Sequence[str]) -> dict[str, Any]:
@@ -138,6 +164,19 @@ def _count(rows: Rows, part: int, classes: Sequence[str]) -> dict[str, Any]:
         "images": len(some),
         "patients": len(np.unique(some["patient"])),
         "classes": dict(zip(classes, labels, strict=True)),
+    }
+
+
+def _of_subgroups(rows: Rows) -> dict[str, dict[str, int]]:
+    """How many images of each subgroup there are in each part."""
+    most = len(rows.subgroups)
+    counts = [
+        np.bincount(rows.records["subgroup"][rows.part == part], minlength=most).tolist()
+        for part in range(len(SPLITS))
+    ]
+    return {
+        name: dict(zip(SPLITS, each, strict=True))
+        for name, *each in zip(rows.subgroups, *counts, strict=True)
     }
 
 

@@ -78,6 +78,26 @@ def test_a_source_that_would_be_refused_is_told_with_exit_code_1(study: Path, so
     assert _run(study, "prepare", str(source), "--skip-unusable").returncode == 0
 
 
+def test_subgroups_are_counted_where_they_are_asked_for(study: Path, source: Path, tmp_path: Path) -> None:
+    """As printed in docs/cohorts.md; in the table and the JSON of `--check` and of `prepare` alike."""
+    (line,) = re.findall(r"^privsyn prepare SOURCE --table .*$", GUIDE.read_text(encoding="utf-8"), re.M)
+    files = sorted(path.relative_to(source).as_posix() for path in source.rglob("*.png"))
+    rows = [f"{file},{file[0]},{file.split('-')[1]},{('women', '')[n % 2]}" for n, file in enumerate(files)]
+    (tmp_path / "t.csv").write_text("\n".join(["file,label,patient,sex", *rows]) + "\n")
+    replaced = {"SOURCE": str(source), "FILE": str(tmp_path / "t.csv")}
+    words = [replaced.get(word, word) for word in shlex.split(line)[1:]]
+    told = _run(study, *words, "--check", "--json")
+    assert told.returncode == 0, told.stderr
+    for name in ("women", r"\(unknown\)"):
+        assert re.search(rf"subgroup {name} +│ +\d+ +│ +\d+ +│ +\d+", told.stderr)
+    counted = json.loads(told.stdout)["cohort"]["subgroups"]
+    assert {name: sum(parts.values()) for name, parts in counted.items()} == {"": 6, "women": 6}
+    assert json.loads(_run(study, *words, "--json").stdout)["subgroups"] == counted
+    refused = _run(study, *words[:-1], "subgroup=age", "--check")
+    assert refused.returncode == 2
+    assert "has no column 'age'" in refused.stderr
+
+
 def test_values_of_identifiers_are_shown_to_who_asks_for_them(study: Path, source: Path) -> None:
     """`--show` belongs to `--check`; without it only names and numbers appear."""
     exif = Image.Exif()

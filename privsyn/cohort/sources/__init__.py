@@ -41,6 +41,7 @@ def open_source(
         table: CSV, JSON lines or Parquet with columns `file` (relative to the folder), `label` and, if known,
             `patient`.
         columns: other names of those columns, `{"file": "path"}`; of the source's own columns, if it has any.
+            A subgroup is read only from a column that is named here, `{"subgroup": "sex"}`.
 
     Raises:
         CohortError: the source as a whole cannot be read; faults of single images come from `Entry.read`.
@@ -75,7 +76,7 @@ def _folder(path: Path, columns: Mapping[str, str], data: Data) -> Iterator[Entr
             return with_metadata(metadata, root, columns, data)
         if not classes_there and (shards := shards_in(children)):
             return parquet_entries(shards, root, columns, data)
-        if not classes_there and (tars := tars_in(children)):
+        if not columns and not classes_there and (tars := tars_in(children)):
             return tar_entries(tars, data)
     if columns:
         raise CohortError("column names need a table: pass --table FILE")

@@ -48,7 +48,7 @@ def parquet_entries(
     ClassLabel whose names the file's metadata tell) and, if there, `patient`.
 
     Args:
-        columns: other names of them; `file` is that of the images.
+        columns: other names of them; `file` is that of the images. `subgroup` is read only if named here.
 
     Raises:
         CohortError: a file is no Parquet, or lacks a column.
@@ -63,9 +63,9 @@ def parquet_entries(
             layout = _layout(shard, content.schema_arrow, columns, data)
             row = 0
             for batch in content.iter_batches(_batch_rows(content), columns=layout.columns):
-                for image, label, patient in layout.cells(batch):
+                for image, label, patient, subgroup in layout.cells(batch):
                     read = partial(read_cell, image, inside, data, patient is not None)
-                    yield Entry(f"{where}[{row}]", label, patient, read, f"{stamp} {row}")
+                    yield Entry(f"{where}[{row}]", label, patient, read, f"{stamp} {row}", subgroup)
                     row += 1
 
 
@@ -86,33 +86,39 @@ def read_cell(cell: Any, root: str, data: Data, named: bool) -> Iterator[Picture
 
 @dataclass(frozen=True)
 class _Layout:
-    """Which columns a file has for what; `names` are the classes that its numbers count."""
+    """Which columns a file has for what; `names` are what the numbers in them count, by column."""
 
     image: str
     label: str | None
     patient: str | None
-    names: tuple[str, ...] | None
+    subgroup: str | None
+    names: Mapping[str, tuple[str, ...]]
 
     @property
     def columns(self) -> list[str]:
-        return [name for name in (self.image, self.label, self.patient) if name is not None]
+        found = (self.image, self.label, self.patient, self.subgroup)
+        return [name for name in dict.fromkeys(found) if name is not None]
 
-    def cells(self, batch: pa.RecordBatch) -> Iterator[tuple[Any, str | int | None, str | None]]:
+    def cells(self, batch: pa.RecordBatch) -> Iterator[tuple[Any, str | int | None, str | None, str | None]]:
         images = batch.column(self.image).to_pylist()
         labels = batch.column(self.label).to_pylist() if self.label else None
         patients = batch.column(self.patient).to_pylist() if self.patient else None
+        groups = batch.column(self.subgroup).to_pylist() if self.subgroup else None
         for row, image in enumerate(images):
-            label = self._label(labels[row]) if labels is not None else None
-            yield image, label, (as_text(patients[row]) or "") if patients is not None else None
+            label = self._named(self.label, labels[row]) if labels is not None else None
+            patient = (as_text(patients[row]) or "") if patients is not None else None
+            group = str(self._named(self.subgroup, groups[row])) if groups is not None else None
+            yield image, label, patient, group
 
-    def _label(self, value: Any) -> str | int:
+    def _named(self, column: str | None, value: Any) -> str | int:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, int):
             return as_text(value) or ""
-        if self.names is None:
+        names = self.names.get(column or "")
+        if names is None:
             return int(value)
-        return self.names[value] if 0 <= value < len(self.names) else f"number {value}"
+        return names[value] if 0 <= value < len(names) else f"number {value}"
 
 
 def _layout(shard: Path, schema: pa.Schema, columns: Mapping[str, str], data: Data) -> _Layout:
@@ -123,6 +129,7 @@ def _layout(shard: Path, schema: pa.Schema, columns: Mapping[str, str], data: Da
     image = _column(shard, schema, columns.get("file"), (*_IMAGES, *typed["Image"]))
     label = _column(shard, schema, columns.get("label"), (*_LABELS, *typed["ClassLabel"]))
     patient = _column(shard, schema, columns.get("patient"), _PATIENTS)
+    subgroup = _column(shard, schema, columns.get("subgroup"), ())
     if image is None or (label is None and len(data.classes) > 1):
         role, lacking = ("file", _IMAGES[0]) if image is None else ("label", _LABELS[0])
         raise CohortError(_lacks(shard, schema, lacking, role))
@@ -130,8 +137,9 @@ def _layout(shard: Path, schema: pa.Schema, columns: Mapping[str, str], data: Da
     inner = {field.name for field in kind} if pa.types.is_struct(kind) else set()
     if "bytes" not in inner and not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise CohortError(f"{shard}: the column {image!r} is {kind}, not bytes or a struct of bytes and path")
-    names = features.get(label, {}).get("names") if _type(features, label) == "ClassLabel" else None
-    return _Layout(image, label, patient, tuple(map(str, names)) if isinstance(names, list) else None)
+    told = {name: features[name].get("names") for name in typed["ClassLabel"]}
+    names = {name: tuple(map(str, some)) for name, some in told.items() if isinstance(some, list)}
+    return _Layout(image, label, patient, subgroup, names)
 
 
 def _column(shard: Path, schema: pa.Schema, asked: str | None, usual: Sequence[str]) -> str | None:

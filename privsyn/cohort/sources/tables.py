@@ -19,7 +19,8 @@ from privsyn.cohort.sources.names import as_text, file_stamp, readable, shown
 from privsyn.errors import CohortError
 from privsyn.recipe import Data, nearest
 
-ROLES = ("file", "label", "patient")
+ROLES = ("file", "label", "patient", "subgroup")
+_USUAL = {role: role for role in ROLES if role != "subgroup"}  # which is read only if it is named
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _FILE_NAME = "file_name"  # by which a metadata file is known
 _LABELS = ("label_name", "label", "labels")  # a name first: its number may count other classes
@@ -41,10 +42,10 @@ def check_roles(columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def with_table(folder: Path, table: Path, columns: Mapping[str, str], data: Data) -> Iterator[Entry]:
-    """A row per image: `file` relative to the folder, `label`, and `patient` if there."""
+    """A row per image: `file` relative to the folder, `label`, `patient` if there, a subgroup if named."""
     rows = _rows(table)
     there = next(rows)
-    wanted = {role: columns.get(role, role) for role in ROLES}
+    wanted = _USUAL | dict(columns)
     for role, name in wanted.items():
         if name not in there and (role != "patient" or role in columns):
             raise CohortError(f"{table} {_lacks(name, there)}: name it by --column {role}=...")
@@ -93,13 +94,14 @@ def read_inside(root: str, file: str, data: Data, named: bool) -> Iterable[Pictu
 def _listed(
     folder: Path, rows: Iterator[Row], wanted: Mapping[str, str], patient: str, data: Data, shown_in: str = ""
 ) -> Iterator[Entry]:
-    root = os.path.realpath(folder)
+    root, group = os.path.realpath(folder), wanted.get("subgroup")
     for row in rows:
         file = row.get(wanted["file"]) or ""
         who = (row.get(wanted["patient"]) or "") if patient else None
         label = (row.get(wanted["label"]) or "") if wanted["label"] else _folder_class(file, data)
         read = partial(read_inside, root, file, data, bool(patient))
-        yield Entry(shown(shown_in + file), label, who, read, file_stamp(os.path.join(root, file)))
+        subgroup = (row.get(group) or "") if group else None
+        yield Entry(shown(shown_in + file), label, who, read, file_stamp(os.path.join(root, file)), subgroup)
 
 
 def _folder_class(file: str, data: Data) -> str | None:
