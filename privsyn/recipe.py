@@ -20,7 +20,10 @@ from privsyn.errors import RecipeError
 from privsyn.files import json_digest
 
 Positive = Annotated[int, Field(gt=0)]
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$")]
 Unit = Literal["patient", "image"]
+Biomarker = Literal["lung-opacity", "layer-contrast", "nuclear-density", "stain-ratio"]
+IN_COLOUR = frozenset({"nuclear-density", "stain-ratio"})
 
 
 class Section(BaseModel):
@@ -328,6 +331,12 @@ class Sample(Section):
     batch_size: Positive = Field(256, description="images in flight; cannot change the result")
 
 
+class Quality(Section):
+    """What a synthetic set of this kind of images is measured by, beyond what every image has."""
+
+    biomarkers: tuple[Biomarker, ...] = Field((), description="of the modality; docs/quality.md tells them")
+
+
 class Recipe(Section):
     """How to train and sample, whole and checked."""
 
@@ -339,6 +348,7 @@ class Recipe(Section):
     privacy: Privacy = Privacy()
     warmup: Warmup = Warmup()
     sample: Sample = Sample()
+    quality: Quality = Quality()
 
     @model_validator(mode="after")
     def _coherent(self) -> Self:
@@ -378,6 +388,8 @@ class Recipe(Section):
             raise ValueError(
                 "train.compile is for training without DP, whose passes differ in shape: leave it auto"
             )
+        if self.data.channels == 1 and (coloured := IN_COLOUR.intersection(self.quality.biomarkers)):
+            raise ValueError(f"quality.biomarkers: {min(coloured)} is for data.channels = 3")
         if self.privacy.dp and self.privacy.public_data:
             raise ValueError("privacy.public_data protects nobody: train without differential privacy")
         return self

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Literal, Protocol
@@ -23,13 +23,16 @@ from scipy import stats
 
 from privsyn.audit.blind import BlindGuess, appearance, blind_guess
 from privsyn.audit.cache import Arrays, Cache, depending
+from privsyn.audit.policy import MARGIN
 from privsyn.audit.stats import redrawn_members
 from privsyn.canaries import Canaries
 from privsyn.cohort.cohort import Cohort, Part
 from privsyn.cohort.split import linked_groups, patient_strata
 from privsyn.depth import Images
 from privsyn.diffusion.model import DiffusionModel
-from privsyn.features.embed import CHEAP, Floats, Whitening, embed
+from privsyn.errors import PrivsynError
+from privsyn.features.embed import CHEAP, EMBEDDINGS, Embedding, Floats, Told, Whitening, told
+from privsyn.features.inference import OpenNetwork
 from privsyn.progress import SILENT, Progress
 from privsyn.synthetic import SyntheticSet
 
@@ -48,11 +51,13 @@ class Settings(_Frozen):
     Attributes:
         alpha: chance of a false alarm that this audit may spend over all of its findings.
         control_level: level at which controls are judged.
+        margin: below which a difference of means counts for none, in standard deviations of real images.
         seed: of every random choice.
     """
 
     alpha: float = Field(0.05, gt=0, lt=1)
     control_level: float = Field(1e-3, gt=0, lt=1)
+    margin: float = Field(MARGIN, gt=0)
     seed: int = 0
 
 
@@ -103,8 +108,9 @@ class Finding(_Frozen):
 
     Attributes:
         value: the point estimate; `None` if it could not be measured.
-        interval: lower and upper bound at `confidence`, which holds over all findings of the audit; the upper
-            one is `None` where the audit bounds from below alone, and a rule about it is then inconclusive.
+        interval: lower and upper bound at `confidence`, which holds over all findings of the audit, or, of
+            threat `quality`, for each by itself; the upper one is `None` where the audit bounds from below
+            alone, and a rule about it is then inconclusive.
         n: sizes, images and patients on every side.
         baseline: what an honest generator is expected to show.
         applicable: False if the evidence cannot exist (no model given); `reason` says which.
@@ -210,6 +216,8 @@ class Evidence:
         fine_tune: makes the over-fitted model of a positive control.
         canaries: of the model's training, if any were planted.
         shadows: models of the same recipe to train, if any were asked for.
+        biomarkers: names of those that the recipe asks for, beyond what every image has.
+        networks: that the policy names; embeddings beside the built-in ones.
         cache: keeps what is dear to compute; None keeps it in memory.
     """
 
@@ -223,6 +231,8 @@ class Evidence:
         fine_tune: FineTune | None = None,
         canaries: CanaryRecord | None = None,
         shadows: Shadows | None = None,
+        biomarkers: Sequence[str] = (),
+        networks: Sequence[OpenNetwork] = (),
         cache: Cache | None = None,
         progress: Progress = SILENT,
     ) -> None:
@@ -230,6 +240,8 @@ class Evidence:
         self.cohort, self.synthetic = cohort, synthetic
         self.model, self.claim, self.fine_tune = model, claim, fine_tune
         self.shadows = shadows
+        self.biomarkers = tuple(biomarkers)
+        self._networks = {network.name: network for network in networks}
         self.progress = progress
         self.cache = cache or Cache(None, {})
         self._embedded: dict[str, dict[bytes, Floats]] = {}
@@ -312,20 +324,45 @@ class Evidence:
         what = f"train against holdout by their images alone: p {p_value:.2g}"
         return Control(passed=p_value > level, description=what, p_value=p_value)
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the embeddings that the policy brings along, in its order."""
+        return tuple(self._networks)
+
+    def told(self, name: str) -> Told:
+        """What a reader must know to compare numbers in an embedding: network, sha256, size, resizing."""
+        self._embedder(name)
+        return self._networks[name].told() if name in self._networks else told(name)
+
     def embedding(self, name: str, images: Images) -> Floats:
-        """Rows (n, d) of a named embedding; an image that was embedded before is not again."""
+        """Rows (n, d) of an embedding, built in or of `networks`; an image embedded before is not again.
+
+        Raises:
+            PrivsynError: no embedding has that name.
+        """
+        embedder, key = self._embedder(name), self._key(name)
         if name in CHEAP or not len(images):
-            return embed(name, images, self.progress)
-        if name not in self._embedded:
-            self._embedded[name] = _rows_by_digest(self.cache.read(name))
-        known = self._embedded[name]
+            return embedder(images, self.progress)
+        if key not in self._embedded:
+            self._embedded[key] = _rows_by_digest(self.cache.read(key))
+        known = self._embedded[key]
         digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
         new = {digest: row for row, digest in enumerate(digests) if digest not in known}
         if new:
-            rows = embed(name, images[list(new.values())], self.progress)
+            rows = embedder(images[list(new.values())], self.progress)
             known.update(zip(new, rows, strict=True))
-            self._grown.setdefault(name, set()).update(new)
+            self._grown.setdefault(key, set()).update(new)
         return np.stack([known[digest] for digest in digests])
+
+    def _embedder(self, name: str) -> Embedding:
+        known: dict[str, Embedding] = {**EMBEDDINGS, **self._networks}
+        if name not in known:
+            raise PrivsynError(f"no embedding is called {name!r}: choose from {', '.join(known)}")
+        return known[name]
+
+    def _key(self, name: str) -> str:
+        """What rows are kept under: another network of the same name has another."""
+        return self._networks[name].network.key if name in self._networks else name
 
     def representation(self, name: str) -> Callable[[Images], Floats]:
         """The embedding as distances are taken in it: whitened on `test` patients, who are on neither side.
@@ -334,6 +371,7 @@ class Evidence:
         """
         if name in CHEAP:
             return partial(self.embedding, name)
+        key = self._key(name)
 
         def fit() -> Arrays:
             return vars(Whitening.fit(self.embedding(name, self.test.images)))
@@ -342,21 +380,21 @@ class Evidence:
             def compute() -> Arrays:
                 return {"rows": whitening(self.embedding(name, images))}
 
-            known = self.kept(f"{name}, whitened", compute, images) if len(images) > FEW else compute()
+            known = self.kept(f"{key}, whitened", compute, images) if len(images) > FEW else compute()
             return known["rows"]
 
-        whitening = Whitening(**self.kept(f"whitening of {name}", fit))
+        whitening = Whitening(**self.kept(f"whitening of {key}", fit))
         return place
 
     def keep_embeddings(self) -> None:
         """Write the embeddings of the cohort to the cache, if any are new."""
         sides = (self.population.images, self.test.images)
         wanted = {hashlib.sha256(image.tobytes()).digest() for side in sides for image in side}
-        for name in sorted(name for name, new in self._grown.items() if new & wanted):
-            known = self._embedded[name]
+        for key in sorted(key for key, new in self._grown.items() if new & wanted):
+            known = self._embedded[key]
             there = sorted(wanted & known.keys())
             digests = np.frombuffer(b"".join(there), np.uint8).reshape(-1, 32)
-            self.cache.write(name, {"digests": digests, "rows": np.stack([known[each] for each in there])})
+            self.cache.write(key, {"digests": digests, "rows": np.stack([known[each] for each in there])})
         self._grown.clear()
 
     def kept(self, name: str, compute: Callable[[], Arrays], *depends: NDArray[Any]) -> Arrays:

@@ -11,18 +11,20 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from privsyn.features.networks import Network
 from privsyn.files import json_digest
-from privsyn.recipe import Section, nearest, parse, read_toml
+from privsyn.recipe import Section, Slug, nearest, parse, read_toml
 
 if TYPE_CHECKING:  # the contract brings torch, and reading a policy should be quick
     from privsyn.audit.contract import Finding
 
+MARGIN = 0.2  # a small effect (Cohen 1988)
+
 Outcome = Literal["pass", "fail", "inconclusive", "accepted"]
-Slug = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$")]
 
 # What can answer a question by itself, besides `rule:<id>`; privsyn.release.checklist says how.
 EVIDENCE = (
@@ -81,6 +83,10 @@ class Policy(Section):
     checklist: tuple[ChecklistItem, ...] = Field(
         (), description="what people must answer for, since no audit can"
     )
+    margin: float = Field(
+        MARGIN, gt=0, description="equivalence of image biomarkers: a shift that counts for none, in SDs"
+    )
+    networks: tuple[Network, ...] = Field((), description="embeddings of your own, for audits that want one")
 
     @field_validator("rules", "checklist")
     @classmethod
@@ -88,6 +94,13 @@ class Policy(Section):
         if len({entry.id for entry in entries}) != len(entries):
             raise ValueError("two entries have the same id")
         return entries
+
+    @field_validator("networks")
+    @classmethod
+    def _told_apart(cls, networks: tuple[Network, ...]) -> tuple[Network, ...]:
+        if len({network.name for network in networks}) != len(networks):
+            raise ValueError("two networks have the same name")
+        return networks
 
     @model_validator(mode="after")
     def _answerable(self) -> Self:
@@ -100,8 +113,19 @@ class Policy(Section):
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of the policy's content; comments and order of keys do not matter."""
-        return json_digest(self.model_dump(mode="json"))
+        """sha256 (hex) of the policy's content; comments and order of keys do not matter.
+
+        Where a network lies does not either, for its sha256 says which it is. A policy without networks and
+        margin has the digest that it had before there were any: releases are bound to it.
+        """
+        content = self.model_dump(mode="json")
+        for network in content["networks"]:
+            del network["file"]
+        if not self.networks:
+            del content["networks"]
+        if self.margin == MARGIN:
+            del content["margin"]
+        return json_digest(content)
 
     @property
     def audits(self) -> tuple[str, ...]:

@@ -22,11 +22,12 @@ from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.depth import bit_depth_of
 from privsyn.dp.claim import as_sampled
 from privsyn.errors import PrivsynError, StudyError
+from privsyn.features.inference import OpenNetwork, open_network
 from privsyn.files import json_digest, read_json, whole_folder, write_json
 from privsyn.home import count_attempt
 from privsyn.plan import training_seconds
 from privsyn.progress import SILENT, Progress
-from privsyn.recipe import Recipe, find_shipped, nearest
+from privsyn.recipe import Biomarker, Recipe, find_shipped, load_recipe, nearest
 from privsyn.study import Study, as_study
 from privsyn.synthetic import SyntheticSet, read_synthetic
 
@@ -54,13 +55,14 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Question:
-    """What is audited against what: every input of one audit run, as files."""
+    """What is audited against what: every input of one audit run, as files; and what its images can show."""
 
     synthetic: Path
     cohort: Path
     policy: Path
     out: Path
     model: Path | None = None
+    biomarkers: tuple[Biomarker, ...] = ()
 
 
 def audit(
@@ -94,7 +96,7 @@ def audit(
         )
     rules = _chosen(load_policy(question.policy), only)
     _check_shadows(shadows, rules)
-    evidence, recipe_digest = _evidence(question, shadows, progress)
+    evidence, recipe_digest = _evidence(question, rules, shadows, progress)
     plugins = [plugin for name, plugin in installed().items() if name in rules.audits]
     findings = [finding for plugin in plugins for finding in _run(plugin, evidence, rules)]
     evidence.keep_embeddings()
@@ -160,6 +162,7 @@ def _question(
             policy=policy_file or of.policy_file,
             out=out or of.audit,
             model=of.model if own and of.privacy_file.exists() else None,
+            biomarkers=load_recipe(of.recipe_file).quality.biomarkers if cohort is None else (),
         )
     if synthetic is None or cohort is None or policy_file is None or out is None:
         raise StudyError("auditing without a study needs --synthetic, --cohort, --policy and --out together")
@@ -182,8 +185,11 @@ def _check_shadows(shadows: int, policy: Policy) -> None:
         raise PrivsynError(f"--shadows: no rule asks for {SHADOW_AUDIT}; add one to the policy")
 
 
-def _evidence(question: Question, shadows: int, progress: Progress) -> tuple[Evidence, str | None]:
+def _evidence(
+    question: Question, rules: Policy, shadows: int, progress: Progress
+) -> tuple[Evidence, str | None]:
     cohort = load_cohort(question.cohort)
+    networks = _networks(rules, question.policy.parent, cohort)
     synthetic = read_synthetic(
         question.synthetic,
         size=cohort.size,
@@ -191,27 +197,34 @@ def _evidence(question: Question, shadows: int, progress: Progress) -> tuple[Evi
         bit_depth=bit_depth_of(cohort.images),
         classes=cohort.classes,
     )
+    evidence = partial(
+        Evidence, cohort, synthetic, biomarkers=question.biomarkers, networks=networks, progress=progress
+    )
     if question.model is None or synthetic.provenance is None:  # a set of unknown origin has no model
-        return Evidence(cohort, synthetic, cache=_cache(cohort), progress=progress), None
+        return evidence(cache=_cache(cohort)), None
     model, recipe, weights = load_model(question.model)
     claim = as_sampled(read_json(question.model / "privacy.json"), synthetic.provenance)
     if claim.get("imported"):  # whom it was trained on is unknown, so no attack on it has members
         _check_drawn_by(synthetic, weights)
-        evidence = Evidence(cohort, synthetic, claim=claim, cache=_cache(cohort), progress=progress)
-        return evidence, recipe.digest
+        return evidence(claim=claim, cache=_cache(cohort)), recipe.digest
     _check_lineage(cohort, synthetic, claim, weights)
-    evidence = Evidence(
-        cohort,
-        synthetic,
+    whole = evidence(
         model=model,
         claim=claim,
         fine_tune=finetune,
         canaries=_canaries(question.model, recipe, claim),
         shadows=_shadows(shadows, cohort, recipe, question.model.parent, progress),
         cache=_cache(cohort, weights),
-        progress=progress,
     )
-    return evidence, recipe.digest
+    return whole, recipe.digest
+
+
+def _networks(policy: Policy, folder: Path, cohort: Cohort) -> list[OpenNetwork]:
+    """What the policy brings along, opened before any audit runs, so that a wrong file is known at once."""
+    networks = [open_network(network, folder) for network in policy.networks]
+    for network in networks:
+        network.check(cohort.channels)
+    return networks
 
 
 def _cache(cohort: Cohort, weights: str | None = None) -> Cache:
@@ -258,7 +271,7 @@ def _check_drawn_by(synthetic: SyntheticSet, weights: str) -> None:
 
 
 def _run(plugin: Plugin, evidence: Evidence, policy: Policy) -> list[Finding]:
-    settings = Settings(alpha=policy.alpha(plugin.name))
+    settings = Settings(alpha=policy.alpha(plugin.name), margin=policy.margin)
     with evidence.progress.stage(f"audit {plugin.name}", 1) as advance:
         findings = plugin.load()(evidence, settings)
         advance()

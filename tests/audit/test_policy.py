@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,10 @@ def policy(*rules: dict[str, Any], **changes: Any) -> Policy:
 def item(**changes: Any) -> dict[str, Any]:
     known = {"id": "q", "question": "Is it so?", "role": "privacy-officer", "reference": "none"}
     return {**known, **changes}
+
+
+def network(**changes: Any) -> dict[str, Any]:
+    return {"name": "net", "file": "net.onnx", "sha256": "ab" * 32, "size": 299, **changes}
 
 
 def finding(**changes: Any) -> Finding:
@@ -181,6 +187,86 @@ def test_nobody_waives_a_rule_unless_the_policy_names_a_role() -> None:
     assert policy(rule(waivable_by=["privacy-officer"])).rules[0].waivable_by == ("privacy-officer",)
     with pytest.raises(ValueError, match="waivable_by"):
         policy(rule(waivable_by=["The Officer"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("internal-review", "33654f6a243a53e50a867d5e3e8a7119c34ec31773db36bba95ccd9ae2e61151"),
+        ("public-release", "143333c37f133492a468cea09342e968059d18a97907bdfc179b80b472bff999"),
+        ("trusted-environment", "22017d1b60231ec7d1533994c9fee5fc21e7e10c857c0c884ec9d8a8241dffbb"),
+    ],
+)
+def test_a_shipped_policy_keeps_its_digest(name: str, digest: str) -> None:
+    """Releases are bound to it: another one here means another text there, and no more than that."""
+    assert load_policy(shipped("policies")[name]).digest == digest
+
+
+def test_a_policy_without_networks_has_the_digest_of_before_there_were_any() -> None:
+    """What is new and absent does not count; this one is of version 0.1.0."""
+    known = "850851737cc4974732847dca596ffb7ebeb8b02337b2df7690c266e2dcd3ec80"
+    assert policy(rule(), checklist=[item()]).digest == known
+    assert policy(rule(), checklist=[item()], networks=[]).digest == known
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "other"},
+        {"sha256": "cd" * 32},
+        {"size": 224},
+        {"channels": 1},
+        {"mean": [0.5, 0.5, 0.5]},
+        {"std": [0.5, 0.5, 0.5]},
+    ],
+)
+def test_a_network_belongs_to_the_digest(change: dict[str, Any]) -> None:
+    """All that makes other rows of it, and its name; not where its file lies, which its sha256 tells."""
+    with_it = policy(rule(), networks=[network()])
+    assert with_it.digest != policy(rule()).digest
+    assert with_it.digest != policy(rule(), networks=[network(**change)]).digest
+    assert with_it.digest == policy(rule(), networks=[network(file="/elsewhere/net.onnx")]).digest
+
+
+def test_the_rules_of_one_audit_keep_the_networks() -> None:
+    """A partial audit embeds as the whole one does."""
+    rules = policy(rule(), rule(id="2", audit="b"), networks=[network()])
+    assert rules.only(["b"]).networks == rules.networks
+
+
+@pytest.mark.parametrize(
+    ("networks", "message"),
+    [
+        ([network(name="lite0-mid")], "networks.0: name: 'lite0-mid' is the name of a built-in embedding"),
+        ([network(name="The Net")], "networks.0.name"),
+        ([network(), network(file="other.pt")], "networks: two networks have the same name"),
+        ([network(sha256="abc")], "networks.0.sha256"),
+        ([network(file="net.pkl")], "neither TorchScript"),
+        ([network(channels=2)], "networks.0.channels"),
+        ([network(size=0)], "networks.0.size"),
+        ([network(mean=[0.5])], "mean: needs one number for each channel, 3"),
+        ([network(channels=1, std=[1.0, 1.0])], "std: needs one number for each channel, 1"),
+        ([network(std=[0.5, 0.0, 0.5])], "std: must be above 0"),
+        ([network(sizes=3)], "did you mean 'size'"),
+    ],
+)
+def test_a_network_that_cannot_be_meant_is_refused(
+    tmp_path: Path, networks: list[dict[str, Any]], message: str
+) -> None:
+    """By its place in the file, before its own file is looked for."""
+    lines = ["title = 't'", "purpose = 'p'", "[[rules]]"]
+    lines += [f"{key} = {value!r}" for key, value in rule().items()]
+    for entry in networks:
+        lines += ["[[networks]]", *(f"{key} = {value!r}" for key, value in entry.items())]
+    (tmp_path / "policy.toml").write_text("\n".join(lines))
+    with pytest.raises(RecipeError, match=message):
+        load_policy(tmp_path / "policy.toml")
+
+
+def test_reading_a_policy_takes_no_torch() -> None:
+    """`privsyn policies` answers at once, networks or not."""
+    program = "import sys, privsyn.audit.policy; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("name", sorted(shipped("policies")))

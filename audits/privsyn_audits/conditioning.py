@@ -1,0 +1,124 @@
+"""Does a synthetic image show the label that was asked for?
+
+Classifiers that learnt from `train` patients read the synthetic images; what counts is how often they say the
+label that the image came with, beside how often they do so for `test` patients. No generator that follows its
+labels does much worse than that; one that shows its labels more clearly than patients do is overdrawn.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+from privsyn.audit.classifiers import CLASSIFIERS
+from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
+from privsyn.audit.halves import FOUR_OF_FIVE, SEEN_AT_001, random_half
+from privsyn.audit.quality import CONFIDENCE, quality_finding
+from privsyn.audit.readings import READ, REAL, Estimate, Readings
+from privsyn.audit.scores import Score, balanced_accuracy, class_recall
+
+NAME, VERSION = "conditioning", "1"
+
+
+def run(evidence: Evidence, settings: Settings) -> list[Finding]:
+    """Agreement with the labels asked for, overall and per class."""
+    if len(evidence.cohort.classes) < 2:
+        why = "there is one class, so no label can be asked for"
+        scope = {"classifier": "any"}
+        return [
+            quality_finding(
+                audit=NAME,
+                version=VERSION,
+                statistic="label_agreement",
+                scope=scope,
+                applicable=False,
+                reason=why,
+            )
+        ]
+    readings = Readings(evidence, settings)
+    return [finding for name in CLASSIFIERS for finding in _findings(readings, name, settings)]
+
+
+def _findings(readings: Readings, classifier: str, settings: Settings) -> list[Finding]:
+    evidence = readings.evidence
+    controls = _controls(readings, classifier, settings)
+    asked = np.unique(evidence.synthetic.labels[readings.read_rows]).tolist()
+    scopes: list[tuple[dict[str, str], Score]] = [({}, balanced_accuracy)]
+    scopes += [({"class": evidence.cohort.classes[label]}, class_recall(label)) for label in asked]
+    return [
+        _finding(
+            {"classifier": classifier, **scope},
+            readings.estimate(classifier, READ, score),
+            readings.estimate(classifier, REAL, score),
+            controls,
+            evidence,
+        )
+        for scope, score in scopes
+    ]
+
+
+def _finding(
+    scope: dict[str, str], found: Estimate, real: Estimate, controls: Controls, evidence: Evidence
+) -> Finding:
+    reason = controls.fault("")
+    interval = found.interval(CONFIDENCE, 0, 1)
+    if interval is None:
+        reason = "too few synthetic images to judge"
+    beside = real.interval(CONFIDENCE, 0, 1)
+    return quality_finding(
+        audit=NAME,
+        version=VERSION,
+        statistic="label_agreement",
+        scope=scope,
+        value=found.value if np.isfinite(found.value) else None,
+        interval=interval,
+        baseline=real.value if np.isfinite(real.value) else None,
+        n=evidence.sizes(),
+        controls=controls,
+        power=_power(found),
+        conclusive=not reason,
+        reason=reason,
+        details={"real_interval": None if beside is None else list(beside)},
+    )
+
+
+def _power(found: Estimate) -> Power | None:
+    if not np.isfinite(found.error):
+        return None
+    smallest = float(stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(0.8)) * found.error
+    return Power(
+        smallest_leak=smallest,
+        description=f"{smallest:.1%} more of wrong labels would show in 80 % of trials",
+    )
+
+
+def _controls(readings: Readings, classifier: str, settings: Settings) -> Controls:
+    """Labels of `test` patients wronged must be seen; two halves of them must agree with theirs alike."""
+    generator = readings.evidence.generator(f"{NAME}, {classifier}", settings)
+    test = readings.evidence.test
+    right = (readings.probabilities(classifier, REAL)[0].argmax(axis=1) == test.labels).astype(float)
+    _, unit = np.unique(test.patients, return_inverse=True)
+    counts = np.bincount(unit)
+    shares = np.bincount(unit, weights=right) / counts  # a score a patient
+    order = np.argsort(np.unique(test.patients, return_index=True)[1])  # in the order of the images
+    shares = shares[order]
+    half = random_half(np.arange(len(shares)), generator)
+    one, other = shares[half], np.delete(shares, half)
+    spread = float(np.sqrt(one.var() / len(one) + other.var() / max(len(other), 1))) or 1 / len(shares)
+    wrong = min(
+        1.0, 2 * (SEEN_AT_001 + FOUR_OF_FIVE) * spread / max(float(right.mean()), 1e-9)
+    )  # twice what .001 sees in 80 %
+    spoilt = one * (generator.random(len(one)) >= wrong)
+    p_seen = float(stats.norm.sf((other.mean() - spoilt.mean()) / spread))
+    p_alike = float(2 * stats.norm.sf(abs(one.mean() - other.mean()) / spread))
+    level = settings.control_level
+    return Controls(
+        positive=Control(
+            passed=p_seen <= level,
+            description=f"labels of {wrong:.1%} of half of the test patients wronged",
+            p_value=p_seen,
+        ),
+        negative=Control(
+            passed=p_alike > level, description="two halves of the test patients", p_value=p_alike
+        ),
+    )

@@ -1,0 +1,132 @@
+"""Does who learnt from synthetic images read real ones as well as who learnt from real ones?
+
+Train on synthetic, test on real (TSTR; Esteban et al. 2017, https://arxiv.org/abs/1706.02633), beside train
+on real (TRTR), on both (mixed), and on synthetic with a few real patients; three classifiers, three seeds,
+judged on `test` patients, by whom nothing was chosen. The gap is TRTR minus TSTR in AUC, overall, per class
+and per subgroup, so that who loses is visible. A policy judges its upper bound: with a limit m, a pass is a
+test of non-inferiority with margin m; with a second rule on the lower bound, of equivalence.
+
+Intervals hold for the sets that were trained on: over the patients in `test` and the seeds, not over who was
+in `train` or which images were drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from privsyn.audit import readings
+from privsyn.audit.classifiers import CLASSIFIERS
+from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
+from privsyn.audit.quality import CONFIDENCE, quality_finding
+from privsyn.audit.readings import ARMS, REAL, SYNTHETIC, Estimate, Readings
+from privsyn.audit.scores import SCORES, Score, class_auc, macro_auc
+
+NAME, VERSION = "utility", "1"
+NATURAL = 0.05  # by which one half of the training patients may seem to teach less than the other
+
+Scopes = list[tuple[dict[str, str], Score, NDArray[np.int64] | None]]
+
+
+def run(evidence: Evidence, settings: Settings) -> list[Finding]:
+    """Scores of every way of training, and the gap, for each classifier."""
+    known = Readings(evidence, settings)
+    return [finding for name in CLASSIFIERS for finding in _Judged(known, name, settings).findings()]
+
+
+class _Judged:
+    """One classifier, trained in all ways."""
+
+    def __init__(self, known: Readings, classifier: str, settings: Settings) -> None:
+        self.known, self.classifier, self.settings = known, classifier, settings
+        self.evidence = known.evidence
+        self.controls = Controls(positive=self._shuffled(), negative=self._halves())
+
+    def findings(self) -> Iterator[Finding]:
+        fault = self.controls.fault("")
+        for arm in ARMS:
+            for name, score in SCORES.items():
+                yield self._finding(f"{arm}_{name}", {}, self._estimate(arm, score), fault)
+        for scope, score, rows in [({}, macro_auc, None), *self._classes(), *self._subgroups()]:
+            real, synthetic = (self._estimate(arm, score, rows) for arm in (REAL, SYNTHETIC))
+            if scope:
+                yield self._finding("trtr_auc", scope, real, fault)
+                yield self._finding("tstr_auc", scope, synthetic, fault)
+            yield self._finding("utility_gap", scope, real - synthetic, fault or _nothing_to_lose(real))
+
+    def _finding(self, statistic: str, scope: dict[str, str], found: Estimate, reason: str) -> Finding:
+        gap = statistic == "utility_gap"
+        interval = found.interval(CONFIDENCE, -1 if gap else 0, 1)
+        if interval is None:
+            reason = "too few patients in test: in some resamplings there is nothing to judge"
+        return quality_finding(
+            audit=NAME,
+            version=VERSION,
+            statistic=statistic,
+            scope={"classifier": self.classifier, **scope},
+            value=found.value if np.isfinite(found.value) else None,
+            interval=interval,
+            baseline=0.0 if gap else None,
+            n=self.evidence.sizes(),
+            controls=self.controls,
+            power=_power(found) if gap else None,
+            conclusive=not reason,
+            reason=reason,
+            details={
+                "seeds": [float(each) for each in found.seeds],
+                "trained_on_at_most": readings.MOST,
+                "few": f"5 % of the training patients, at least {readings.FEWEST}",
+            },
+        )
+
+    def _estimate(self, arm: str, score: Score, rows: NDArray[np.int64] | None = None) -> Estimate:
+        return self.known.estimate(self.classifier, arm, score, rows)
+
+    def _classes(self) -> Scopes:
+        names = self.evidence.cohort.classes
+        there = np.unique(self.evidence.test.labels).tolist()
+        if len(names) == 2:  # the AUC of either is that of both
+            return []
+        return [({"class": names[label]}, class_auc(label), None) for label in there]
+
+    def _subgroups(self) -> Scopes:
+        groups = self.evidence.test.subgroups
+        if groups is None:
+            return []
+        return [
+            ({"subgroup": name or "unknown"}, macro_auc, np.flatnonzero(groups == name))
+            for name in np.unique(groups).tolist()
+        ]
+
+    def _shuffled(self) -> Control:
+        """Synthetic images with shuffled labels teach nothing, and must be seen to."""
+        gap = self._estimate(REAL, macro_auc) - self._estimate(readings.SHUFFLED, macro_auc)
+        p_value = float(stats.norm.sf(gap.value / max(gap.error, 1e-12)))
+        what = f"labels of the synthetic set shuffled: a gap of {gap.value:.3f}"
+        return Control(passed=p_value <= self.settings.control_level, description=what, p_value=p_value)
+
+    def _halves(self) -> Control:
+        """One half of the training patients in place of the synthetic set, the other in place of the real."""
+        gap = self._estimate(readings.ONE_HALF, macro_auc) - self._estimate(readings.OTHER_HALF, macro_auc)
+        z = (abs(gap.value) - NATURAL) / max(gap.error, 1e-12)
+        p_value = float(min(1.0, 2 * stats.norm.sf(z)))
+        what = f"halves of the training patients: a gap of {gap.value:.3f}, which may be {NATURAL} either way"
+        return Control(passed=p_value > self.settings.control_level, description=what, p_value=p_value)
+
+
+def _nothing_to_lose(real: Estimate) -> str:
+    interval = real.interval(CONFIDENCE, 0, 1)
+    if interval is None or interval[0] > 0.5:
+        return ""
+    return "what learnt from real patients does no better than chance, so there is nothing to lose"
+
+
+def _power(found: Estimate) -> Power | None:
+    if not np.isfinite(found.error):
+        return None
+    smallest = float(stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(0.8)) * found.error
+    text = f"a gap of {smallest:.3f} would have an interval above 0 in 80 % of trials"
+    return Power(smallest_leak=smallest, description=text)

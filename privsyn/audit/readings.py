@@ -1,0 +1,194 @@
+"""What classifiers that learnt from real, synthetic or both kinds of images read in others.
+
+Shared by the quality audits: each fit is made once for a cohort and a synthetic set. Classifiers learn from
+`train` patients and from the synthetic set, and are judged on `test` patients, whom nothing was chosen by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from privsyn.audit.cache import Arrays
+from privsyn.audit.classifiers import Examples, fit
+from privsyn.audit.contract import Evidence, Settings
+from privsyn.audit.halves import over_patients, random_half
+from privsyn.audit.scores import Score
+
+FEATURES = "lite0"
+SEEDS = 3
+MOST = 4_000  # images that a classifier is trained on, of each kind; more cost in proportion and add little
+FEW = 0.05  # share of the training patients who are "few"
+FEWEST = 10  # of them
+DRAWS = 200  # of the bootstrap
+
+REAL, SYNTHETIC, MIXED, WITH_FEW = "trtr", "tstr", "mixed", "with_few_real"
+ARMS = (REAL, SYNTHETIC, MIXED, WITH_FEW)
+SHUFFLED, ONE_HALF, OTHER_HALF = (
+    "shuffled labels",
+    "one half",
+    "other half",
+)  # for the controls, one seed each
+READ = "real reads synthetic"
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A score, averaged over the seeds of a classifier.
+
+    Attributes:
+        value: of all images.
+        draws: (b,) of resampled patients; NaN where a draw left nothing to judge.
+        seeds: (s,) of all images, by each seed alone.
+    """
+
+    value: float
+    draws: Floats
+    seeds: Floats
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        """The difference, draw by draw and seed by seed: on the same patients, so what both share cancels."""
+        return Estimate(self.value - other.value, self.draws - other.draws, self.seeds - other.seeds)
+
+    @property
+    def error(self) -> float:
+        """Standard error over the patients in `test` and the seeds; NaN if it cannot be told."""
+        if np.isfinite(self.draws).sum() < 2:
+            return float("nan")
+        between = np.var(self.seeds, ddof=1) / len(self.seeds) if len(self.seeds) > 1 else 0.0
+        return float(np.sqrt(np.nanvar(self.draws, ddof=1) + between))
+
+    def interval(self, confidence: float, low: float, high: float) -> tuple[float, float] | None:
+        """Normal, cut at what is possible."""
+        width = float(stats.norm.ppf((1 + confidence) / 2)) * self.error
+        if not np.isfinite(width):
+            return None
+        return max(low, self.value - width), min(high, self.value + width)
+
+
+class Readings:
+    """The probabilities that every classifier gives, and what they are worth."""
+
+    def __init__(self, evidence: Evidence, settings: Settings) -> None:
+        self.evidence, self.seed = evidence, settings.seed
+        self.classes = len(evidence.cohort.classes)
+
+    @cached_property
+    def read_rows(self) -> Rows:
+        """Rows of the synthetic set that are read; all if there are at most MOST."""
+        return self._some(len(self.evidence.synthetic.labels), "read")
+
+    def probabilities(self, classifier: str, arm: str) -> NDArray[np.float32]:
+        """(seeds, n, classes) of the `test` images, or of `read_rows` of the set for READ."""
+        return self._fitted(classifier)[arm]
+
+    def estimate(self, classifier: str, arm: str, score: Score, rows: Rows | None = None) -> Estimate:
+        """A score on `test` patients, or on those of some rows of `test`; of the set itself for READ."""
+        labels, weights = self._weighed(arm)
+        chosen = np.arange(len(labels)) if rows is None else rows
+        found = np.array(
+            [
+                score(each[chosen].astype(np.float64), labels[chosen], weights[:, chosen])
+                for each in self.probabilities(classifier, arm)
+            ]
+        )
+        mean = found.mean(axis=0)
+        return Estimate(float(mean[0]), mean[1:], found[:, 0])
+
+    def _weighed(self, arm: str) -> tuple[Rows, Floats]:
+        """Labels (n,), and weights (1 + DRAWS, n): each image once, then by resampled units."""
+        if arm == READ:
+            labels = self.evidence.synthetic.labels[self.read_rows]
+            return labels, self._weights("synthetic", np.arange(len(labels)))
+        return self.evidence.test.labels, self._weights("test", self.evidence.test.patients)
+
+    def _weights(self, name: str, units: NDArray[np.generic]) -> Floats:
+        known: dict[str, Floats] = self.__dict__.setdefault("_known_weights", {})
+        if name not in known:
+            drawn = over_patients(lambda weights: weights, units, self._generator(name), DRAWS)
+            known[name] = np.concatenate([np.ones((1, len(units))), drawn])
+        return known[name]
+
+    def _fitted(self, classifier: str) -> Arrays:
+        return self.evidence.computed(
+            f"readings of {classifier}, seed {self.seed}", lambda: self._fit(classifier)
+        )
+
+    def _fit(self, classifier: str) -> Arrays:
+        training, test, read = self._training, self._test, self._synthetic.of(self.read_rows)
+        found: dict[str, list[Floats]] = {arm: [] for arm in (*ARMS, READ)}
+        with self.evidence.progress.stage(f"train {classifier}", SEEDS) as advance:
+            for seed in range(SEEDS):
+                for arm in ARMS:
+                    reader = fit(classifier, training(arm, seed), self.classes, seed)
+                    found[arm].append(reader(test))
+                    if arm == REAL:
+                        found[READ].append(reader(read))
+                advance()
+        for arm in (SHUFFLED, ONE_HALF, OTHER_HALF):
+            found[arm] = [fit(classifier, training(arm, 0), self.classes, 0)(test)]
+        return {arm: np.stack(each).astype(np.float32) for arm, each in found.items()}
+
+    def _training(self, arm: str, seed: int) -> Examples:
+        generator = self._generator(f"{arm}, {seed}")
+        real, synthetic = self._real, self._synthetic
+        patients = self.evidence.train.patients
+        if arm in {ONE_HALF, OTHER_HALF}:
+            half = random_half(patients, self._generator("halves"))
+            chosen = half if arm == ONE_HALF else np.setdiff1d(np.arange(len(real)), half)
+            return self._capped(real.of(chosen), generator)
+        if arm == SHUFFLED:
+            drawn = self._capped(synthetic, generator)
+            return Examples(drawn.images, drawn.features, generator.permutation(drawn.labels))
+        if arm == WITH_FEW:
+            real = real.of(_few(patients, generator))
+        if arm in {REAL, SYNTHETIC}:
+            return self._capped(real if arm == REAL else synthetic, generator)
+        return self._capped(synthetic, generator).beside(self._capped(real, generator))
+
+    @cached_property
+    def _real(self) -> Examples:
+        return self._examples("train")
+
+    @cached_property
+    def _test(self) -> Examples:
+        return self._examples("test")
+
+    @cached_property
+    def _synthetic(self) -> Examples:
+        drawn = self.evidence.synthetic
+        return Examples(drawn.images, self.evidence.embedding(FEATURES, drawn.images), drawn.labels)
+
+    def _examples(self, part: str) -> Examples:
+        side = getattr(self.evidence, part)
+        return Examples(side.images, self.evidence.embedding(FEATURES, side.images), side.labels)
+
+    def _capped(self, examples: Examples, generator: np.random.Generator) -> Examples:
+        return examples if len(examples) <= MOST else examples.of(generator.permutation(len(examples))[:MOST])
+
+    def _some(self, size: int, purpose: str) -> Rows:
+        return np.sort(self._generator(purpose).permutation(size)[:MOST])
+
+    def _generator(self, purpose: str) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *f"readings, {purpose}".encode()])
+
+
+def _few(patients: NDArray[np.str_], generator: np.random.Generator) -> Rows:
+    """Rows of a few patients."""
+    names = _in_order(patients)
+    count = min(len(names), max(FEWEST, round(FEW * len(names))))
+    rows: Rows = np.flatnonzero(np.isin(patients, generator.permutation(names)[:count]))
+    return rows
+
+
+def _in_order(patients: NDArray[np.str_]) -> NDArray[np.str_]:
+    """Each patient once, in the order of the images: ids are keyed and sort by chance."""
+    _, first = np.unique(patients, return_index=True)
+    return patients[np.sort(first)]
