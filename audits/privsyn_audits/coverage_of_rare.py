@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from privsyn.audit.cache import Arrays
 from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
 from privsyn.audit.halves import HALVES, halves_interval, random_half
-from privsyn.audit.plant import LIGHT
 from privsyn.audit.quality import CONFIDENCE, quality_finding
 from privsyn.audit.sides import Sides, scopes
-from privsyn.depth import Images
+from privsyn.depth import Images, levels_in_one, to_levels
 from privsyn.features.distances import K, compare
 from privsyn.features.embed import Floats
 from privsyn.features.neighbours import nearest
@@ -88,7 +87,7 @@ class _Class:
         controls = Controls(
             positive=Control(
                 passed=planted < 0.5 * floor[0],
-                description=f"lightly disturbed copies of training images alone: coverage {planted:.2f}",
+                description=f"training images with a grain alone: coverage {planted:.2f}",
             ),
             negative=Control(
                 passed=floor[0] > 0.5,
@@ -146,12 +145,12 @@ class _Class:
         return np.asarray(found["coverage"], np.float64)
 
     def _planted(self) -> float:
-        """Coverage by copies of training images, once copies are set aside."""
+        """Coverage by training images with a grain of one grey level in 255, once copies are aside."""
         train = self.evidence.train
-        mine = np.flatnonzero(train.labels == self.label)
-        rows = self._place(
-            LIGHT.plant(np.resize(train.images[mine], (len(self.sides.real), *train.images.shape[1:])))
-        )
+        mine = np.resize(np.flatnonzero(train.labels == self.label), len(self.sides.real))
+        generator = self.evidence.generator(f"{NAME}, grain for {self.label}", self.settings)
+        grain = generator.normal(0, levels_in_one(train.images.dtype), train.images[mine].shape)
+        rows = self._place(to_levels(train.images[mine] + grain, train.images.dtype))
         return float(self._coverage(rows[~self._copied(rows)])[0])
 
 

@@ -289,19 +289,16 @@ def test_every_kind_of_evidence_can_be_named() -> None:
 def test_shipped_policies_load_and_reach_all_three_outcomes(name: str) -> None:
     """Each shipped policy passes, fails and stays open on the findings that should make it."""
     rules = load_policy(shipped("policies")[name])
-    assert {rule.op for rule in rules.rules} == {"<="}
+    assert {rule.op for rule in rules.rules} <= {"<=", ">="}
 
     def findings(offset: float, **changes: Any) -> list[Finding]:
-        return [
-            finding(
-                audit=r.audit,
-                statistic=r.statistic,
-                value=r.threshold + offset,
-                interval=(r.threshold + offset, r.threshold + offset + 1),
-                **changes,
-            )
-            for r in rules.rules
-        ]
+        found = []
+        for r in rules.rules:
+            value = r.threshold + (offset if r.op == "<=" else -offset)
+            bounds = (value - 1, value) if r.side == "upper" else (value, value + 1)
+            given = {"audit": r.audit, "statistic": r.statistic, "value": value, "interval": bounds}
+            found.append(finding(**given, **changes))
+        return found
 
     assert judge(rules, findings(-0.1))[0] == "pass"
     assert judge(rules, findings(0.1))[0] == "fail"
