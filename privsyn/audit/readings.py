@@ -18,10 +18,11 @@ from privsyn.audit.classifiers import Examples, fit
 from privsyn.audit.contract import Evidence, Settings
 from privsyn.audit.halves import over_patients, random_half
 from privsyn.audit.scores import Score
+from privsyn.depth import Images
 
 FEATURES = "lite0"
 SEEDS = 3
-MOST = 4_000  # images that a classifier is trained on, of each kind; more cost in proportion and add little
+MOST = 4_000  # images of each kind that classifiers learn from; more cost in proportion and add little
 FEW = 0.05  # share of the training patients who are "few"
 FEWEST = 10  # of them
 DRAWS = 200  # of the bootstrap
@@ -82,8 +83,12 @@ class Readings:
 
     @cached_property
     def read_rows(self) -> Rows:
-        """Rows of the synthetic set that are read; all if there are at most MOST."""
-        return self._some(len(self.evidence.synthetic.labels), "read")
+        """Rows of the synthetic set that are learnt from and read; all if there are at most MOST."""
+        return self._some(len(self.evidence.synthetic.labels), "synthetic")
+
+    @cached_property
+    def _train_rows(self) -> Rows:
+        return self._some(len(self.evidence.train.labels), "train")
 
     def probabilities(self, classifier: str, arm: str) -> NDArray[np.float32]:
         """(seeds, n, classes) of the `test` images, or of `read_rows` of the set for READ."""
@@ -122,7 +127,7 @@ class Readings:
         )
 
     def _fit(self, classifier: str) -> Arrays:
-        training, test, read = self._training, self._test, self._synthetic.of(self.read_rows)
+        training, test, read = self._training, self._test, self._synthetic
         found: dict[str, list[Floats]] = {arm: [] for arm in (*ARMS, READ)}
         with self.evidence.progress.stage(f"train {classifier}", SEEDS) as advance:
             for seed in range(SEEDS):
@@ -139,39 +144,35 @@ class Readings:
     def _training(self, arm: str, seed: int) -> Examples:
         generator = self._generator(f"{arm}, {seed}")
         real, synthetic = self._real, self._synthetic
-        patients = self.evidence.train.patients
+        patients = self.evidence.train.patients[self._train_rows]
         if arm in {ONE_HALF, OTHER_HALF}:
             half = random_half(patients, self._generator("halves"))
             chosen = half if arm == ONE_HALF else np.setdiff1d(np.arange(len(real)), half)
-            return self._capped(real.of(chosen), generator)
+            return real.of(chosen)
         if arm == SHUFFLED:
-            drawn = self._capped(synthetic, generator)
-            return Examples(drawn.images, drawn.features, generator.permutation(drawn.labels))
+            return Examples(synthetic.images, synthetic.features, generator.permutation(synthetic.labels))
         if arm == WITH_FEW:
             real = real.of(_few(patients, generator))
         if arm in {REAL, SYNTHETIC}:
-            return self._capped(real if arm == REAL else synthetic, generator)
-        return self._capped(synthetic, generator).beside(self._capped(real, generator))
+            return real if arm == REAL else synthetic
+        return synthetic.beside(real)
 
     @cached_property
     def _real(self) -> Examples:
-        return self._examples("train")
+        side, rows = self.evidence.train, self._train_rows
+        return self._examples(side.images[rows], side.labels[rows])
 
     @cached_property
     def _test(self) -> Examples:
-        return self._examples("test")
+        return self._examples(self.evidence.test.images, self.evidence.test.labels)
 
     @cached_property
     def _synthetic(self) -> Examples:
-        drawn = self.evidence.synthetic
-        return Examples(drawn.images, self.evidence.embedding(FEATURES, drawn.images), drawn.labels)
+        drawn, rows = self.evidence.synthetic, self.read_rows
+        return self._examples(drawn.images[rows], drawn.labels[rows])
 
-    def _examples(self, part: str) -> Examples:
-        side = getattr(self.evidence, part)
-        return Examples(side.images, self.evidence.embedding(FEATURES, side.images), side.labels)
-
-    def _capped(self, examples: Examples, generator: np.random.Generator) -> Examples:
-        return examples if len(examples) <= MOST else examples.of(generator.permutation(len(examples))[:MOST])
+    def _examples(self, images: Images, labels: Rows) -> Examples:
+        return Examples(images, self.evidence.embedding(FEATURES, images), labels)
 
     def _some(self, size: int, purpose: str) -> Rows:
         return np.sort(self._generator(purpose).permutation(size)[:MOST])
