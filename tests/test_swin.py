@@ -33,6 +33,7 @@ TOY = (
 )
 
 
+@pytest.mark.slow  # 55 s; private steps of one are taken below
 def test_a_small_one_learns_real_chest_x_rays(tmp_path: Path, shared_data: Path) -> None:
     """Two levels at 32 px, learned variance: the loss falls by half, samples are as bright as the cohort."""
     study = init(

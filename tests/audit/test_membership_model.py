@@ -70,6 +70,7 @@ def attack(evidence: Evidence) -> dict[str, Finding]:
     return {finding.statistic: finding for finding in findings}
 
 
+@pytest.mark.slow  # trains for minutes
 def test_a_model_over_trained_on_64_images_is_caught(
     over_trained: tuple[Cohort, Path], caught: tuple[Evidence, dict[str, Finding]]
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_model_over_trained_on_64_images_is_caught(
     assert "10000 would do" in findings["tpr-at-0.1%-fpr"].reason
 
 
+@pytest.mark.slow  # trains for minutes
 def test_every_attack_sees_the_over_trained_model(caught: tuple[Evidence, dict[str, Finding]]) -> None:
     """Each but SecMI tells members from others by itself; the finding lists each with its interval."""
     evidence, findings = caught
@@ -99,6 +101,7 @@ def test_every_attack_sees_the_over_trained_model(caught: tuple[Evidence, dict[s
     assert table.keys() == ATTACKS.keys()
 
 
+@pytest.mark.slow  # trains for minutes
 def test_a_fresh_model_is_not_caught(over_trained: tuple[Cohort, Path]) -> None:
     """Weights that never saw an image cannot favour anybody."""
     cohort, folder = over_trained
@@ -111,6 +114,7 @@ def test_a_fresh_model_is_not_caught(over_trained: tuple[Cohort, Path]) -> None:
     assert not auc.conclusive  # nobody showed that a leak would have been found
 
 
+@pytest.mark.slow  # trains for minutes
 def test_people_are_the_same_whoever_asks(over_trained: tuple[Cohort, Path]) -> None:
     """Two inquiries with one seed choose the same units in the same order, with their own images."""
     cohort, folder = over_trained
@@ -126,7 +130,7 @@ def test_people_are_the_same_whoever_asks(over_trained: tuple[Cohort, Path]) -> 
         assert (own == image).all(axis=(1, 2, 3)).any()
 
 
-def test_without_a_model_it_is_not_applicable(over_trained: tuple[Cohort, Path]) -> None:
+def test_without_a_model_it_is_not_applicable(digits_cohort: Cohort) -> None:
     """A set that comes alone cannot be attacked through its model, and the findings say so."""
-    findings = attack(evidence_of(over_trained[0], None))
+    findings = attack(evidence_of(digits_cohort, None))
     assert [finding.applicable for finding in findings.values()] == [False] * 3

@@ -210,6 +210,7 @@ def test_the_shapes_decide_how_units_go_through_the_network() -> None:
     assert planned == Pass(gradients_in_turn, 1)
 
 
+@pytest.mark.slow  # tries many shapes
 def test_a_probe_can_decide_instead() -> None:
     """Measured on a CPU here, for its answer to be right wherever it runs; the speed on CUDA is unknown."""
     model = unet().float()
