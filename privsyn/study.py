@@ -19,9 +19,14 @@ from privsyn.recipe import Recipe, find_shipped, load_recipe, parse, parse_setti
 
 @dataclass(frozen=True)
 class Study:
-    """A study folder that exists; all but `release` and `synthetic` is internal."""
+    """A study folder that exists; all but `release` and `synthetic` is internal.
+
+    Attributes:
+        audited: where another audit than the study's own lies, such as one under a second policy.
+    """
 
     root: Path
+    audited: Path | None = None
 
     @property
     def name(self) -> str:
@@ -69,7 +74,7 @@ class Study:
 
     @property
     def audit(self) -> Path:
-        return self.root / "audit"
+        return self.audited or self.root / "audit"
 
     @property
     def findings_file(self) -> Path:
@@ -102,9 +107,8 @@ class Study:
     def need(self, path: Path, command: str) -> Path:
         """Return `path` if it is there, else say which command makes it."""
         if not path.exists():
-            raise StudyError(
-                f"{self.root} has no {path.relative_to(self.root)} yet: run `privsyn {command}` first"
-            )
+            named = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+            raise StudyError(f"{self.root} has no {named} yet: run `privsyn {command}` first")
         return path
 
 

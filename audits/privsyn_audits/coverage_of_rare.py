@@ -69,11 +69,9 @@ class _Class:
 
     def findings(self) -> list[Finding]:
         drawn = np.flatnonzero(self.evidence.synthetic.labels == self.label)
-        n = {
-            "synthetic_images": len(drawn),
-            **{key: value for key, value in self.sides.n.items() if key != "synthetic_images"},
-        }
-        if min(len(self.sides.real), len(self.sides.floor), len(drawn)) < FEWEST:
+        n = self.sides.n | {"synthetic_images": len(drawn)}
+        known = int(np.sum(self.evidence.train.labels == self.label))
+        if min(len(self.sides.real), len(self.sides.floor), len(drawn), known) < FEWEST:
             why = f"fewer than {FEWEST} images of this class on one side"
             return [
                 _finding(statistic, self.scope, n=n, conclusive=False, reason=why)
