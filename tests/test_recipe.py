@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from privsyn.errors import RecipeError
-from privsyn.recipe import Recipe, apply_settings, find_shipped, load_recipe, parse_setting, shipped
+from privsyn.features.texture import COLOUR, MODALITY
+from privsyn.recipe import (
+    IN_COLOUR,
+    Biomarker,
+    Recipe,
+    apply_settings,
+    find_shipped,
+    load_recipe,
+    parse_setting,
+    shipped,
+)
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TOY = find_shipped("recipes", "toy")
@@ -115,3 +126,15 @@ def test_settings_do_not_touch_the_document_they_start_from() -> None:
         "a": {"b": {"c": "x=y"}},
     }
     assert document == {"train": {"steps": 1}}
+
+
+def test_a_recipe_names_the_biomarkers_that_there_are() -> None:
+    """Those of the modality, and colour ones for colour images alone."""
+    assert set(get_args(Biomarker)) == set(MODALITY)
+    assert IN_COLOUR == COLOUR
+    toy = load_recipe(TOY)
+    named = toy.with_settings(['quality.biomarkers=["lung-opacity"]'])
+    assert named.quality.biomarkers == ("lung-opacity",)
+    for wrong, why in (('["lung-capacity"]', "lung-opacity"), ('["stain-ratio"]', "data.channels = 3")):
+        with pytest.raises(RecipeError, match=why):
+            toy.with_settings([f"quality.biomarkers={wrong}"])
