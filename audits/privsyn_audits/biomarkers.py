@@ -91,9 +91,9 @@ class _Measured:
         )
         lost = np.resize(self.floor[self.floor[:, 0] > np.median(self.floor[:, 0])], self.floor.shape)
         planted = frechet_distance(self.real, lost)
-        return self._beside_the_floor(
-            statistic, ALL, drawn, floor, planted, "test images brighter than their median, twice"
-        )
+        alike = min(1.0, len(self.names) * min(self._alike(place) for place in range(len(self.names))))
+        what = "test images brighter than their median, twice"
+        return self._beside_the_floor(statistic, ALL, drawn, floor, planted, what, alike)
 
     def difference(self, place: int, rows: Floats, units: NDArray[np.int64]) -> tuple[float, float]:
         """Of the means, rows less reference, and its standard error over units."""
@@ -112,7 +112,8 @@ class _Measured:
         shifted = self.floor + self._twice(floor)
         planted = _apart(self.real, shifted, place)
         what = f"test images shifted by {self._twice(floor):.2g} standard deviations"
-        return self._beside_the_floor("distribution_distance", name, drawn, floor, planted, what)
+        alike = self._alike(place)
+        return self._beside_the_floor("distribution_distance", name, drawn, floor, planted, what, alike)
 
     def _means(self, name: str, place: int, classes: dict[str, _Measured]) -> list[Finding]:
         """The difference of means, and the p-value of its being below the margin."""
@@ -169,17 +170,30 @@ class _Measured:
             for name, each in classes.items()
         }
 
+    def _alike(self, place: int) -> float:
+        """p-value of `test` and `holdout` patients having one mean of a biomarker, normal errors."""
+        difference, error = self.difference(place, self.floor, self.sides.floor.units)
+        return 1.0 if error == 0 else float(2 * stats.norm.sf(abs(difference) / error))
+
     def _beside_the_floor(
-        self, statistic: str, name: str, drawn: Floats, floor: Floats, planted: float, what: str
+        self,
+        statistic: str,
+        name: str,
+        drawn: Floats,
+        floor: Floats,
+        planted: float,
+        what: str,
+        p_alike: float,
     ) -> Finding:
         spread = max(float(np.std(floor[1:], ddof=1)), 1e-12)
         p_seen = float(stats.norm.sf((planted - floor[0]) / spread))
-        p_alike = float(stats.norm.sf((floor[0] - floor[1:].mean()) / spread))  # halves are further apart
         level = self.settings.control_level
         controls = Controls(
             positive=Control(passed=p_seen <= level, description=what, p_value=p_seen),
             negative=Control(
-                passed=p_alike > level, description="test patients against halves of them", p_value=p_alike
+                passed=p_alike > level,
+                description="means of test patients in place of the synthetic images",
+                p_value=p_alike,
             ),
         )
         reason = controls.fault("")
@@ -188,7 +202,7 @@ class _Measured:
             statistic,
             name,
             value=float(drawn[0]),
-            interval=halves_interval(float(drawn[0]), drawn[1:], CONFIDENCE),
+            interval=halves_interval(float(drawn[0]), drawn[1:], CONFIDENCE, 0),
             baseline=float(floor[0]),
             controls=controls,
             power=Power(
@@ -197,7 +211,7 @@ class _Measured:
             ),
             conclusive=not reason,
             reason=reason,
-            details={"floor_interval": list(halves_interval(float(floor[0]), floor[1:], CONFIDENCE))},
+            details={"floor_interval": list(halves_interval(float(floor[0]), floor[1:], CONFIDENCE, 0))},
         )
 
     def _twice(self, floor: Floats) -> float:

@@ -93,7 +93,7 @@ class _Class:
             ),
         )
         reason = controls.fault("")
-        width = halves_interval(float(covered[0]), covered[1:], CONFIDENCE)
+        width = halves_interval(float(covered[0]), covered[1:], CONFIDENCE, 0, 1)
         power = Power(
             smallest_leak=(width[1] - width[0]) / 2,
             description=f"coverage is told to within {(width[1] - width[0]) / 2:.2g}",
@@ -104,7 +104,7 @@ class _Class:
                 "rare_coverage",
                 self.scope,
                 value=float(covered[0]),
-                interval=(max(0.0, width[0]), min(1.0, width[1])),
+                interval=width,
                 baseline=float(floor[0]),
                 power=power,
                 **common,

@@ -28,6 +28,12 @@ NAME, VERSION = "fidelity", "1"
 MOST = 10_000  # images on each side; more say no more, and the pairs would not fit into memory
 PAIRS = 500  # of images whose similarity is averaged
 LIKENESS = ("precision", "density")  # see images that are like no real one; the others see what is missing
+POSSIBLE = {
+    "frechet_distance": (0.0, np.inf),
+    "kernel_distance": (-np.inf, np.inf),  # being unbiased it may be below 0
+    "density": (0.0, np.inf),
+    **dict.fromkeys(("precision", "recall", "coverage"), (0.0, 1.0)),
+}
 SHOWN = 600  # points of either kind on the map
 PLANE = 2
 
@@ -58,7 +64,7 @@ class _Measured:
         return [self._measured(measure, drawn[measure], floor[measure]) for measure in MEASURES]
 
     def _measured(self, measure: str, drawn: NDArray[np.float64], floor: NDArray[np.float64]) -> Finding:
-        interval = halves_interval(float(drawn[0]), drawn[1:], CONFIDENCE)
+        interval = halves_interval(float(drawn[0]), drawn[1:], CONFIDENCE, *POSSIBLE[measure])
         controls = Controls(positive=self._planted(measure), negative=self._placebo())
         reason = controls.fault("")
         spread = np.hypot(np.std(drawn[1:], ddof=1), np.std(floor[1:], ddof=1))
@@ -76,7 +82,9 @@ class _Measured:
             conclusive=not reason,
             reason=reason,
             details={
-                "floor_interval": list(halves_interval(float(floor[0]), floor[1:], CONFIDENCE)),
+                "floor_interval": list(
+                    halves_interval(float(floor[0]), floor[1:], CONFIDENCE, *POSSIBLE[measure])
+                ),
                 "standard_error": float(np.std(drawn[1:], ddof=1)),
                 "bias": self._bias(measure),
                 "class_shares": "of the reference" if self.sides.alike else "of each side",
@@ -215,7 +223,7 @@ def _diversity(evidence: Evidence, sides: Sides, scope: dict[str, str], settings
         ),
         conclusive=not reason,
         reason=reason,
-        details={"pairs": len(drawn)},
+        details={"compared": len(drawn)},
     )
 
 

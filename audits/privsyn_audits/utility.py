@@ -49,15 +49,18 @@ class _Judged:
         fault = self.controls.fault("")
         for arm in ARMS:
             for name, score in SCORES.items():
-                yield self._finding(f"{arm}_{name}", {}, self._estimate(arm, score), fault)
+                found, real = (self._estimate(each, score) for each in (arm, REAL))
+                yield self._finding(f"{arm}_{name}", {}, found, fault, real.value)
         for scope, score, rows in [({}, macro_auc, None), *self._classes(), *self._subgroups()]:
             real, synthetic = (self._estimate(arm, score, rows) for arm in (REAL, SYNTHETIC))
             if scope:
-                yield self._finding("trtr_auc", scope, real, fault)
-                yield self._finding("tstr_auc", scope, synthetic, fault)
-            yield self._finding("utility_gap", scope, real - synthetic, fault or _nothing_to_lose(real))
+                for arm, found in ((REAL, real), (SYNTHETIC, synthetic)):
+                    yield self._finding(f"{arm}_auc", scope, found, fault, real.value)
+            yield self._finding("utility_gap", scope, real - synthetic, fault or _nothing_to_lose(real), 0.0)
 
-    def _finding(self, statistic: str, scope: dict[str, str], found: Estimate, reason: str) -> Finding:
+    def _finding(
+        self, statistic: str, scope: dict[str, str], found: Estimate, reason: str, baseline: float
+    ) -> Finding:
         gap = statistic == "utility_gap"
         interval = found.interval(CONFIDENCE, -1 if gap else 0, 1)
         if interval is None:
@@ -69,7 +72,7 @@ class _Judged:
             scope={"classifier": self.classifier, **scope},
             value=found.value if np.isfinite(found.value) else None,
             interval=interval,
-            baseline=0.0 if gap else None,
+            baseline=baseline if np.isfinite(baseline) else None,
             n=self.evidence.sizes(),
             controls=self.controls,
             power=_power(found) if gap else None,

@@ -31,10 +31,13 @@ def random_half(units: NDArray[np.generic], generator: np.random.Generator) -> I
     return rows
 
 
-def halves_interval(value: float, halves: Floats, confidence: float) -> tuple[float, float]:
-    """Around a statistic of the whole, from (b,) values of halves: Student's t, b - 1 degrees."""
+def halves_interval(
+    value: float, halves: Floats, confidence: float, low: float = -np.inf, high: float = np.inf
+) -> tuple[float, float]:
+    """Around a statistic of the whole, from (b,) values of halves: Student's t, b - 1 degrees, cut at what is
+    possible."""
     width = float(stats.t.ppf((1 + confidence) / 2, len(halves) - 1) * np.std(halves, ddof=1))
-    return value - width, value + width
+    return max(low, value - width), min(high, value + width)
 
 
 def clustered_mean(values: Floats, units: NDArray[np.generic]) -> tuple[float, float]:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from privsyn.cli.options import HERE, Json, StudyFolder
 
+AuditFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--audit", metavar="DIR", help="An audit that `privsyn audit --out DIR` wrote; default: the study's."
+    ),
+]
 
-def report(study: StudyFolder = HERE, as_json: Json = False) -> None:
+
+def report(study: StudyFolder = HERE, audit: AuditFolder = None, as_json: Json = False) -> None:
     """Write the two HTML reports of the audit.
 
     One is internal and shows real images; one is for the public. They are made anew each time.
@@ -13,11 +25,11 @@ def report(study: StudyFolder = HERE, as_json: Json = False) -> None:
     from privsyn.cli.console import TerminalProgress, show
     from privsyn.report.html import report
 
-    internal, public = report(study, progress=TerminalProgress())
+    internal, public = report(study, audit=audit, progress=TerminalProgress())
     show(
         {"internal": str(internal), "public": str(public)},
         f"internal, must stay inside: {internal.resolve().as_uri()}",
         f"public, aggregates only:    {public.resolve().as_uri()}",
-        "next: privsyn release draft",
+        "next: privsyn release draft" if audit is None else "a release takes the study's own audit",
         as_json=as_json,
     )

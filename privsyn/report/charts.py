@@ -43,6 +43,16 @@ _STYLE: dict[str, Any] = {
     "axes.unicode_minus": True,
     "text.parse_math": False,
 }
+_RING: dict[str, Any] = {
+    "marker": "o",
+    "ms": 4.5,
+    "mfc": "none",
+    "mec": INK,
+    "mew": 0.8,
+    "alpha": 0.55,
+    "zorder": 3,
+}
+_CROSS: dict[str, Any] = {"marker": "x", "ms": 3.6, "mfc": "none", "mec": LINE, "mew": 1.1, "alpha": 0.6}
 
 
 def roc_log_log(
@@ -143,6 +153,40 @@ def training_curve(steps: Sequence[float], losses: Sequence[float], *, name: str
         axes.grid(axis="y", color=GRID, lw=0.8)
         axes.set_axisbelow(True)
         return _svg(figure, "Training loss against step")
+
+
+def feature_map(
+    real: Sequence[tuple[float, float]],
+    synthetic: Sequence[tuple[float, float]],
+    *,
+    name: str,
+    within: Sequence[tuple[float, float]],
+) -> str:
+    """Real images as rings and synthetic ones as crosses, on the first two principal components of the real.
+
+    Args:
+        real, synthetic: points; either may be empty.
+        name: unique in the page.
+        within: points that the axes must hold, so that the panels of one map can be compared.
+    """
+    bounds = [_room(each.tolist()) for each in np.asarray(within, float).T]
+    half = max(high - low for low, high in bounds) / 2
+    xlim, ylim = ((sum(each) / 2 - half, sum(each) / 2 + half) for each in bounds)
+    with _style(name):
+        figure, axes = _figure(4.9, 5.1)
+        for points, kind, mark in ((real, "real", _RING), (synthetic, "synthetic", _CROSS)):
+            across, up = np.asarray(points, float).reshape(-1, 2).T
+            axes.plot(across, up, linestyle="none", label=f"{kind} ({number(len(points))})", **mark)
+        axes.set(xlim=xlim, ylim=ylim, aspect="equal")
+        axes.set_xlabel("1st principal component of the real images' features")
+        axes.set_ylabel("2nd principal component of the real images' features")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5))
+            axis.set_major_formatter(FuncFormatter(lambda x, _: number(round(float(x), 12))))
+        axes.grid(color=GRID, lw=0.8)
+        axes.set_axisbelow(True)
+        figure.legend(frameon=False, loc="outside lower center", ncols=2, handletextpad=0.2)
+        return _svg(figure, "Real and synthetic images on the plane of the real images' features")
 
 
 def rate_at(fpr: NDArray[np.float64], tpr: NDArray[np.float64], limit: float) -> float | None:

@@ -7,21 +7,13 @@ that holds nothing measured on real data (`PublicView`), so that no template can
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
 
 import privsyn
 from privsyn.audit.contract import Finding
@@ -31,8 +23,10 @@ from privsyn.errors import StudyError
 from privsyn.files import write_text
 from privsyn.progress import SILENT, Progress
 from privsyn.report import charts, words
+from privsyn.report.details import Curve, Neighbours, Plane, read
 from privsyn.report.material import Material, gather
-from privsyn.report.pictures import Picture, Row, sheet, whole
+from privsyn.report.pictures import Contact, Picture, Row, contact_sheet, sheet, whole
+from privsyn.report.quality import tables, verdict_rows
 from privsyn.study import Study, as_study
 
 PUBLIC_RULE_KEYS = (
@@ -55,6 +49,9 @@ PUBLIC_INPUT_KEYS = (
     "recipe",
     "synthetic",
 )  # not the findings: few numbers can be guessed from a digest
+UNSEEN = ("holdout", "test")  # parts that no model was trained on
+NO_CLASS = -1
+PANELS = 4  # classes that a map shows apart
 
 
 @dataclass(frozen=True)
@@ -77,30 +74,12 @@ class PublicView:
     sheet: tuple[Row, ...]
 
 
-class _Neighbours(BaseModel):
-    """One entry of `details["pairs"]`: a synthetic image and the real ones nearest to it."""
+@dataclass(frozen=True)
+class Map:
+    """The images of either kind on a plane: one chart, or one of each class, with what stands under it."""
 
-    model_config = ConfigDict(frozen=True)
-    synthetic: NonNegativeInt
-    train: NonNegativeInt
-    train_distance: float
-    holdout: NonNegativeInt
-    holdout_distance: float
-    mirrored: bool = False
-
-
-class _Curve(BaseModel):
-    """`details["roc"]`: rates in [0, 1], point by point."""
-
-    model_config = ConfigDict(frozen=True)
-    fpr: list[float] = Field(min_length=1)
-    tpr: list[float]
-
-    @model_validator(mode="after")
-    def _paired(self) -> Self:
-        if len(self.fpr) != len(self.tpr):
-            raise ValueError("fpr and tpr differ in length")
-        return self
+    finding: Finding
+    charts: tuple[tuple[str, Markup], ...]
 
 
 @dataclass(frozen=True)
@@ -110,18 +89,23 @@ class Pair:
     synthetic: Picture
     train: Picture
     holdout: Picture
-    neighbours: _Neighbours
+    neighbours: Neighbours
 
 
-def report(study: Study | Path | str, *, progress: Progress = SILENT) -> tuple[Path, Path]:
-    """Write `audit/internal-report.html` and `audit/public-report.html` and return their paths.
+def report(
+    study: Study | Path | str, *, audit: Path | None = None, progress: Progress = SILENT
+) -> tuple[Path, Path]:
+    """Write `internal-report.html` and `public-report.html` beside the findings and return their paths.
 
     Reports are derived, so earlier ones are replaced. Equal inputs give equal bytes.
+
+    Args:
+        audit: the folder of another audit of the study's set than its own.
 
     Raises:
         StudyError: something is missing, or the audit judged another synthetic set, cohort or model.
     """
-    study = as_study(study)
+    study = replace(as_study(study), audited=audit)
     with progress.stage("report", 3) as advance:
         material = gather(study)
         advance()
@@ -136,21 +120,24 @@ def report(study: Study | Path | str, *, progress: Progress = SILENT) -> tuple[P
 
 def internal_page(material: Material) -> str:
     """The page for reviewers, with real images on it."""
-    synthetic = material.synthetic
+    rules, classes = material.verdict["rules"], material.synthetic.classes
+    quality = [finding for finding in material.findings if finding.threat == "quality"]
+    attacks = [finding for finding in material.findings if finding.threat != "quality"]
     return _render(
         "internal.html",
         material=material,
-        sheet=sheet(synthetic.images, synthetic.labels, synthetic.classes),
-        pairs=[(finding, pairs) for finding in material.findings if (pairs := _pairs(finding, material))],
+        rows=verdict_rows(rules, quality),
+        sheet=_contact_sheet(material),
+        maps=[each for i, finding in enumerate(quality) if (each := _map(finding, f"map{i}", classes))],
+        tables=tables(quality, rules, classes),
+        attacks=attacks,
+        pairs=[(finding, pairs) for finding in attacks if (pairs := _pairs(finding, material))],
         curves=[
             (finding, chart)
-            for i, finding in enumerate(material.findings)
+            for i, finding in enumerate(attacks)
             if (chart := _roc(finding, f"roc{i}", material.claim))
         ],
-        strips={
-            finding.key: _strip(finding, f"strip{i}", material.verdict["rules"])
-            for i, finding in enumerate(material.findings)
-        },
+        strips={finding.key: _strip(finding, f"strip{i}", rules) for i, finding in enumerate(attacks)},
         training=_training_chart(material.training),
     )
 
@@ -212,8 +199,40 @@ def _training_chart(points: Sequence[tuple[float, float]]) -> Markup | None:
     )
 
 
+def _contact_sheet(material: Material) -> list[Contact]:
+    """Synthetic images beside real ones that no model was trained on."""
+    synthetic, cohort = material.synthetic, material.cohort
+    unseen = cohort.records["split"].isin(UNSEEN).to_numpy()
+    labels = np.where(unseen, cohort.records["label"].to_numpy(dtype=np.int64), NO_CLASS)
+    return contact_sheet((cohort.images, labels), (synthetic.images, synthetic.labels), synthetic.classes)
+
+
+def _map(finding: Finding, name: str, classes: Sequence[str]) -> Map | None:
+    plane = read(finding, "map", Plane)
+    if plane is None:
+        return None
+    if max(*plane.real_labels, *plane.synthetic_labels) >= len(classes):
+        raise StudyError(f"the map of {finding.audit} names a class that is not there: audit again")
+    within = (*plane.real, *plane.synthetic)
+    if not 1 < len(classes) <= PANELS:
+        chart = charts.feature_map(plane.real, plane.synthetic, name=name, within=within)
+        return Map(finding, (("", Markup(chart)),))
+    panels = []
+    for label, title in enumerate(classes):
+        real, synthetic = (
+            [point for point, its in zip(points, labels, strict=True) if its == label]
+            for points, labels in (
+                (plane.real, plane.real_labels),
+                (plane.synthetic, plane.synthetic_labels),
+            )
+        )
+        chart = charts.feature_map(real, synthetic, name=f"{name}panel{label}", within=within)
+        panels.append((title, Markup(chart)))
+    return Map(finding, tuple(panels))
+
+
 def _pairs(finding: Finding, material: Material) -> list[Pair]:
-    found = _details(finding, "pairs", list[_Neighbours]) or []
+    found = read(finding, "pairs", list[Neighbours]) or []
     real, fake = material.cohort.images, material.synthetic.images
     try:
         return [
@@ -232,23 +251,12 @@ def _pairs(finding: Finding, material: Material) -> list[Pair]:
 
 
 def _roc(finding: Finding, name: str, claim: Mapping[str, Any] | None) -> Markup | None:
-    curve = _details(finding, "roc", _Curve)
+    curve = read(finding, "roc", Curve)
     if curve is None:
         return None
     valid = claim is not None and claim["kind"] == "dp" and words.is_valid(claim)
     bound = (claim["epsilon"], claim["delta"]) if claim is not None and valid else None
     return Markup(charts.roc_log_log(curve.fpr, curve.tpr, name=name, bound=bound))
-
-
-def _details(finding: Finding, key: str, kind: Any) -> Any:
-    if key not in finding.details:
-        return None
-    try:
-        return TypeAdapter(kind).validate_python(finding.details[key])
-    except ValidationError as error:
-        raise StudyError(
-            f"details[{key!r}] of {finding.audit} cannot be shown: {error.errors()[0]['msg']}"
-        ) from None
 
 
 def _strip(finding: Finding, name: str, rules: Sequence[Mapping[str, Any]]) -> Markup | None:

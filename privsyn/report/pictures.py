@@ -14,6 +14,7 @@ from PIL import Image
 from privsyn.depth import Images, in_8_bits
 
 SHEET_CLASSES, SHEET_IMAGES = 10, 10
+CONTACT_IMAGES = 8  # of either kind
 SHEET_EDGE, PAIR_EDGE = 96, 140  # pixels on the page that small images are enlarged to, at most
 
 
@@ -34,26 +35,58 @@ class Picture:
 
 @dataclass(frozen=True)
 class Row:
-    """The synthetic images of one class that the sheet shows, out of `count` in the set."""
+    """The images of one class that a sheet shows, out of `count` that there are."""
 
     name: str
     count: int
     pictures: tuple[Picture, ...]
 
 
-def sheet(images: Images, labels: NDArray[np.int64], classes: Sequence[str], seed: int = 0) -> list[Row]:
-    """Up to 10 images of each of the first 10 classes, chosen blindly by a seeded generator.
+@dataclass(frozen=True)
+class Contact:
+    """Real and synthetic images of one class, neither chosen with a look at the other."""
+
+    real: Row
+    synthetic: Row
+
+
+def sheet(
+    images: Images,
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    seed: int = 0,
+    most: int = SHEET_IMAGES,
+) -> list[Row]:
+    """Up to `most` images of each of the first 10 classes, chosen blindly by a seeded generator.
 
     Args:
-        images: (n, H, W, C); labels: (n,) indices into `classes`.
+        images: (n, H, W, C).
+        labels: (n,) indices into `classes`; an image with any other is not shown.
     """
     generator = np.random.default_rng(seed)
     rows = []
     for label, name in list(enumerate(classes))[:SHEET_CLASSES]:
         members = np.flatnonzero(labels == label)
-        shown = np.sort(generator.permutation(members)[:SHEET_IMAGES])
+        shown = np.sort(generator.permutation(members)[:most])
         rows.append(Row(name, len(members), tuple(thumbnail(images[i]) for i in shown)))
     return rows
+
+
+def contact_sheet(
+    real: tuple[Images, NDArray[np.int64]],
+    synthetic: tuple[Images, NDArray[np.int64]],
+    classes: Sequence[str],
+    seed: int = 0,
+) -> list[Contact]:
+    """Up to 8 images of either kind of each of the first 10 classes, each kind a `sheet` of its own.
+
+    Args:
+        real, synthetic: images (n, H, W, C) and labels (n,) as `sheet` takes them.
+    """
+    unseen, drawn = (
+        sheet(*kind, classes, own, CONTACT_IMAGES) for kind, own in ((real, seed + 1), (synthetic, seed))
+    )
+    return [Contact(*each) for each in zip(unseen, drawn, strict=True)]
 
 
 def thumbnail(image: Images) -> Picture:

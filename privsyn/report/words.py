@@ -78,6 +78,15 @@ def scope_in_words(scope: Mapping[str, str]) -> str:
     return ", ".join(f"{key}: {scope[key]}" for key in sorted(scope))
 
 
+def controls_in_words(positive: bool | None, negative: bool | None) -> str:
+    """`both passed`, or which of them failed or was not run."""
+    told = {True: "passed", False: "failed", None: "not run"}
+    if positive == negative:
+        return f"both {told[positive]}" if positive is not None else told[None]
+    kinds = {"positive": positive, "negative": negative}
+    return ", ".join(f"{kind} {told[passed]}" for kind, passed in kinds.items() if not passed)
+
+
 def verdict_in_words(verdict: str, *, partial: bool = False) -> str:
     """What a verdict means, and what it does not."""
     return f"{PARTIAL} {VERDICTS[verdict]}" if partial else VERDICTS[verdict]

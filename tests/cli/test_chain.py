@@ -278,3 +278,19 @@ def test_the_chain_runs_on_a_slice_of_real_x_rays(run: Run, tmp_path: Path, shar
     assert run("report", *at).code == 0
     assert run("release", "draft", *at).code == 0
     assert run("verify", tmp_path / "study" / "release").code == 3
+
+
+def test_a_second_audit_gets_reports_of_its_own(run: Run, study: Path, policy: Path, tmp_path: Path) -> None:
+    """`audit --out` and `report --audit` leave the study's own audit as it is."""
+    before = _contents(study / "audit")
+    other = tmp_path / "other"
+    assert run("audit", "--study", study, "--policy", policy, "--out", other).code == 0
+    ran = run("report", "--study", study, "--audit", other, "--json")
+    assert ran.code == 0, ran.err
+    assert Path(ran.document["internal"]) == other / "internal-report.html"
+    assert (other / "public-report.html").exists()
+    assert _contents(study / "audit") == before
+    missing = run("report", "--study", study, "--audit", tmp_path / "none")
+    assert missing.code == 2
+    assert "none" in missing.err
+    assert "Traceback" not in missing.err

@@ -266,3 +266,101 @@ def _rules() -> list[dict[str, Any]]:
         ),
         rule("canaries", "accepted", "canary", "epsilon", severity="warn", side="upper", threshold=10.0),
     ]
+
+
+MEASURES = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage")
+NETWORK = {
+    "network": f"a network {HOSTILE}",
+    "sha256": "579344248a93" + "7e" * 26,
+    "size": 112,
+    "resize": "bicubic, antialias",
+    "dimension": 1280,
+}
+SUBGROUPS = ("40-59", HOSTILE, "unknown")
+
+
+def add_quality(study: Study, classes: list[str] = CLASSES) -> None:
+    """Add what audits of quality find, and the rules that judge it, to a study with an audit."""
+    found = [*_fidelity(classes), *_utility(classes), *_rare(classes)]
+    alter_findings(study, lambda document: document["findings"].extend(found))
+    rows = [_judged(each) for each in found if each["statistic"] in ("coverage", "utility_gap")]
+    alter(study.verdict_file, lambda verdict: verdict["rules"].extend(rows))
+
+
+def _measured(audit: str, statistic: str, scope: dict[str, str], **known: Any) -> dict[str, Any]:
+    base = {"audit": audit, "version": "1", "threat": "quality", "statistic": statistic, "scope": scope}
+    rest = {"confidence": 0.95, "n": {"synthetic_images": 100}, "controls": CONTROLS, "details": {}}
+    return base | rest | known
+
+
+def _fidelity(classes: list[str]) -> list[dict[str, Any]]:
+    found = []
+    for nth, scope in enumerate([{}, *({"class": name} for name in classes)]):
+        for measure in MEASURES:
+            where = {"network": "lite0", **scope}
+            seen = _measured("fidelity", measure, where, value=0.8 - nth / 20, baseline=0.95)
+            seen |= {"interval": [0.7 - nth / 20, 0.9 - nth / 20], "details": {"network": NETWORK}}
+            found.append(seen)
+    found[0]["details"] = {"network": NETWORK, "map": _map(len(classes))}
+    pairs = _measured("fidelity", "ms_ssim_diversity", {}, value=0.31, interval=[0.3, 0.32], baseline=0.29)
+    return [*found, {**pairs, "details": {"pairs": 500}}]
+
+
+def _map(classes: int) -> dict[str, Any]:
+    generator = np.random.default_rng(3)
+    labels = np.repeat(np.arange(classes), 60 // classes)
+    centres = generator.normal(0, 4, (classes, 2))[labels]
+    points = {
+        kind: np.round(centres + generator.normal(0, spread, centres.shape), 4).tolist()
+        for kind, spread in (("real", 1.5), ("synthetic", 1))
+    }
+    return {**points, "real_labels": labels.tolist(), "synthetic_labels": labels.tolist()}
+
+
+def _utility(classes: list[str]) -> list[dict[str, Any]]:
+    scopes = [{}, *({"class": name} for name in classes), *({"subgroup": name} for name in SUBGROUPS)]
+    known: dict[str, Any] = {"baseline": 0.0, "details": {"privacy": "measured without noise"}}
+    return [
+        _measured(
+            "utility",
+            "utility_gap",
+            {"classifier": classifier, **scope},
+            value=nth / 100,
+            interval=[nth / 100 - 0.0123, nth / 100 + 0.0123],
+            **known,
+        )
+        for classifier in ("small-network", "forest")
+        for nth, scope in enumerate(scopes)
+    ]
+
+
+def _rare(classes: list[str]) -> list[dict[str, Any]]:
+    failed = {**CONTROLS, "negative": {"passed": False, "description": "test patients cover little"}}
+    why = f"control failed: test patients cover little {HOSTILE}"
+    scope = {"class": classes[-1]}
+    unsure = {"controls": failed, "conclusive": False, "reason": why}
+    return [
+        _measured("coverage-of-rare", "rare_coverage", scope, value=0.4, interval=[0.3, 0.5], **unsure),
+        _measured("coverage-of-rare", "rare_copies", scope, applicable=False, reason="no class is rare"),
+        _measured("blank-images", "share", {}, value=0.25, interval=[0.2, 0.3], confidence=0.9, controls={}),
+    ]
+
+
+def _judged(finding: dict[str, Any]) -> dict[str, Any]:
+    """The row of the verdict for one finding, as `privsyn.audit.policy.judge` writes it."""
+    wants_much = finding["statistic"] == "coverage"
+    value = finding["interval"][0 if wants_much else 1]
+    holds = value >= 0.5 if wants_much else value <= 0.05
+    keys = ("audit", "statistic", "scope", "interval")
+    return {
+        **{key: finding[key] for key in keys},
+        "id": "covers" if wants_much else "teaches",
+        "severity": "warn" if wants_much else "block",
+        "outcome": "pass" if holds else "fail",
+        "side": "lower" if wants_much else "upper",
+        "op": ">=" if wants_much else "<=",
+        "threshold": 0.5 if wants_much else 0.05,
+        "value": value,
+        "reason": "" if holds else f"{finding['statistic']} {value:.4g} is out of bounds",
+        "rationale": f"Why this limit. {HOSTILE}",
+    }

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from audited_study import build
+from audited_study import add_quality, build
 
 from privsyn.study import Study
 
@@ -23,3 +23,10 @@ def _audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def study(_audited: Path, tmp_path: Path) -> Study:
     """A copy of the study for one test."""
     return Study(Path(shutil.copytree(_audited, tmp_path / _audited.name)))
+
+
+@pytest.fixture
+def useful(study: Study) -> Study:
+    """A study whose policy asks about quality, too."""
+    add_quality(study)
+    return study

@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from privsyn.report.charts import interval_strip, rate_at, roc_log_log, training_curve
+from privsyn.report.charts import feature_map, interval_strip, rate_at, roc_log_log, training_curve
 
+REAL, SYNTHETIC = [(-30.0, 2.0), (10.0, 4.5), (3e-3, -1.0)], [(0.5, 0.25), (90.0, 7.0)]
 FPR, TPR = [0.0, 0.001, 0.01, 0.1, 1.0], [0.0, 0.004, 0.03, 0.3, 1.0]
 
 CHARTS: list[Callable[[str], str]] = [
@@ -26,6 +27,8 @@ CHARTS: list[Callable[[str], str]] = [
     ),
     lambda name: training_curve(range(300), np.linspace(1, 0.1, 300).tolist(), name=name),
     lambda name: training_curve([0, 1], [1.0, 0.5], name=name),
+    lambda name: feature_map(REAL, SYNTHETIC, name=name, within=[*REAL, *SYNTHETIC]),
+    lambda name: feature_map(REAL[:1], [], name=name, within=REAL[:1]),
 ]
 
 
@@ -94,3 +97,42 @@ def test_strip_shades_the_side_that_breaks_the_rule() -> None:
     above, below = shaded([("<=", 0.5)]), shaded([(">=", 0.5)])
     assert min(above) == pytest.approx(max(below))
     assert shaded([]) == []
+
+
+def marks(svg: str) -> list[tuple[str, list[tuple[float, float]]]]:
+    """Shape and places of both kinds of marks of a map, real ones first, without those of the legend."""
+    drawn = re.findall(r'<g clip-path="[^"]+">(.*?)</g>', svg, flags=re.DOTALL)
+    found = []
+    for group in drawn:
+        uses = re.findall(r'<use href="#([^"]+)" x="([\d.]+)" y="([\d.]+)"', group)
+        shape = re.search(rf'<path id="{uses[0][0]}" d="([^"]+)"', svg) if uses else None
+        if shape:
+            found.append((shape[1], [(float(x), float(y)) for _, x, y in uses]))
+    return sorted(found, key=lambda kind: "C" not in kind[0])  # only rings have curves
+
+
+def test_map_tells_real_from_synthetic_without_colour() -> None:
+    """Real images are rings, synthetic ones crosses, and every point is drawn once."""
+    (ring, real), (cross, synthetic) = marks(
+        feature_map(REAL, SYNTHETIC, name="a", within=[*REAL, *SYNTHETIC])
+    )
+    assert "C" in ring
+    assert "C" not in cross
+    assert (len(real), len(synthetic)) == (3, 2)
+
+
+def test_map_has_equal_units_on_both_axes() -> None:
+    """A square of the plane is a square of the chart."""
+    corners = [(0.0, 0.0), (0.0, 10.0), (10.0, 10.0), (10.0, 0.0), (60.0, 0.0)]
+    (_, real), *_ = marks(feature_map(corners, [], name="a", within=corners))
+    across = sorted({round(x, 2) for x, _ in real})
+    up = sorted({round(y, 2) for _, y in real})
+    assert across[1] - across[0] == pytest.approx(up[1] - up[0], abs=0.05)
+
+
+def test_panels_of_a_map_share_their_axes() -> None:
+    """The same point lies at the same place, whatever else a panel shows."""
+    within = [*REAL, *SYNTHETIC]
+    (_, alone), *_ = marks(feature_map(REAL[:1], [], name="a", within=within))
+    (_, among), *_ = marks(feature_map(REAL, SYNTHETIC, name="a", within=within))
+    assert alone[0] in among

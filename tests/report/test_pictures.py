@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from privsyn.report.pictures import PAIR_EDGE, SHEET_EDGE, Picture, sheet, thumbnail, whole
+from privsyn.report.pictures import (
+    PAIR_EDGE,
+    SHEET_EDGE,
+    Picture,
+    contact_sheet,
+    sheet,
+    thumbnail,
+    whole,
+)
 
 
 def content(picture: Picture) -> bytes:
@@ -97,3 +105,27 @@ def test_sheet_stops_at_ten_classes() -> None:
     """A page for a hundred classes shows the first ten."""
     names = tuple(map(str, range(100)))
     assert len(sheet(noise(8, 1, 100), np.arange(100), names)) == 10
+
+
+def test_contact_sheet_shows_up_to_eight_of_either_kind() -> None:
+    """Real and synthetic images of a class stand together; an image of no class is not shown."""
+    real, drawn = noise(8, 1, 40), noise(9, 1, 30)
+    real_labels, labels = np.repeat([0, 1, -1], [5, 15, 20]), np.repeat([0, 1], [30, 0])
+    rows = contact_sheet((real, real_labels), (drawn, labels), ("few", "unseen"))
+    counts = [(row.real.count, row.synthetic.count) for row in rows]
+    shown = [(len(row.real.pictures), len(row.synthetic.pictures)) for row in rows]
+    assert counts == [(5, 30), (15, 0)]
+    assert shown == [(5, 8), (8, 0)]
+    pictures = [picture for row in rows for picture in row.real.pictures]
+    assert {pixels(each).tobytes() for each in pictures} <= {each.tobytes() for each in real[:20]}
+
+
+def test_contact_sheet_is_chosen_without_a_look() -> None:
+    """Which real images are shown does not depend on what the synthetic ones look like, nor the reverse."""
+    real, labels = noise(8, 1, 60), np.zeros(60, np.int64)
+    (near,) = contact_sheet((real, labels), (real, labels), ("a",))
+    (far,) = contact_sheet((real, labels), (255 - real, labels), ("a",))
+    assert near.real == far.real
+    (flat,) = contact_sheet((np.zeros_like(real), labels), (real, labels), ("a",))
+    assert near.synthetic == flat.synthetic
+    assert contact_sheet((real, labels), (real, labels), ("a",), seed=1) != [near]

@@ -147,6 +147,22 @@ def test_no_verdict_promises_safety() -> None:
     assert words.verdict_in_words("pass").startswith("Not falsified.")
 
 
+@pytest.mark.parametrize(
+    ("positive", "negative", "text"),
+    [
+        (True, True, "both passed"),
+        (False, False, "both failed"),
+        (None, None, "not run"),
+        (True, False, "negative failed"),
+        (None, True, "positive not run"),
+        (False, None, "positive failed, negative not run"),
+    ],
+)
+def test_controls_in_words(positive: bool | None, negative: bool | None, text: str) -> None:
+    """Both, or only the one that is not as it should be."""
+    assert words.controls_in_words(positive, negative) == text
+
+
 def test_requirement_in_words() -> None:
     """A rule's side, comparison and threshold read as a phrase."""
     assert (

@@ -1,0 +1,94 @@
+"""What the pages draw of a finding's `details`, which any plug-in may write: checked before it is drawn."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from privsyn.audit.contract import Finding
+from privsyn.errors import StudyError
+
+
+class _Detail(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Neighbours(_Detail):
+    """One entry of `details["pairs"]`: a synthetic image and the real ones nearest to it."""
+
+    synthetic: NonNegativeInt
+    train: NonNegativeInt
+    train_distance: float
+    holdout: NonNegativeInt
+    holdout_distance: float
+    mirrored: bool = False
+
+
+class Curve(_Detail):
+    """`details["roc"]`: rates in [0, 1], point by point."""
+
+    fpr: list[float] = Field(min_length=1)
+    tpr: list[float]
+
+    @model_validator(mode="after")
+    def _paired(self) -> Self:
+        if len(self.fpr) != len(self.tpr):
+            raise ValueError("fpr and tpr differ in length")
+        return self
+
+
+class Plane(_Detail):
+    """`details["map"]`: images as points of a plane, with the class of each."""
+
+    real: list[tuple[FiniteFloat, FiniteFloat]] = Field(min_length=1)
+    real_labels: list[NonNegativeInt]
+    synthetic: list[tuple[FiniteFloat, FiniteFloat]] = Field(min_length=1)
+    synthetic_labels: list[NonNegativeInt]
+
+    @model_validator(mode="after")
+    def _labelled(self) -> Self:
+        for points, labels in ((self.real, self.real_labels), (self.synthetic, self.synthetic_labels)):
+            if len(points) != len(labels):
+                raise ValueError("points and labels differ in length")
+        return self
+
+
+class Seen(_Detail):
+    """`details["network"]`: which network saw the images, and at what size.
+
+    Attributes:
+        sha256: of its weights; "" where there are none.
+        size: pixels on a side of what it is shown; `None` if it takes images as they are.
+    """
+
+    network: str
+    sha256: str = ""
+    size: NonNegativeInt | None = None
+    resize: str = ""
+    dimension: NonNegativeInt | None = None
+
+
+def read(finding: Finding, key: str, kind: Any) -> Any:
+    """`finding.details[key]` as a `kind`; `None` if it is not there.
+
+    Raises:
+        StudyError: it is there in another shape.
+    """
+    if key not in finding.details:
+        return None
+    try:
+        return TypeAdapter(kind).validate_python(finding.details[key])
+    except ValidationError as error:
+        raise StudyError(
+            f"details[{key!r}] of {finding.audit} cannot be shown: {error.errors()[0]['msg']}"
+        ) from None

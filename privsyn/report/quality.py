@@ -1,0 +1,193 @@
+"""How good the set is, as tables: one an audit, one row a finding, and the rules that judge it.
+
+A quality audit measures each class and subgroup by itself, so it returns findings by the hundred. None of
+them needs a chart; what is read is one column of them, beside what real images show.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from privsyn.audit.contract import Finding
+from privsyn.report.details import Seen, read
+
+LONG = 25  # rows; a longer table shows what holds overall, and folds the rest away
+OVERALL, CLASS, SUBGROUP = "Overall", "By class", "By subgroup"
+WORST_FIRST = ("fail", "inconclusive", "pass", "accepted")
+
+Rule = Mapping[str, Any]  # a row of verdict.json
+
+
+@dataclass(frozen=True)
+class Line:
+    """One finding, and the rows of the verdict that judge it."""
+
+    finding: Finding
+    rules: tuple[Rule, ...]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Findings of one kind of scope: all images, classes, or subgroups."""
+
+    title: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The findings of one audit.
+
+    Attributes:
+        confidence: of most intervals; the others say theirs.
+        open, folded: blocks that are seen at once, and those that a reader unfolds.
+        networks: what saw the images, by the name in the scopes.
+    """
+
+    audit: str
+    version: str
+    confidence: float | None
+    open: tuple[Block, ...]
+    folded: tuple[Block, ...]
+    networks: tuple[tuple[str, Seen], ...]
+
+    @property
+    def judged(self) -> bool:
+        """A rule of the policy judges at least one line."""
+        return any(line.rules for line in _lines((*self.open, *self.folded)))
+
+    @property
+    def in_words(self) -> str:
+        """How many findings there are, and what came of them."""
+        lines = _lines((*self.open, *self.folded))
+        return f"{len(lines):,} findings: {_outcome(lines)}" if len(lines) > 1 else ""
+
+    @property
+    def folded_in_words(self) -> str:
+        """What a reader who does not unfold the rest should know of it."""
+        lines, kinds = _lines(self.folded), " and ".join(block.title.lower() for block in self.folded)
+        return f"{len(lines):,} more rows, {kinds}: {_outcome(lines)}"
+
+    def columns(self, blocks: Sequence[Block]) -> list[str]:
+        """The keys of the scopes of some blocks: one column each, not the same word in each row."""
+        keys = {key for line in _lines(blocks) for key in line.finding.scope}
+        return sorted(keys, key=lambda key: (key not in ("class", "subgroup"), key))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A row of the verdict, or the worst of all rows that one rule has for a quality.
+
+    Attributes:
+        among: how many rows it stands for.
+        outcomes: how those came out, in words.
+    """
+
+    rule: Rule
+    among: int = 1
+    outcomes: str = ""
+
+
+def tables(findings: Sequence[Finding], rules: Sequence[Rule], classes: Sequence[str]) -> list[Table]:
+    """Findings of threat `quality`, audit by audit in the order of the policy."""
+    judging: dict[object, list[Rule]] = {}
+    for rule in rules:
+        judging.setdefault(_key(rule), []).append(rule)
+    lines: dict[str, list[Line]] = {}
+    for finding in findings:
+        line = Line(finding, tuple(judging.get(finding.key, ())))
+        lines.setdefault(finding.audit, []).append(line)
+    asked = dict.fromkeys(rule["audit"] for rule in rules if rule["audit"] in lines)
+    return [_table(lines[audit], classes) for audit in asked | lines]
+
+
+def verdict_rows(rules: Sequence[Rule], findings: Sequence[Finding]) -> list[Judged]:
+    """The verdict with one row for each rule on `findings`, its worst scope: the tables have them all."""
+    quality = {finding.key for finding in findings}
+    shown: dict[object, list[Rule]] = {}
+    for row, rule in enumerate(rules):
+        shown.setdefault(("rule", rule["id"]) if _key(rule) in quality else row, []).append(rule)
+    return [
+        Judged(min(rows, key=_badness), len(rows), outcomes(row["outcome"] for row in rows))
+        for rows in shown.values()
+    ]
+
+
+def outcomes(each: Iterable[str]) -> str:
+    """`2 fail, 31 pass`, worst first."""
+    counted = Counter(each)
+    return ", ".join(f"{counted[outcome]:,} {outcome}" for outcome in WORST_FIRST if counted[outcome])
+
+
+def _lines(blocks: Iterable[Block]) -> list[Line]:
+    return [line for block in blocks for line in block.lines]
+
+
+def _outcome(lines: Sequence[Line]) -> str:
+    conclusive = sum(line.finding.applicable and line.finding.conclusive for line in lines)
+    judged = outcomes(rule["outcome"] for line in lines for rule in line.rules)
+    return f"{conclusive:,} conclusive; rules: {judged}" if judged else f"{conclusive:,} conclusive"
+
+
+def _table(lines: Sequence[Line], classes: Sequence[str]) -> Table:
+    findings = [line.finding for line in lines]
+    blocks = []
+    for title in (OVERALL, CLASS, SUBGROUP):
+        mine = [line for line in lines if _title(line.finding) == title]
+        if mine:
+            blocks.append(Block(title, tuple(_in_order(mine, classes))))
+    long = len(lines) > LONG
+    confidences = Counter(finding.confidence for finding in findings if finding.interval is not None)
+    return Table(
+        audit=findings[0].audit,
+        version=findings[0].version,
+        confidence=confidences.most_common(1)[0][0] if confidences else None,
+        open=tuple(block for block in blocks if block.title == OVERALL or not long),
+        folded=tuple(block for block in blocks if block.title != OVERALL and long),
+        networks=_networks(findings),
+    )
+
+
+def _in_order(lines: Sequence[Line], classes: Sequence[str]) -> list[Line]:
+    """What the policy asks about first; then so that one statistic can be read down the classes."""
+    statistics = list(dict.fromkeys(line.finding.statistic for line in lines))
+    names = list(classes)
+
+    def place(line: Line) -> tuple[object, ...]:
+        scope = dict(line.finding.scope)
+        name, subgroup = scope.pop("class", ""), scope.pop("subgroup", "")
+        nth = names.index(name) if name in names else len(names)
+        statistic = statistics.index(line.finding.statistic)
+        return not line.rules, statistic, sorted(scope.items()), subgroup, nth, name
+
+    return sorted(lines, key=place)
+
+
+def _title(finding: Finding) -> str:
+    if "subgroup" in finding.scope:
+        return SUBGROUP
+    return CLASS if "class" in finding.scope else OVERALL
+
+
+def _key(rule: Rule) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+    return rule["audit"], rule["statistic"], tuple(sorted(rule["scope"].items()))
+
+
+def _badness(rule: Rule) -> tuple[int, float]:
+    """Smaller is worse: by outcome, then by how far the value lies on the bad side."""
+    value = rule["value"]
+    if value is None:
+        return WORST_FIRST.index(rule["outcome"]), float("inf")
+    return WORST_FIRST.index(rule["outcome"]), -value if rule["op"] in ("<", "<=") else value
+
+
+def _networks(findings: Sequence[Finding]) -> tuple[tuple[str, Seen], ...]:
+    found: dict[tuple[str, Seen], None] = {}
+    for finding in findings:
+        seen = read(finding, "network", Seen)
+        if seen is not None:
+            found[finding.scope.get("network", ""), seen] = None
+    return tuple(found)
