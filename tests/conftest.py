@@ -11,6 +11,15 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# Minutes each: begun first, so that none of them is left to one process alone at the end.
+LONGEST = frozenset({"test_readme.py", "test_train_ledger.py", "test_chain.py", "test_quality_audits.py"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; otherwise as they were found."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRIVSYN_HOME", str(tmp_path_factory.mktemp("home") / "privsyn"))
