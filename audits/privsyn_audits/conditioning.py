@@ -8,6 +8,7 @@ labels does much worse than that; one that shows its labels more clearly than pa
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from privsyn.audit.classifiers import CLASSIFIERS
@@ -18,6 +19,8 @@ from privsyn.audit.readings import READ, REAL, Estimate, Readings
 from privsyn.audit.scores import Score, balanced_accuracy, class_recall
 
 NAME, VERSION = "conditioning", "1"
+
+Floats = NDArray[np.float64]
 
 
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:
@@ -95,30 +98,47 @@ def _power(found: Estimate) -> Power | None:
 def _controls(readings: Readings, classifier: str, settings: Settings) -> Controls:
     """Labels of `test` patients wronged must be seen; two halves of them must agree with theirs alike."""
     generator = readings.evidence.generator(f"{NAME}, {classifier}", settings)
-    test = readings.evidence.test
-    right = (readings.probabilities(classifier, REAL)[0].argmax(axis=1) == test.labels).astype(float)
-    _, unit = np.unique(test.patients, return_inverse=True)
-    counts = np.bincount(unit)
-    shares = np.bincount(unit, weights=right) / counts  # a score a patient
-    order = np.argsort(np.unique(test.patients, return_index=True)[1])  # in the order of the images
-    shares = shares[order]
+    shares = _shares_right(readings, classifier)
     half = random_half(np.arange(len(shares)), generator)
     one, other = shares[half], np.delete(shares, half)
-    spread = float(np.sqrt(one.var() / len(one) + other.var() / max(len(other), 1))) or 1 / len(shares)
-    wrong = min(
-        1.0, 2 * (SEEN_AT_001 + FOUR_OF_FIVE) * spread / max(float(right.mean()), 1e-9)
-    )  # twice what .001 sees in 80 %
-    spoilt = one * (generator.random(len(one)) >= wrong)
-    p_seen = float(stats.norm.sf((other.mean() - spoilt.mean()) / spread))
-    p_alike = float(2 * stats.norm.sf(abs(one.mean() - other.mean()) / spread))
+    wronged = _twice_what_is_seen(one, other)
+    spoilt = one.copy()
+    spoilt[generator.permutation(len(one))[:wronged]] = 0
+    p_seen = float(stats.norm.sf(_apart(other, spoilt)))
+    p_alike = float(2 * stats.norm.sf(abs(_apart(one, other))))
     level = settings.control_level
+    what = f"labels of {wronged} of {len(one)} test patients wronged"
+    alike = "two halves of the test patients"
     return Controls(
-        positive=Control(
-            passed=p_seen <= level,
-            description=f"labels of {wrong:.1%} of half of the test patients wronged",
-            p_value=p_seen,
-        ),
-        negative=Control(
-            passed=p_alike > level, description="two halves of the test patients", p_value=p_alike
-        ),
+        positive=Control(passed=p_seen <= level, description=what, p_value=p_seen),
+        negative=Control(passed=p_alike > level, description=alike, p_value=p_alike),
     )
+
+
+def _shares_right(readings: Readings, classifier: str) -> Floats:
+    """(patients,) share of the images of each that are read rightly, in the order of the images."""
+    test = readings.evidence.test
+    right = readings.probabilities(classifier, REAL)[0].argmax(axis=1) == test.labels
+    _, first, unit = np.unique(test.patients, return_index=True, return_inverse=True)
+    shares: Floats = np.bincount(unit, weights=right) / np.bincount(unit)
+    return shares[np.argsort(first)]
+
+
+def _twice_what_is_seen(one: Floats, other: Floats) -> int:
+    """Patients to wrong: twice as many as are seen at .001 in 80 % of trials, or all."""
+    for count in range(1, len(one) + 1):
+        left = 1 - count / len(one)
+        spread = left * float((one**2).mean()) - (left * float(one.mean())) ** 2
+        error = _error(spread / len(one), other)
+        if (other.mean() - left * one.mean()) / error >= SEEN_AT_001 + FOUR_OF_FIVE:
+            return min(len(one), 2 * count)
+    return len(one)
+
+
+def _apart(first: Floats, second: Floats) -> float:
+    """Difference of means in standard errors."""
+    return float((first.mean() - second.mean()) / _error(float(first.var()) / len(first), second))
+
+
+def _error(squared: float, second: Floats) -> float:
+    return float(np.sqrt(squared + second.var() / len(second))) or 1 / len(second)
