@@ -82,12 +82,13 @@ def compare(
     if min(len(each) for part in (whole, *parts) for each in part) <= k:
         raise ValueError(f"{k} neighbours need more than {k} images on either side")
     balls = _Balls.of(real, other, k)
-    values = [
-        {"frechet_distance": frechet_distance(real[some], other[others])} | balls.measured(some, others)
-        for some, others in (whole, *parts)
-    ]
-    found = {name: np.array([each[name] for each in values]) for name in values[0]}
-    return {**found, "kernel_distance": _kernel_distances(real, other, parts)}
+    values = [balls.measured(some, others) for some, others in (whole, *parts)]
+    frechet = [_quick_frechet_distance(real[some], other[others]) for some, others in parts]
+    return {
+        **{name: np.array([each[name] for each in values]) for name in values[0]},
+        "frechet_distance": np.array([frechet_distance(real, other), *frechet]),
+        "kernel_distance": _kernel_distances(real, other, parts),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +148,24 @@ class _Balls:
             "density": float(in_real.sum(axis=0).mean() / self.k),
             "coverage": float(in_real.any(axis=1).mean()),
         }
+
+
+def _quick_frechet_distance(first: Rows, second: Rows) -> float:
+    """As `frechet_distance`, to 1e-5 and at a quarter of the cost where images outnumber dimensions.
+
+    tr (S1 S2)^(1/2) from the eigenvalues of L' S2 L with S1 = L L', which loses the digits of the smallest
+    ones: enough for the spread over halves.
+    """
+    dimensions = first.shape[1]
+    if min(len(first), len(second)) <= dimensions:
+        return frechet_distance(first, second)
+    one, two = (np.cov(rows, rowvar=False, dtype=np.float64) for rows in (first, second))
+    ridge = 1e-12 * float(np.trace(one)) / dimensions
+    root = linalg.cholesky(one + ridge * np.eye(dimensions), lower=True, check_finite=False)
+    values = linalg.eigvalsh(root.T @ two @ root, check_finite=False)
+    common = np.sqrt(np.maximum(values, 0)).sum()
+    apart = first.mean(axis=0, dtype=np.float64) - second.mean(axis=0, dtype=np.float64)
+    return float((apart**2).sum() + np.trace(one) + np.trace(two) - 2 * common)
 
 
 def _small_root(root: NDArray[np.float64]) -> NDArray[np.float64]:
