@@ -28,10 +28,9 @@ from privsyn.audit.halves import (
     SEEN_AT_001,
     clustered_mean,
     equivalence_p_value,
-    halves_interval,
     random_half,
 )
-from privsyn.audit.quality import CONFIDENCE, quality_finding
+from privsyn.audit.quality import CONFIDENCE, beside_the_floor, quality_finding
 from privsyn.audit.readings import READ, REAL, SYNTHETIC, Readings
 from privsyn.audit.scores import class_auc, class_f1
 from privsyn.audit.sides import TOO_FEW, Side, Sides, scopes
@@ -109,9 +108,9 @@ class _Measured:
             )
             for rows, part in zip((self.drawn, self.floor), parts, strict=True)
         )
-        shifted = self.floor + self._twice(floor)
-        planted = _apart(self.real, shifted, place)
-        what = f"test images shifted by {self._twice(floor):.2g} standard deviations"
+        shift = self._twice(floor)
+        planted = _apart(self.real, self.floor + shift, place)
+        what = f"test images shifted by {shift:.2g} standard deviations"
         alike = self._alike(place)
         return self._beside_the_floor("distribution_distance", name, drawn, floor, planted, what, alike)
 
@@ -188,31 +187,12 @@ class _Measured:
         spread = max(float(np.std(floor[1:], ddof=1)), 1e-12)
         p_seen = float(stats.norm.sf((planted - floor[0]) / spread))
         level = self.settings.control_level
+        alike = "means of test patients in place of the synthetic images"
         controls = Controls(
             positive=Control(passed=p_seen <= level, description=what, p_value=p_seen),
-            negative=Control(
-                passed=p_alike > level,
-                description="means of test patients in place of the synthetic images",
-                p_value=p_alike,
-            ),
+            negative=Control(passed=p_alike > level, description=alike, p_value=p_alike),
         )
-        reason = controls.fault("")
-        smallest = 2.8 * float(np.hypot(spread, np.std(drawn[1:], ddof=1)))
-        return self._finding(
-            statistic,
-            name,
-            value=float(drawn[0]),
-            interval=halves_interval(float(drawn[0]), drawn[1:], CONFIDENCE, 0),
-            baseline=float(floor[0]),
-            controls=controls,
-            power=Power(
-                smallest_leak=smallest,
-                description=f"{smallest:.2g} beyond the floor is seen in 80 % of trials",
-            ),
-            conclusive=not reason,
-            reason=reason,
-            details={"floor_interval": list(halves_interval(float(floor[0]), floor[1:], CONFIDENCE, 0))},
-        )
+        return self._finding(statistic, name, **beside_the_floor(drawn, floor, controls, low=0))
 
     def _twice(self, floor: Floats) -> float:
         """Standard deviations of a shift that is twice what could be seen."""

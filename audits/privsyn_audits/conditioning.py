@@ -13,8 +13,8 @@ from scipy import stats
 
 from privsyn.audit.classifiers import CLASSIFIERS
 from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.audit.halves import FOUR_OF_FIVE, SEEN_AT_001, random_half
-from privsyn.audit.quality import CONFIDENCE, quality_finding
+from privsyn.audit.halves import FOUR_OF_FIVE, SEEN_AT_001, numbered, random_half
+from privsyn.audit.quality import CONFIDENCE, quality_finding, seen_in_four_of_five
 from privsyn.audit.readings import READ, REAL, Estimate, Readings
 from privsyn.audit.scores import Score, balanced_accuracy, class_recall
 
@@ -88,7 +88,7 @@ def _finding(
 def _power(found: Estimate) -> Power | None:
     if not np.isfinite(found.error):
         return None
-    smallest = float(stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(0.8)) * found.error
+    smallest = seen_in_four_of_five(found.error)
     return Power(
         smallest_leak=smallest,
         description=f"{smallest:.1%} more of wrong labels would show in 80 % of trials",
@@ -119,9 +119,9 @@ def _shares_right(readings: Readings, classifier: str) -> Floats:
     """(patients,) share of the images of each that are read rightly, in the order of the images."""
     test = readings.evidence.test
     right = readings.probabilities(classifier, REAL)[0].argmax(axis=1) == test.labels
-    _, first, unit = np.unique(test.patients, return_index=True, return_inverse=True)
-    shares: Floats = np.bincount(unit, weights=right) / np.bincount(unit)
-    return shares[np.argsort(first)]
+    patient = numbered(test.patients)
+    shares: Floats = np.bincount(patient, weights=right) / np.bincount(patient)
+    return shares
 
 
 def _twice_what_is_seen(one: Floats, other: Floats) -> int:

@@ -9,6 +9,7 @@ same number of images, for all of these depend on it. Overall and per class.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from scipy import stats
 
 from privsyn.audit.cache import Arrays
 from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.audit.halves import FOUR_OF_FIVE, HALVES, SEEN_AT_001, halves_interval, random_half
-from privsyn.audit.quality import CONFIDENCE, quality_finding
+from privsyn.audit.halves import FOUR_OF_FIVE, HALVES, SEEN_AT_001, random_half
+from privsyn.audit.quality import CONFIDENCE, beside_the_floor, quality_finding
 from privsyn.audit.sides import TOO_FEW, Side, Sides, scopes
 from privsyn.features.distances import MEASURES, Part, compare
 from privsyn.features.embed import Floats
@@ -64,33 +65,15 @@ class _Measured:
         return [self._measured(measure, drawn[measure], floor[measure]) for measure in MEASURES]
 
     def _measured(self, measure: str, drawn: NDArray[np.float64], floor: NDArray[np.float64]) -> Finding:
-        interval = halves_interval(float(drawn[0]), drawn[1:], CONFIDENCE, *POSSIBLE[measure])
         controls = Controls(positive=self._planted(measure), negative=self._placebo())
-        reason = controls.fault("")
-        spread = np.hypot(np.std(drawn[1:], ddof=1), np.std(floor[1:], ddof=1))
-        smallest = float(stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(0.8)) * float(spread)
-        return self._finding(
-            measure,
-            value=float(drawn[0]),
-            interval=interval,
-            baseline=float(floor[0]),
-            controls=controls,
-            power=Power(
-                smallest_leak=smallest,
-                description=f"{smallest:.3g} away from the floor would be seen in 80 % of trials",
-            ),
-            conclusive=not reason,
-            reason=reason,
-            details={
-                "floor_interval": list(
-                    halves_interval(float(floor[0]), floor[1:], CONFIDENCE, *POSSIBLE[measure])
-                ),
-                "standard_error": float(np.std(drawn[1:], ddof=1)),
-                "bias": self._bias(measure),
-                "class_shares": "of the reference" if self.sides.alike else "of each side",
-                **self._map(measure),
-            },
-        )
+        known = beside_the_floor(drawn, floor, controls, *POSSIBLE[measure])
+        details = {
+            **known.pop("details"),
+            "bias": self._bias(measure),
+            "class_shares": "of the reference" if self.sides.alike else "of each side",
+            **self._map(measure),
+        }
+        return self._finding(measure, details, **known)
 
     def _finding(self, measure: str, details: Mapping[str, Any] = {}, **known: Any) -> Finding:
         return quality_finding(
@@ -146,15 +129,19 @@ class _Measured:
             rows[outside] = rows.mean(axis=0) + 10 * (rows[outside] - rows.mean(axis=0))
             what = f"{len(outside)} of {len(rows)} test images put far outside"
         else:
-            centred = rows - rows.mean(axis=0)
-            along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
-            kept = np.flatnonzero(along > np.median(along))
-            rows = rows[np.resize(kept, len(rows))]
+            rows = rows[np.resize(self._one_half, len(rows))]
             what = "test images of one half of the feature space, twice"
         found = self._spoilt(rows, what)[measure][0]
         worse = 1 if measure.endswith("distance") else -1
         p_value = float(stats.norm.sf(worse * (found - floor[0]) / spread))
         return Control(passed=p_value <= self.settings.control_level, description=what, p_value=p_value)
+
+    @cached_property
+    def _one_half(self) -> NDArray[np.int64]:
+        """Rows of the `test` images on one side along their first principal component."""
+        centred = self._rows("floor") - self._rows("floor").mean(axis=0, dtype=np.float64)
+        along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
+        return np.flatnonzero(along > np.median(along))
 
     def _spoilt(self, rows: NDArray[np.float64], what: str) -> Arrays:
         name = f"{NAME}, {what}, {self.network} of {self.scope}, seed {self.settings.seed}"

@@ -21,7 +21,7 @@ from scipy import stats
 from privsyn.audit import readings
 from privsyn.audit.classifiers import CLASSIFIERS
 from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.audit.quality import CONFIDENCE, quality_finding
+from privsyn.audit.quality import CONFIDENCE, quality_finding, seen_in_four_of_five
 from privsyn.audit.readings import ARMS, REAL, SYNTHETIC, Estimate, Readings
 from privsyn.audit.scores import SCORES, Score, class_auc, macro_auc
 
@@ -47,10 +47,9 @@ class _Judged:
 
     def findings(self) -> Iterator[Finding]:
         fault = self.controls.fault("")
-        for arm in ARMS:
-            for name, score in SCORES.items():
-                found, real = (self._estimate(each, score) for each in (arm, REAL))
-                yield self._finding(f"{arm}_{name}", {}, found, fault, real.value)
+        every = {(arm, name): self._estimate(arm, score) for arm in ARMS for name, score in SCORES.items()}
+        for (arm, name), found in every.items():
+            yield self._finding(f"{arm}_{name}", {}, found, fault, every[REAL, name].value)
         for scope, score, rows in [({}, macro_auc, None), *self._classes(), *self._subgroups()]:
             real, synthetic = (self._estimate(arm, score, rows) for arm in (REAL, SYNTHETIC))
             if scope:
@@ -130,6 +129,6 @@ def _nothing_to_lose(real: Estimate) -> str:
 def _power(found: Estimate) -> Power | None:
     if not np.isfinite(found.error):
         return None
-    smallest = float(stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(0.8)) * found.error
+    smallest = seen_in_four_of_five(found.error)
     text = f"a gap of {smallest:.3f} would have an interval above 0 in 80 % of trials"
     return Power(smallest_leak=smallest, description=text)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from privsyn.depth import Images, white
 from privsyn.features.embed import Floats
+from privsyn.features.encoder import halving_layers
 
 PENALTY = 0.01  # C of the logistic regression: 1,280 features of some hundred images need a strong one
 COMPONENTS = 32  # that the boosted trees see
@@ -74,7 +75,7 @@ def fit(name: str, training: Examples, classes: int, seed: int) -> Reader:
     return CLASSIFIERS[name](training, classes, seed)
 
 
-def _logistic_regression(training: Examples, classes: int, seed: int) -> Reader:  # noqa: ARG001 - has no chance
+def _logistic_regression(training: Examples, classes: int, _seed: int) -> Reader:
     model = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY, max_iter=500))
     return _on_features(model.fit(training.features, training.labels), classes)
 
@@ -150,17 +151,10 @@ def _as_input(images: Images) -> Tensor:
 def _network(channels: int, classes: int, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers: list[nn.Module] = []
-        for into in _WIDTHS:
-            convolution = nn.Conv2d(channels, into, 3, stride=2, padding=1, bias=False)
-            layers += [convolution, nn.BatchNorm2d(into), nn.ReLU()]
-            channels = into
-        layers += [
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-        ]
-        layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, classes)]
+        last = _WIDTHS[-1]
+        layers = halving_layers(channels, _WIDTHS)
+        layers += [nn.Conv2d(last, last, 3, padding=1, bias=False), nn.BatchNorm2d(last), nn.ReLU()]
+        layers += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * last, classes)]
         network = nn.Sequential(*layers)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 

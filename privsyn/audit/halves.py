@@ -9,8 +9,6 @@ https://doi.org/10.1214/aos/1176347263; Politis and Romano 1994, section 2).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
@@ -64,20 +62,20 @@ def equivalence_p_value(difference: float, error: float, margin: float) -> float
     return float(stats.norm.sf((margin - abs(difference)) / error))
 
 
-def over_patients(
-    statistic: Callable[[NDArray[np.float64]], Floats],
-    units: NDArray[np.generic],
-    generator: np.random.Generator,
-    count: int,
-) -> Floats:
-    """(count, ...) a statistic of weighted images, whole units drawn with replacement (the bootstrap).
+def resampled(units: NDArray[np.generic], generator: np.random.Generator, count: int) -> Floats:
+    """(count, n) how often each image counts when whole units are drawn with replacement (the bootstrap).
 
     For statistics that are means or ranks over weighed images, such as an AUC; not for distances.
-
-    Args:
-        statistic: of weights (count, n), each the number of times that an image was drawn.
     """
     _, unit = np.unique(units, return_inverse=True)
     m = int(unit.max()) + 1
     drawn = generator.multinomial(m, np.full(m, 1 / m), size=count)
-    return statistic(drawn[:, unit].astype(np.float64))
+    weights: Floats = drawn[:, unit].astype(np.float64)
+    return weights
+
+
+def numbered(units: NDArray[np.generic]) -> Ints:
+    """(n,) units as numbers in the order in which they come: ids are keyed, and sort by chance."""
+    _, first, unit = np.unique(units, return_index=True, return_inverse=True)
+    rank: Ints = np.argsort(np.argsort(first))[unit]
+    return rank

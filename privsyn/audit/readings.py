@@ -16,7 +16,7 @@ from scipy import stats
 from privsyn.audit.cache import Arrays
 from privsyn.audit.classifiers import Examples, fit
 from privsyn.audit.contract import Evidence, Settings
-from privsyn.audit.halves import over_patients, random_half
+from privsyn.audit.halves import numbered, random_half, resampled
 from privsyn.audit.scores import Score
 from privsyn.depth import Images
 
@@ -29,11 +29,8 @@ DRAWS = 200  # of the bootstrap
 
 REAL, SYNTHETIC, MIXED, WITH_FEW = "trtr", "tstr", "mixed", "with_few_real"
 ARMS = (REAL, SYNTHETIC, MIXED, WITH_FEW)
-SHUFFLED, ONE_HALF, OTHER_HALF = (
-    "shuffled labels",
-    "one half",
-    "other half",
-)  # for the controls, one seed each
+# For the controls, one seed each.
+SHUFFLED, ONE_HALF, OTHER_HALF = "shuffled labels", "one half", "other half"
 READ = "real reads synthetic"
 
 Floats = NDArray[np.float64]
@@ -110,16 +107,20 @@ class Readings:
     def _weighed(self, arm: str) -> tuple[Rows, Floats]:
         """Labels (n,), and weights (1 + DRAWS, n): each image once, then by resampled units."""
         if arm == READ:
-            labels = self.evidence.synthetic.labels[self.read_rows]
-            return labels, self._weights("synthetic", np.arange(len(labels)))
-        return self.evidence.test.labels, self._weights("test", self.evidence.test.patients)
+            return self.evidence.synthetic.labels[self.read_rows], self._synthetic_weights
+        return self.evidence.test.labels, self._test_weights
+
+    @cached_property
+    def _test_weights(self) -> Floats:
+        return self._weights("test", self.evidence.test.patients)
+
+    @cached_property
+    def _synthetic_weights(self) -> Floats:
+        return self._weights("synthetic", np.arange(len(self.read_rows)))
 
     def _weights(self, name: str, units: NDArray[np.generic]) -> Floats:
-        known: dict[str, Floats] = self.__dict__.setdefault("_known_weights", {})
-        if name not in known:
-            drawn = over_patients(lambda weights: weights, units, self._generator(name), DRAWS)
-            known[name] = np.concatenate([np.ones((1, len(units))), drawn])
-        return known[name]
+        once = np.ones((1, len(units)))
+        return np.concatenate([once, resampled(units, self._generator(name), DRAWS)])
 
     def _fitted(self, classifier: str) -> Arrays:
         return self.evidence.computed(
@@ -183,13 +184,8 @@ class Readings:
 
 def _few(patients: NDArray[np.str_], generator: np.random.Generator) -> Rows:
     """Rows of a few patients."""
-    names = _in_order(patients)
-    count = min(len(names), max(FEWEST, round(FEW * len(names))))
-    rows: Rows = np.flatnonzero(np.isin(patients, generator.permutation(names)[:count]))
+    patient = numbered(patients)
+    there = int(patient.max()) + 1
+    count = min(there, max(FEWEST, round(FEW * there)))
+    rows: Rows = np.flatnonzero(np.isin(patient, generator.permutation(there)[:count]))
     return rows
-
-
-def _in_order(patients: NDArray[np.str_]) -> NDArray[np.str_]:
-    """Each patient once, in the order of the images: ids are keyed and sort by chance."""
-    _, first = np.unique(patients, return_index=True)
-    return patients[np.sort(first)]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privsyn.audit.contract import Evidence, Settings
+from privsyn.audit.halves import numbered
 from privsyn.depth import Images
 
 FEWEST = 30  # images, and patients: with fewer, no halves are worth comparing
@@ -85,8 +86,8 @@ class Sides:
 def scopes(evidence: Evidence, settings: Settings, most: int) -> Iterator[tuple[dict[str, str], Sides]]:
     """Everything, then each class if there are several; at most `most` images on each side."""
     holdout, test, drawn = evidence.holdout, evidence.test, evidence.synthetic
-    real = Side(holdout.images, _numbered(holdout.patients), holdout.labels)
-    floor = Side(test.images, _numbered(test.patients), test.labels)
+    real = Side(holdout.images, numbered(holdout.patients), holdout.labels)
+    floor = Side(test.images, numbered(test.patients), test.labels)
     synthetic = Side(drawn.images, np.arange(len(drawn.labels)), drawn.labels)
     classes = evidence.cohort.classes
     every = (real, floor, synthetic)
@@ -117,10 +118,3 @@ def _common_mix(sides: Sequence[Side], count: int) -> dict[int, int]:
     most = min(has / share for has, share in there)
     total = min(count, int(most))
     return {label: round(total * share) for label, share in shares.items()} if 2 * total >= count else {}
-
-
-def _numbered(patients: NDArray[np.str_]) -> Ints:
-    """Units as numbers in the order of the images: ids are keyed and sort by chance."""
-    _, first, unit = np.unique(patients, return_index=True, return_inverse=True)
-    rank: Ints = np.argsort(np.argsort(first))[unit]
-    return rank

@@ -12,7 +12,8 @@ whatever the size of the cohort.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,14 +145,19 @@ class _Unit(nn.Module):
         return F.normalize(rows)
 
 
+def halving_layers(channels: int, widths: Sequence[int]) -> list[nn.Module]:
+    """3x3 convolutions that each halve the image, with batch norm and ReLU, to `widths` channels in turn."""
+    layers: list[nn.Module] = []
+    for before, into in itertools.pairwise((channels, *widths)):
+        convolution = nn.Conv2d(before, into, 3, stride=2, padding=1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(into), nn.ReLU()]
+    return layers
+
+
 def _network(channels: int, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers: list[nn.Module] = []
-        for into in _WIDTHS:
-            convolution = nn.Conv2d(channels, into, 3, stride=2, padding=1, bias=False)
-            layers += [convolution, nn.BatchNorm2d(into), nn.ReLU()]
-            channels = into
-        features = channels * (SIDE // 2 ** len(_WIDTHS)) ** 2
+        layers = halving_layers(channels, _WIDTHS)
+        features = _WIDTHS[-1] * (SIDE // 2 ** len(_WIDTHS)) ** 2
         network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, DIMENSIONS), _Unit())
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -10,8 +10,8 @@ from privsyn.audit.halves import (
     clustered_mean,
     equivalence_p_value,
     halves_interval,
-    over_patients,
     random_half,
+    resampled,
 )
 from privsyn.features.distances import kernel_distance
 
@@ -89,7 +89,7 @@ def test_equivalence_is_claimed_wrongly_in_five_per_cent_at_most() -> None:
 def test_the_bootstrap_draws_whole_patients() -> None:
     """Images of one patient count equally often, and on average once."""
     units = np.array([0, 0, 1, 2, 2, 2])
-    drawn = over_patients(lambda weights: weights, units, np.random.default_rng(3), 2000)
+    drawn = resampled(units, np.random.default_rng(3), 2000)
     assert (drawn[:, 0] == drawn[:, 1]).all()
     assert (drawn[:, 3] == drawn[:, 5]).all()
     assert (drawn[:, [0, 2, 3]].sum(axis=1) == 3).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,16 @@ from privsyn.recipe import shipped
 def rule(**changes: Any) -> dict[str, Any]:
     known = {"id": "r", "audit": "a", "statistic": "s", "side": "lower", "op": "<=", "threshold": 0.5}
     return {**known, "rationale": "choice of this test", **changes}
+
+
+def written(file: Path, section: str, entries: Sequence[Mapping[str, Any]]) -> Path:
+    """A policy of one rule as TOML, with the tables of one section."""
+    lines = ["title = 't'", "purpose = 'p'", "[[rules]]"]
+    lines += [f"{key} = {value!r}" for key, value in rule().items()]
+    for entry in entries:
+        lines += [f"[[{section}]]", *(f"{key} = {value!r}" for key, value in entry.items())]
+    file.write_text("\n".join(lines))
+    return file
 
 
 def policy(*rules: dict[str, Any], **changes: Any) -> Policy:
@@ -172,13 +183,8 @@ def test_a_question_that_cannot_be_answered_is_refused(
     tmp_path: Path, checklist: list[dict[str, str]], message: str
 ) -> None:
     """By its place, with the nearest match; evidence may be a name of the list or a rule of this policy."""
-    lines = ["title = 't'", "purpose = 'p'", "[[rules]]"]
-    lines += [f"{key} = {value!r}" for key, value in rule().items()]
-    for entry in checklist:
-        lines += ["[[checklist]]", *(f"{key} = {value!r}" for key, value in entry.items())]
-    (tmp_path / "policy.toml").write_text("\n".join(lines))
     with pytest.raises(RecipeError, match=message):
-        load_policy(tmp_path / "policy.toml")
+        load_policy(written(tmp_path / "policy.toml", "checklist", checklist))
 
 
 def test_nobody_waives_a_rule_unless_the_policy_names_a_role() -> None:
@@ -254,13 +260,8 @@ def test_a_network_that_cannot_be_meant_is_refused(
     tmp_path: Path, networks: list[dict[str, Any]], message: str
 ) -> None:
     """By its place in the file, before its own file is looked for."""
-    lines = ["title = 't'", "purpose = 'p'", "[[rules]]"]
-    lines += [f"{key} = {value!r}" for key, value in rule().items()]
-    for entry in networks:
-        lines += ["[[networks]]", *(f"{key} = {value!r}" for key, value in entry.items())]
-    (tmp_path / "policy.toml").write_text("\n".join(lines))
     with pytest.raises(RecipeError, match=message):
-        load_policy(tmp_path / "policy.toml")
+        load_policy(written(tmp_path / "policy.toml", "networks", networks))
 
 
 def test_reading_a_policy_takes_no_torch() -> None:

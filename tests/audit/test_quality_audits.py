@@ -84,6 +84,11 @@ def fidelities(evidence: Sets) -> Callable[[str], Findings]:
     return of
 
 
+def _value(finding: Finding) -> float:
+    assert finding.value is not None
+    return finding.value
+
+
 def _apart(finding: Finding) -> float:
     """How far a value is from the floor, in widths of its interval."""
     assert finding.value is not None
@@ -108,7 +113,9 @@ def test_every_finding_of_quality_says_that_it_is_not_private(fidelities: Callab
         assert "not differentially private" in str(finding.details["privacy"])
         assert finding.n["holdout_images"] == finding.n["synthetic_images"] == finding.n["test_images"]
     finding = fidelities("fresh")["frechet_distance", ""]
-    assert finding.details["network"]["sha256"]  # type: ignore[index,call-overload]
+    network = finding.details["network"]
+    assert isinstance(network, dict)
+    assert network["sha256"]
     assert "without full rank" in str(finding.details["bias"])
 
 
@@ -124,7 +131,7 @@ def test_lost_classes_are_seen_by_coverage_and_recall(fidelities: Callable[[str]
     """Coverage loses most and recall some; precision does not, for what is there is real."""
     whole, found = fidelities("fresh"), fidelities("two digits lost")
     for measure, left in (("coverage", 0.6), ("recall", 0.9)):
-        assert found[measure, ""].value < left * whole[measure, ""].value, measure  # type: ignore[operator]
+        assert _value(found[measure, ""]) < left * _value(whole[measure, ""]), measure
     assert found["precision", ""].value == pytest.approx(whole["precision", ""].value, abs=0.12)
     assert _apart(found["kernel_distance", ""]) > 0.5  # all of the interval lies above the floor
     assert not found["coverage", "seven"].conclusive  # none was drawn
@@ -134,9 +141,9 @@ def test_lost_classes_are_seen_by_coverage_and_recall(fidelities: Callable[[str]
 def test_outliers_are_seen_by_density_and_precision(fidelities: Callable[[str], Findings]) -> None:
     """5 % noise images take 5 % of precision, and leave coverage alone."""
     whole, found = fidelities("fresh"), fidelities("5 % outliers")
-    lost = whole["precision", ""].value - found["precision", ""].value  # type: ignore[operator]
+    lost = _value(whole["precision", ""]) - _value(found["precision", ""])
     assert lost == pytest.approx(0.05, abs=0.02)
-    assert found["density", ""].value < whole["density", ""].value  # type: ignore[operator]
+    assert _value(found["density", ""]) < _value(whole["density", ""])
     assert found["coverage", ""].value == pytest.approx(whole["coverage", ""].value, abs=0.05)
 
 
@@ -149,8 +156,8 @@ def test_blur_is_seen_by_distances_and_by_texture(
     assert _apart(found["frechet_distance", ""]) > 1
     measured = _by_scope(biomarkers.run(evidence("blurred"), Settings(margin=0.5)))
     assert _apart(measured["distribution_distance", "edge-density"]) > 1
-    assert measured["equivalence_p_value", "edge-density"].value > 0.9  # type: ignore[operator]
-    assert measured["equivalence_p_value", "mean-intensity"].value < 0.05  # type: ignore[operator]
+    assert _value(measured["equivalence_p_value", "edge-density"]) > 0.9
+    assert _value(measured["equivalence_p_value", "mean-intensity"]) < 0.05
     assert _apart(measured["frechet_radiomics_distance", "all"]) > 1
 
 
@@ -174,14 +181,15 @@ def test_wrong_labels_are_seen_by_conditioning_and_utility_alone(
         right, wrong = (each["label_agreement", classifier] for each in (good, bad))
         lost, missed = (each["utility_gap", classifier] for each in (good, bad))
         assert right.conclusive, right.reason
-        assert right.value > 0.85  # type: ignore[operator]
+        assert _value(right) > 0.85
         assert wrong.value == pytest.approx(1 / 3, abs=0.1)
         assert lost.conclusive, lost.reason
-        assert abs(lost.value) < 0.1  # type: ignore[arg-type]
-        assert missed.value > 0.3  # type: ignore[operator]
-        assert missed.interval[0] > 0.1  # type: ignore[index]
-        assert good["trtr_auc", classifier].value > 0.95  # type: ignore[operator]
-        assert good["mixed_auc", classifier].value > 0.95  # type: ignore[operator]
+        assert abs(_value(lost)) < 0.1
+        assert _value(missed) > 0.3
+        assert missed.interval is not None
+        assert missed.interval[0] > 0.1
+        assert _value(good["trtr_auc", classifier]) > 0.95
+        assert _value(good["mixed_auc", classifier]) > 0.95
     assert abs(_apart(fidelities("shuffled labels")["kernel_distance", ""])) < 1
 
 
@@ -206,7 +214,7 @@ def test_rare_classes_are_covered_by_strangers_and_not_by_copies(tmp_path: Path)
         found[name] = _by_scope(coverage_of_rare.run(about, Settings()))
         assert found[name]["rare_coverage", "seven"].conclusive, found[name]["rare_coverage", "seven"].reason
     honest, copied = (found[name] for name in ("strangers", "copies"))
-    assert honest["rare_coverage", "seven"].value > 0.5  # type: ignore[operator]
-    assert honest["rare_copies", "seven"].value < 0.2  # type: ignore[operator]
+    assert _value(honest["rare_coverage", "seven"]) > 0.5
+    assert _value(honest["rare_copies", "seven"]) < 0.2
     assert copied["rare_coverage", "seven"].value == 0
     assert copied["rare_copies", "seven"].value == 1

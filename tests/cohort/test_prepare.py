@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,12 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from stopping import Stops
 
 from privsyn.cohort.cohort import load_cohort
 from privsyn.cohort.prepare import WORKING, check, prepare
 from privsyn.errors import CohortError
 from privsyn.files import tree_digests
-from privsyn.progress import Advance
 from privsyn.study import Study
 
 Noise = Callable[..., NDArray[np.uint8]]
@@ -48,24 +47,6 @@ def many(tmp_path: Path, noise: Noise) -> Path:
     return root
 
 
-class _Stops:
-    """Ctrl-C after some images were read; counts them."""
-
-    def __init__(self, after: int | None = None) -> None:
-        self.after, self.read = after, 0
-
-    @contextmanager
-    def stage(self, name: str, total: int | None) -> Iterator[Advance]:  # noqa: ARG002
-        def advance(amount: int = 1, **facts: str) -> None:
-            assert not facts
-            if name == "read images":
-                self.read += amount
-                if self.after is not None and self.read >= self.after:
-                    raise KeyboardInterrupt
-
-        yield advance
-
-
 PATTERN = "data.patient_pattern='^(?P<patient>p[0-9]+)-'"
 
 
@@ -75,8 +56,8 @@ def test_a_run_that_was_stopped_goes_on_where_it_stopped(make_study: MakeStudy, 
     prepare(whole, many)
     study = make_study(PATTERN, name="study")
     with pytest.raises(KeyboardInterrupt):
-        prepare(study, many, progress=_Stops(after=700))
-    progress = _Stops()
+        prepare(study, many, progress=Stops(after=700))
+    progress = Stops()
     prepare(study, many, progress=progress)
     assert progress.read <= 1500 - 700 + 64
     assert tree_digests(study.cohort) == tree_digests(whole.cohort)
@@ -119,11 +100,11 @@ def test_a_source_that_changed_meanwhile_is_read_anew(make_study: MakeStudy, man
     ]
     for change in changes:
         with pytest.raises(KeyboardInterrupt):
-            prepare(study, many, progress=_Stops(after=1400))
+            prepare(study, many, progress=Stops(after=1400))
         change()
-        progress = _Stops()
+        progress = Stops()
         with pytest.raises(KeyboardInterrupt):
-            prepare(study, many, progress=_Stops(after=10), settings=["seed=5"])
+            prepare(study, many, progress=Stops(after=10), settings=["seed=5"])
     prepare(study, many, progress=progress)
     assert progress.read == 1499
     fresh = make_study(PATTERN, name="fresh")
@@ -137,7 +118,7 @@ def test_what_waits_to_be_resumed_names_nobody(make_study: MakeStudy, many: Path
 
     study = make_study(PATTERN)
     with pytest.raises(KeyboardInterrupt):
-        prepare(study, many, progress=_Stops(after=1400))
+        prepare(study, many, progress=Stops(after=1400))
     written = b"".join(path.read_bytes() for path in (study.root / WORKING).iterdir())
     assert len(written) > 1000 * 112
     for number in range(100, 250):  # shorter names are found in random bytes by chance
@@ -322,9 +303,9 @@ def test_a_fault_of_the_source_does_not_undo_what_was_read(make_study: MakeStudy
     """A wrong path, or a folder that cannot be listed: an interrupted run can still be resumed."""
     study = make_study(PATTERN)
     with pytest.raises(KeyboardInterrupt):
-        prepare(study, many, progress=_Stops(after=700))
+        prepare(study, many, progress=Stops(after=700))
     with pytest.raises(CohortError, match="does not exist"):
         prepare(study, many.with_name("mny"))
-    progress = _Stops()
+    progress = Stops()
     prepare(study, many, progress=progress)
     assert progress.read <= 1500 - 700 + 64

@@ -11,8 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ import pytest
 from digits_study import weights
 from numpy.typing import NDArray
 from PIL import Image
+from stopping import Stops
 
 from privsyn.cohort.cohort import Cohort, Part, load_cohort
 from privsyn.cohort.prepare import WORKING, check, prepare
@@ -30,7 +30,6 @@ from privsyn.cohort.sources import open_source
 from privsyn.cohort.split import SPLITS
 from privsyn.errors import CohortError
 from privsyn.files import tree_digests
-from privsyn.progress import Advance
 from privsyn.recipe import Data
 from privsyn.study import Study
 
@@ -294,24 +293,6 @@ def test_neither_the_order_of_the_table_nor_the_workers_show(
     assert digests[0] == digests[1] == digests[2]
 
 
-class _Stops:
-    """Ctrl-C after some images were read; counts them."""
-
-    def __init__(self, after: int | None = None) -> None:
-        self.after, self.read = after, 0
-
-    @contextmanager
-    def stage(self, name: str, total: int | None) -> Iterator[Advance]:  # noqa: ARG002
-        def advance(amount: int = 1, **facts: str) -> None:
-            assert not facts
-            if name == "read images":
-                self.read += amount
-                if self.after is not None and self.read >= self.after:
-                    raise KeyboardInterrupt
-
-        yield advance
-
-
 def test_a_run_that_is_resumed_knows_them_still(
     make_study: MakeStudy, images: Path, rows: list[dict[str, object]]
 ) -> None:
@@ -322,8 +303,8 @@ def test_a_run_that_is_resumed_knows_them_still(
     prepare(whole, images, table=table, columns=SEX)
     for after in (100, 200):
         with pytest.raises(KeyboardInterrupt):
-            prepare(study, images, table=table, columns=SEX, progress=_Stops(after))
-    progress = _Stops()
+            prepare(study, images, table=table, columns=SEX, progress=Stops(after))
+    progress = Stops()
     prepare(study, images, table=table, columns=SEX, progress=progress)
     assert progress.read < 300
     assert tree_digests(study.cohort) == tree_digests(whole.cohort)
@@ -335,18 +316,18 @@ def test_another_table_or_another_wish_is_not_answered_from_before(
     """A stopped run with subgroups, then one with a corrected table, then one without."""
     table, study = _table(images.parent / "t.csv", rows), make_study()
     with pytest.raises(KeyboardInterrupt):
-        prepare(study, images, table=table, columns=SEX, progress=_Stops(400))
+        prepare(study, images, table=table, columns=SEX, progress=Stops(400))
     rows[0]["sex"] = "men"
     table = _table(images.parent / "t.csv", rows)
     with pytest.raises(KeyboardInterrupt):
-        prepare(study, images, table=table, columns=SEX, progress=_Stops(600))
+        prepare(study, images, table=table, columns=SEX, progress=Stops(600))
     wanted = _by_pixels(images, rows)
     cohort = prepare(study, images, table=table, columns=SEX)
     for split in SPLITS:
         part = cohort.part(split)
         assert _subgroups(part) == [wanted[image.tobytes()] for image in part.images]
     with pytest.raises(KeyboardInterrupt):
-        prepare(study, images, table=table, columns=SEX, progress=_Stops(400), force=True)
+        prepare(study, images, table=table, columns=SEX, progress=Stops(400), force=True)
     assert prepare(study, images, table=table, force=True).part("test").subgroups is None
 
 
