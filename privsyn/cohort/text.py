@@ -39,6 +39,7 @@ LEGIBLE = 48  # pixels of a line's height that are believed in images of any siz
 LARGE = 1024  # pixels of the shorter side from which on an image is seen at its own size
 SMALLEST = 256  # pixels to which the shorter side is enlarged at least
 CELL = 64  # pixels, of the image, in which contrast is evened out
+ROUNDING = 1e-12  # of a probability: one that equals its limit is not above it
 ROUNDS = 4  # of masking and looking again
 CLIP = 3.0  # how much contrast is raised at most
 
@@ -167,7 +168,7 @@ def share_bound(flagged: int, looked: int, of: int, confidence: float = 0.95) ->
     low, high = flagged, of - (looked - flagged)  # K is at least and at most this
     while low < high:
         middle = (low + high + 1) // 2
-        if stats.hypergeom.cdf(flagged, of, middle, looked) > 1 - confidence:
+        if stats.hypergeom.cdf(flagged, of, middle, looked) > (1 - confidence) * (1 + ROUNDING):
             low = middle
         else:
             high = middle - 1

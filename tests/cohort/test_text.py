@@ -6,9 +6,11 @@ import functools
 import gc
 import itertools
 import logging
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from scipy import special, stats
+from scipy import stats
 
 from privsyn.cohort import text
 from privsyn.cohort.entries import Pixels
@@ -341,18 +343,18 @@ def test_tiles_cover_all_and_overlap_enough(length: int, side: int) -> None:
 
 @given(st.data())
 def test_the_bound_is_that_of_a_naive_count(data: st.DataObject) -> None:
-    """Against the formula with binomial coefficients, for each K in turn."""
+    """Against the formula with binomial coefficients, for each K in turn, without rounding."""
     of = data.draw(st.integers(1, 30))
     looked = data.draw(st.integers(0, of))
     flagged = data.draw(st.integers(0, looked))
     confidence = data.draw(st.sampled_from([0.5, 0.9, 0.95, 0.99]))
     possible = range(flagged, of - (looked - flagged) + 1)
 
-    def chance(K: int) -> float:
-        ways = sum(special.comb(K, x) * special.comb(of - K, looked - x) for x in range(flagged + 1))
-        return float(ways / special.comb(of, looked))
+    def chance(K: int) -> Fraction:
+        ways = sum(math.comb(K, x) * math.comb(of - K, looked - x) for x in range(flagged + 1))
+        return Fraction(ways, math.comb(of, looked))
 
-    largest = max(K for K in possible if chance(K) > 1 - confidence)
+    largest = max(K for K in possible if chance(K) > 1 - Fraction(str(confidence)))
     assert share_bound(flagged, looked, of, confidence) == largest / of
 
 
