@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privsyn.audit.blind import BlindGuess, blind_guess, selected
-from privsyn.audit.cache import Arrays
+from privsyn.audit.blind import selected
 from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.audit.membership import Auc, Sides
+from privsyn.audit.stats import redrawn_members
 
-NAME, VERSION = "blind-baseline", "1"
+NAME, VERSION = "blind-baseline", "2"
 TOO_SMALL = "the cohort is too small: not even the strongest selection of patients is found reliably"
 STRENGTHS = (0.525, 0.55, 0.575, 0.6, 0.65, 0.7, 0.8)  # AUC of the planted selection
 TRIALS = 20  # per strength, for the power statement
@@ -25,7 +25,7 @@ TRIALS = 20  # per strength, for the power statement
 
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     """AUC of telling train patients from holdout patients by their images alone."""
-    sides, level = _sides(evidence.blind_guess), settings.alpha
+    guess, level = evidence.blind_guess, settings.alpha
     trials = _Trials(evidence, settings)
     smallest = trials.smallest(level)
     controls = Controls(
@@ -39,8 +39,8 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
             version=VERSION,
             threat="none",
             statistic="auc",
-            value=Auc().measured(sides),
-            interval=Auc().interval(sides, 1 - 2 * level),
+            value=guess.auc,
+            interval=guess.interval(1 - 2 * level),
             confidence=1 - 2 * level,
             n=evidence.sizes(),
             baseline=0.5,
@@ -80,8 +80,10 @@ class _Trials:
 
     def redrawn(self, level: float) -> Control:
         """Members drawn at random must not be told from the others."""
-        is_member = self.population.is_member
-        p_value = float(self._p_values("drawn anew", 1, lambda by: by.permutation(is_member))[0])
+        is_member, strata = self.population.is_member, self.population.strata
+        p_value = float(
+            self._p_values("drawn anew", 1, lambda by: redrawn_members(is_member, strata, 1, by)[:, 1])[0]
+        )
         return Control(passed=p_value > level, description="members drawn anew at random", p_value=p_value)
 
     def _selected(self, strength: float, trials: int) -> NDArray[np.float64]:
@@ -90,23 +92,12 @@ class _Trials:
         return self._p_values(what, trials, partial(selected, self.looks, members, strength))
 
     def _p_values(
-        self, what: str, trials: int, draw: Callable[[np.random.Generator], NDArray[np.bool_]]
+        self, what: str, trials: int, draw: Callable[[np.random.Generator], NDArray[Any]]
     ) -> NDArray[np.float64]:
-        """(trials,) of members whom `draw` chose."""
-
-        def compute() -> Arrays:
-            generator = self.evidence.generator(f"{NAME}, {what}", self.settings)
-            return {"p_values": np.array([self._p_value(draw(generator), generator) for _ in range(trials)])}
-
-        return self.evidence.kept(f"{NAME}, {what}, seed {self.settings.seed}", compute)["p_values"]
-
-    def _p_value(self, is_member: NDArray[np.bool_], generator: np.random.Generator) -> float:
-        guess = blind_guess(self.looks, is_member, self.population.strata, generator)
-        return Auc().p_value(_sides(guess))
-
-
-def _sides(guess: BlindGuess) -> Sides:
-    return Sides(guess.members, guess.nonmembers)
+        """(trials,) of members whom `draw` chose, (units,) each."""
+        generator = self.evidence.generator(f"{NAME}, {what}", self.settings)
+        drawn = np.stack([draw(generator) for _ in range(trials)], axis=1).astype(np.int8)
+        return np.array([self.evidence.blind_guess.p_value(each) for each in self.evidence.blind.aucs(drawn)])
 
 
 def _power(smallest: float | None) -> Power:

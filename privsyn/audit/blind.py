@@ -3,6 +3,11 @@
 If so, the two are not exchangeable (another scanner, another year), and a membership attack would find that
 difference and call it a leak: "blind baselines beat membership inference attacks" (Das, Zhang & Tramer 2024,
 https://arxiv.org/abs/2406.16201).
+
+The guess is cross-fitted, and its AUC is judged by what it is for members drawn anew. A rank test would treat
+its scores as independent, which they are not: two patients in different folds who look alike raise each
+other's score if both are members, so that each such pair counts twice. The AUC varies 1.4 times as much
+(compare Bengio & Grandvalet 2004, JMLR 5: no unbiased estimator of the variance of cross-validation).
 """
 
 from __future__ import annotations
@@ -12,59 +17,100 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
+from privsyn.audit.stats import Labels, auc, auc_interval, aucs
 from privsyn.features.embed import Floats
 
 FOLDS = 5
 COMPONENTS = 32
+_AT_ONCE = 256  # draws
 
 Scores = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class BlindClassifier:
+    """A linear discriminant between members and others, cross-fitted: whom it scores it did not learn from.
+
+    Attributes:
+        looks: (units, k) uncorrelated, of unit variance, so that the difference of the means discriminates
+            best (Fisher 1936).
+        fold: (units,) who is scored together; it does not know who is a member.
+    """
+
+    looks: Scores
+    fold: Ints
+
+    @classmethod
+    def of(cls, looks: Scores, strata: Ints, generator: np.random.Generator) -> BlindClassifier:
+        """From `appearance` (units, k); folds keep the shares of the strata (units,) of the split."""
+        spread = looks.std(axis=0)
+        kept = spread > 1e-6 * spread.max(initial=0)
+        return cls((looks[:, kept] - looks[:, kept].mean(axis=0)) / spread[kept], _folds(strata, generator))
+
+    def scores(self, labels: Labels) -> Scores:
+        """(units, p) high for who looks like a member, given (units, p) who is one (1) in each of p draws."""
+        away = labels - labels.mean(axis=0)
+        parts = [self.looks[here].T @ away[here] for here in self._folds]
+        scores, whole = np.empty(labels.shape), sum(parts)
+        for here, part in zip(self._folds, parts, strict=True):
+            scores[here] = self.looks[here] @ (whole - part)
+        return scores
+
+    def aucs(self, labels: Labels) -> Scores:
+        """(p,) AUC in each of p draws of members (units, p)."""
+        blocks = (labels[:, start : start + _AT_ONCE] for start in range(0, labels.shape[1], _AT_ONCE))
+        return np.concatenate([aucs(self.scores(each).T, each.T.view(np.bool_)) for each in blocks])
+
+    @property
+    def _folds(self) -> list[NDArray[np.bool_]]:
+        return [self.fold == number for number in range(FOLDS)]
 
 
 @dataclass(frozen=True, eq=False)
 class BlindGuess:
-    """(units,) cross-fitted scores of "is in train", and who is."""
+    """What the classifier says of who is in train, and what it would say by chance.
 
-    scores: Scores
-    is_member: NDArray[np.bool_]
+    Attributes:
+        members, nonmembers: (l,) and (n,) scores.
+        chance: (P,) AUC for members drawn anew within strata, each draw as likely as the truth under the null
+            hypothesis.
+    """
+
+    members: Scores
+    nonmembers: Scores
+    chance: Scores
 
     @property
-    def members(self) -> Scores:
-        return self.scores[self.is_member]
+    def auc(self) -> float:
+        return auc(self.members, self.nonmembers)
 
-    @property
-    def nonmembers(self) -> Scores:
-        return self.scores[~self.is_member]
+    def p_value(self, value: float) -> float:
+        """Exact one-sided p-value of an AUC: how often chance does as well, the truth counted in."""
+        return float(1 + (self.chance >= value).sum()) / (1 + len(self.chance))
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Of the AUC; its lower end is above 1/2 only where the p-value is at most (1 - confidence) / 2.
+
+        DeLong's interval of the scores as they are, or what chance spreads where that is wider.
+        """
+        draws = int(
+            (1 - confidence) / 2 * (1 + len(self.chance)) + 1e-9
+        )  # that may do as well, truth counted in
+        to_beat = float(np.sort(self.chance)[-draws]) if draws else 1.0
+        value, width = self.auc, max(to_beat - 0.5, 0.0)
+        low, high = auc_interval(self.members, self.nonmembers, confidence)
+        return max(0.0, min(low, value - width)), min(1.0, max(high, value + width))
 
 
-def appearance(rows: Floats, unit: NDArray[np.int64]) -> Scores:
+def appearance(rows: Floats, unit: Ints) -> Scores:
     """(units, k) principal components of each unit's mean over its embedded images (n, d)."""
     means = np.zeros((unit.max() + 1, rows.shape[1]))
     np.add.at(means, unit, rows)
     means /= np.bincount(unit)[:, None]
     components: Scores = PCA(min(COMPONENTS, *means.shape), svd_solver="full").fit_transform(means)
     return components
-
-
-def blind_guess(
-    looks: Scores, is_member: NDArray[np.bool_], strata: NDArray[np.int64], generator: np.random.Generator
-) -> BlindGuess:
-    """Guess membership from images alone: logistic regression, cross-fitted.
-
-    Args:
-        looks: (units, k) `appearance`.
-        is_member: (units,) what is guessed.
-        strata: (units,) members were drawn within these, so folds keep their shares.
-    """
-    scores, fold = np.zeros(len(is_member)), _folds(2 * strata + is_member, generator)
-    for judged in (fold == number for number in range(FOLDS)):
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-        classifier.fit(looks[~judged], is_member[~judged])
-        scores[judged] = classifier.decision_function(looks[judged])
-    return BlindGuess(scores, is_member)
 
 
 def selected(looks: Scores, members: int, auc: float, generator: np.random.Generator) -> NDArray[np.bool_]:
@@ -81,7 +127,7 @@ def selected(looks: Scores, members: int, auc: float, generator: np.random.Gener
     return chosen
 
 
-def _folds(kind: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+def _folds(kind: Ints, generator: np.random.Generator) -> Ints:
     """(units,) fold of each; every kind is spread evenly over the folds, in turn across kinds."""
     order = np.lexsort((generator.random(len(kind)), kind))
     fold = np.empty(len(kind), np.int64)

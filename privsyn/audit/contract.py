@@ -19,9 +19,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
-from scipy import stats
 
-from privsyn.audit.blind import BlindGuess, appearance, blind_guess
+from privsyn.audit.blind import BlindClassifier, BlindGuess, appearance
 from privsyn.audit.cache import Arrays, Cache, depending
 from privsyn.audit.policy import MARGIN
 from privsyn.audit.stats import redrawn_members
@@ -291,21 +290,24 @@ class Evidence:
         return self.kept("looks", compute)["looks"]
 
     @cached_property
+    def blind(self) -> BlindClassifier:
+        """Guesses who is in train from the images alone."""
+        generator = np.random.default_rng([0, *b"blind folds"])
+        return BlindClassifier.of(self.looks, self.population.strata, generator)
+
+    @cached_property
     def blind_guess(self) -> BlindGuess:
-        """Who is in train, guessed from the images alone."""
-        of = self.population
-
-        def compute() -> Arrays:
-            generator = np.random.default_rng([0, *b"blind guess"])
-            return {"scores": blind_guess(self.looks, of.is_member, of.strata, generator).scores}
-
-        return BlindGuess(self.kept("blind guess", compute)["scores"], of.is_member)
+        """What it guesses, and what it would of members drawn anew."""
+        is_member = self.population.is_member
+        chance = self.kept("blind guess", lambda: {"aucs": self.blind.aucs(self.redrawn)})["aucs"][1:]
+        scores = self.blind.scores(self.redrawn[:, :1])[:, 0]
+        return BlindGuess(scores[is_member], scores[~is_member], chance)
 
     @cached_property
     def redrawn(self) -> NDArray[np.int8]:
         """(units, 10,000) who is a member (1): in truth, then in random draws within strata.
 
-        The draws are the same for every audit, policy and seed, as those of the blind guess are.
+        The draws are the same for every audit, policy and seed.
         """
         of = self.population
 
@@ -320,7 +322,7 @@ class Evidence:
     def alike(self, level: float) -> Control:
         """Train and holdout are alike to the blind guess; what every membership finding rests on."""
         guess = self.blind_guess
-        p_value = float(stats.mannwhitneyu(guess.members, guess.nonmembers, alternative="greater").pvalue)
+        p_value = guess.p_value(guess.auc)
         what = f"train against holdout by their images alone: p {p_value:.2g}"
         return Control(passed=p_value > level, description=what, p_value=p_value)
 

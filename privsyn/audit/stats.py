@@ -51,6 +51,19 @@ def auc(members: Floats, nonmembers: Floats) -> float:
     return float((ranks[:l].sum() - l * (l + 1) / 2) / (l * n))
 
 
+def aucs(scores: Floats, is_member: NDArray[np.bool_]) -> Floats:
+    """(p,) AUC in each row of scores (p, n) of members among others (p, n); the same as `auc`, quicker."""
+    order = np.argsort(scores, axis=1)
+    ordered = np.take_along_axis(scores, order, axis=1)
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        ranks = (stats.rankdata(scores, axis=1) * is_member).sum(axis=1)
+    else:
+        ranks = np.take_along_axis(is_member, order, axis=1) @ np.arange(1.0, scores.shape[1] + 1)
+    l = is_member.sum(axis=1)
+    found: Floats = (ranks - l * (l + 1) / 2) / (l * (scores.shape[1] - l))
+    return found
+
+
 def auc_interval(members: Floats, nonmembers: Floats, confidence: float) -> tuple[float, float]:
     """Interval of the AUC: DeLong's variance (Biometrics 44, 1988) on the logit scale.
 

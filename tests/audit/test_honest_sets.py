@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,23 +43,34 @@ def warped(images: np.ndarray, count: int, generator: np.random.Generator) -> tu
 def test_an_honest_set_of_3000_passes_the_rules_for_a_public_release(
     tmp_path: Path, shared_data: Path
 ) -> None:
-    """Fresh images against a cohort of 10,000: all rules that need only the set pass in 19 of 20 seeds."""
+    """Fresh images against a cohort of 10,000: all rules that need only the set pass in 19 of 20 seeds.
+
+    Cohort, split and set are drawn anew for every seed.
+    """
     with np.load(few_chests(tmp_path / "chest.npz", shared_data, 5856)) as of:
         originals, labels = of["images"], of["labels"]
-    images, rows = warped(originals, COHORT, np.random.default_rng(1000))
-    np.savez(tmp_path / "cohort.npz", images=images, labels=labels[rows])
-    cohort = make_cohort(tmp_path / "study", "chest-xray-28", tmp_path / "cohort.npz", tmp_path / "home")
     outcomes = []
     for seed in range(SEEDS):
-        fresh, rows = warped(originals, FRESH, np.random.default_rng(seed))
-        np.savez(tmp_path / "set.npz", images=fresh, labels=labels[rows])
+        folder = tmp_path / str(
+            seed
+        )  # a cohort of its own: with one for all the seeds would not be independent
+        folder.mkdir()
+        images, rows = warped(originals, COHORT, np.random.default_rng([seed, 0]))
+        np.savez(folder / "cohort.npz", images=images, labels=labels[rows])
+        cohort = make_cohort(folder / "study", "chest-xray-28", folder / "cohort.npz", folder / "home")
+        fresh, rows = warped(originals, FRESH, np.random.default_rng([seed, 1]))
+        np.savez(folder / "set.npz", images=fresh, labels=labels[rows])
         verdict = audit(
-            synthetic=tmp_path / "set.npz",
+            synthetic=folder / "set.npz",
             cohort=cohort.folder,
             policy="public-release",
-            out=tmp_path / "audit",
+            out=folder / "audit",
             only=SYNTHETIC_ONLY,
-            force=seed > 0,
         )
-        outcomes.append([verdict["verdict"], *(f"{r['id']}: {r['outcome']}" for r in verdict["rules"])])
+        missed = [
+            f"{rule['id']}: {rule['outcome']}" for rule in verdict["rules"] if rule["outcome"] != "pass"
+        ]
+        outcomes.append([verdict["verdict"], *missed])
+        print(seed, outcomes[-1], flush=True)
+        shutil.rmtree(folder)
     assert sum(outcome[0] == "pass" for outcome in outcomes) >= SEEDS - 1, outcomes

@@ -11,6 +11,7 @@ from privsyn.audit.stats import (
     Enrichment,
     auc,
     auc_interval,
+    aucs,
     clopper_pearson,
     log_density,
     roc,
@@ -42,6 +43,18 @@ def test_auc_and_roc_equal_scikit_learns_with_ties() -> None:
     expected = roc_curve(truth, scores, drop_intermediate=False)
     np.testing.assert_allclose(fpr, expected[0])
     np.testing.assert_allclose(tpr, expected[1])
+
+
+@pytest.mark.parametrize("levels", [7, 2**40])
+def test_many_aucs_at_once_equal_each_alone(levels: int) -> None:
+    """With and without ties, whatever the number of members in a row."""
+    generator = np.random.default_rng(0)
+    scores, is_member = (
+        generator.integers(0, levels, (20, 90)).astype(float),
+        generator.random((20, 90)) < 0.4,
+    )
+    one_by_one = [auc(row[there], row[~there]) for row, there in zip(scores, is_member, strict=True)]
+    assert aucs(scores, is_member).tolist() == one_by_one
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.5, 2.0])
