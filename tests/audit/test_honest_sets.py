@@ -51,9 +51,7 @@ def test_an_honest_set_of_3000_passes_the_rules_for_a_public_release(
         originals, labels = of["images"], of["labels"]
     outcomes = []
     for seed in range(SEEDS):
-        folder = tmp_path / str(
-            seed
-        )  # a cohort of its own: with one for all the seeds would not be independent
+        folder = tmp_path / str(seed)  # a cohort of its own, or the seeds would not be independent
         folder.mkdir()
         images, rows = warped(originals, COHORT, np.random.default_rng([seed, 0]))
         np.savez(folder / "cohort.npz", images=images, labels=labels[rows])
