@@ -95,7 +95,7 @@ def test_the_interval_leaves_chance_only_where_the_p_value_does(shift: float) ->
 
 
 def test_nobody_is_scored_by_a_classifier_that_knew_whether_they_are_in() -> None:
-    """Turning the membership of one patient changes the scores of other folds, and its own by the mean alone."""
+    """Turning the membership of one patient changes the other folds, and its own by the mean alone."""
     generator = np.random.default_rng(2)
     labels = (generator.random((60, 1)) < 0.5).astype(np.int8)
     classifier = BlindClassifier.of(generator.normal(0, 1, (60, 3)), np.zeros(60, np.int64), generator)

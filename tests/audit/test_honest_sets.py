@@ -66,9 +66,8 @@ def test_an_honest_set_of_3000_passes_the_rules_for_a_public_release(
             only=SYNTHETIC_ONLY,
         )
         missed = [
-            f"{rule['id']}: {rule['outcome']}" for rule in verdict["rules"] if rule["outcome"] != "pass"
+            f"{each['id']}: {each['outcome']}" for each in verdict["rules"] if each["outcome"] != "pass"
         ]
         outcomes.append([verdict["verdict"], *missed])
-        print(seed, outcomes[-1], flush=True)
         shutil.rmtree(folder)
     assert sum(outcome[0] == "pass" for outcome in outcomes) >= SEEDS - 1, outcomes
