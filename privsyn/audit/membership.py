@@ -22,9 +22,10 @@ from privsyn.audit.stats import (
     RatePoint,
     auc,
     auc_interval,
+    caught_by_chance,
     roc,
     smallest_auc,
-    smallest_rate,
+    smallest_tpr,
     tpr_at_fpr,
 )
 
@@ -126,19 +127,14 @@ class TprAtFpr:
     def interval(self, sides: Sides, confidence: float) -> tuple[float, float]:
         return self._point(sides, confidence).tpr_interval
 
-    def smallest(self, members: int, nonmembers: int, level: float) -> float:  # noqa: ARG002 - of the protocol
-        return smallest_rate(members, self.fpr, level)
+    def smallest(self, members: int, nonmembers: int, level: float) -> float:
+        return smallest_tpr(members, nonmembers, self.fpr, level)
 
     def given_away(self, value: float) -> float:
-        return value - self.baseline
+        return (value - self.baseline) / (1 - self.baseline)
 
     def p_value(self, sides: Sides) -> float:
-        """Exact: members among the highest `fpr` of all, hypergeometric under exchangeability."""
-        scores = np.concatenate([sides.members, sides.nonmembers])
-        top = max(1, round(self.fpr * len(scores)))
-        highest = np.argsort(-scores, kind="stable")[:top]
-        caught = int((highest < len(sides.members)).sum())
-        return float(stats.hypergeom.sf(caught - 1, len(scores), len(sides.members), top))
+        return caught_by_chance(sides.members, sides.nonmembers, self.fpr)
 
     def details(self, sides: Sides, confidence: float) -> dict[str, Any]:
         point = self._point(sides, confidence)

@@ -31,19 +31,6 @@ def clopper_pearson(successes: int, trials: int, confidence: float) -> tuple[flo
     return float(lower), float(upper)
 
 
-def smallest_rate(trials: int, baseline: float, level: float, power: float = 0.8) -> float:
-    """Smallest rate whose Clopper-Pearson lower bound (one-sided) exceeds `baseline` with that power."""
-    counts = np.arange(trials + 1)
-    needed = int(
-        counts[stats.beta.ppf(level, np.maximum(counts, 1), trials - counts + 1) > baseline].min(
-            initial=trials
-        )
-    )
-    rates = np.linspace(baseline, 1, 2000)
-    enough = stats.binom.sf(needed - 1, trials, rates) >= power
-    return float(rates[enough].min(initial=1.0))
-
-
 def auc(members: Floats, nonmembers: Floats) -> float:
     """Probability that a member scores above a non-member, ties count half (Mann & Whitney, 1947)."""
     ranks = stats.rankdata(np.concatenate([members, nonmembers]))
@@ -112,19 +99,75 @@ class RatePoint:
 def tpr_at_fpr(members: Floats, nonmembers: Floats, fpr: float, confidence: float) -> RatePoint | None:
     """TPR at the largest achievable FPR not above `fpr`; None where n cannot support it (n < 10 / fpr).
 
-    The threshold is a score of a non-member, never interpolated, so the achieved FPR is never above.
+    The threshold is a score of a non-member, never interpolated, so the achieved FPR is never above. The
+    lower end of the interval allows for a threshold that came out low by chance: it exceeds `fpr` only where
+    `caught_by_chance` is at most (1 - confidence) / 2.
     """
-    n = len(nonmembers)
+    l, n = len(members), len(nonmembers)
     if n * fpr < 10 * (1 - 1e-9):
         return None
-    threshold = np.sort(nonmembers)[::-1][int(np.floor(n * fpr + 1e-9))]
+    allowed = _allowed(n, fpr)
+    threshold = np.sort(nonmembers)[::-1][allowed]
     caught, false = int((members > threshold).sum()), int((nonmembers > threshold).sum())
+    low, high = clopper_pearson(caught, l, confidence)
+    guilty = _guilty(caught, l, n, allowed, (1 - confidence) / 2)
     return RatePoint(
-        caught / len(members),
-        clopper_pearson(caught, len(members), confidence),
+        caught / l,
+        (min(low, (guilty + (l - guilty) * fpr) / l), high),
         false / n,
         clopper_pearson(false, n, confidence),
     )
+
+
+def caught_by_chance(members: Floats, nonmembers: Floats, fpr: float) -> float:
+    """Exact p-value of as many members above the threshold of `tpr_at_fpr`, were they like non-members.
+
+    If l members and n non-members are exchangeable, the number of members above the (k + 1)-th highest of the
+    non-members is beta-binomial (l, k + 1, n - k).
+    """
+    allowed = _allowed(len(nonmembers), fpr)
+    threshold = np.sort(nonmembers)[::-1][allowed]
+    return _tail(int((members > threshold).sum()), len(members), len(nonmembers), allowed)
+
+
+def smallest_tpr(members: int, nonmembers: int, fpr: float, level: float, power: float = 0.8) -> float:
+    """Smallest TPR whose lower bound in `tpr_at_fpr` (one-sided `level`) exceeds `fpr` with that power.
+
+    Some members are always caught, the others as often as non-members; 1 if all of them would not do.
+    """
+    allowed, counts = _allowed(nonmembers, fpr), np.arange(members + 1)
+    enough = stats.beta.ppf(level, np.maximum(counts, 1), members - counts + 1) > fpr
+    by_chance = stats.betabinom.pmf(counts, members, allowed + 1, nonmembers - allowed)
+    enough &= np.cumsum(by_chance[::-1])[::-1] <= level
+    if not enough.any():
+        return 1.0
+    needed, low, high = int(counts[enough][0]), -1, members
+    while high - low > 1:
+        guilty = (low + high) // 2
+        found = _tail(needed - guilty, members - guilty, nonmembers, allowed)
+        low, high = (low, guilty) if found >= power else (guilty, high)
+    return (high + (members - high) * fpr) / members
+
+
+def _allowed(nonmembers: int, fpr: float) -> int:
+    """Non-members who may lie above the threshold."""
+    return int(np.floor(nonmembers * fpr + 1e-9))
+
+
+def _tail(caught: int, members: int, nonmembers: int, allowed: int) -> float:
+    """Probability that so many members or more lie above the threshold, were they like non-members."""
+    counts = np.arange(max(caught, 0), members + 1)
+    return float(min(1.0, stats.betabinom.pmf(counts, members, allowed + 1, nonmembers - allowed).sum()))
+
+
+def _guilty(caught: int, members: int, nonmembers: int, allowed: int, level: float) -> int:
+    """Fewest members to set aside until the others are caught no more often than chance at `level`."""
+    low, high = -1, caught
+    while high - low > 1:
+        aside = (low + high) // 2
+        rest = _tail(caught - aside, members - aside, nonmembers, allowed)
+        low, high = (low, aside) if rest > level else (aside, high)
+    return high
 
 
 def roc(members: Floats, nonmembers: Floats) -> tuple[Floats, Floats]:

@@ -12,11 +12,12 @@ from privsyn.audit.stats import (
     auc,
     auc_interval,
     aucs,
+    caught_by_chance,
     clopper_pearson,
     log_density,
     roc,
     smallest_auc,
-    smallest_rate,
+    smallest_tpr,
     tpr_at_fpr,
 )
 
@@ -91,12 +92,58 @@ def test_the_smallest_auc_is_found_in_four_of_five_trials() -> None:
     assert 0.72 <= np.mean(found) <= 0.9
 
 
-def test_the_smallest_rate_is_found_in_four_of_five_trials() -> None:
-    """A rate of the promised size is told from the baseline about as often as promised."""
-    promised = smallest_rate(1000, 0.01, level=0.0125)
-    counts = np.random.default_rng(7).binomial(1000, promised, 4000)
-    found = np.mean([clopper_pearson(int(count), 1000, 0.975)[0] > 0.01 for count in counts])
-    assert 0.78 <= found <= 0.85
+def caught(seed: int, guilty: int, members: int = 3000, others: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of which some are always caught, and the rest knows nothing."""
+    generator = np.random.default_rng(seed)
+    scores = generator.normal(0, 1, members)
+    scores[:guilty] += 100
+    return scores, generator.normal(0, 1, others)
+
+
+def test_the_bound_of_a_tpr_allows_for_the_chance_in_its_threshold() -> None:
+    """Over 1,000 honest attacks it exceeds the FPR as often as the p-value allows, which a bound of the rate
+    alone does not: the threshold is that of 1,000 non-members."""
+    alarms, naive = 0, 0
+    for seed in range(1000):
+        sides = caught(seed, guilty=0)
+        point = tpr_at_fpr(*sides, 0.01, 0.9)
+        assert point is not None
+        assert (point.tpr_interval[0] > 0.01) == (caught_by_chance(*sides, 0.01) <= 0.05)
+        alarms += point.tpr_interval[0] > 0.01
+        naive += clopper_pearson(round(point.tpr * 3000), 3000, 0.9)[0] > 0.01
+    assert 0.035 <= alarms / 1000 <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 1000)
+    assert naive / 1000 > 0.15
+
+
+def test_the_chance_of_catching_members_is_that_of_permutations() -> None:
+    """The beta-binomial law agrees with members drawn anew among the same scores."""
+    members, others = caught(0, guilty=25, members=900, others=500)
+    scores, generator = np.concatenate([members, others]), np.random.default_rng(1)
+    seen, as_many = (members > np.sort(others)[::-1][5]).sum(), 0
+    for _ in range(4000):
+        drawn = generator.permutation(scores)
+        as_many += (drawn[:900] > np.sort(drawn[900:])[::-1][5]).sum() >= seen
+    expected = caught_by_chance(members, others, 0.01)
+    assert as_many / 4000 == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / 4000))
+
+
+def test_the_smallest_tpr_is_found_in_four_of_five_trials() -> None:
+    """A TPR of the promised size is told from the FPR about as often as promised, and the bound is below it."""
+    promised = smallest_tpr(3000, 1000, 0.01, level=0.0125)
+    guilty = round((promised - 0.01) / 0.99 * 3000)
+    found, covered = 0, 0
+    for seed in range(400):
+        point = tpr_at_fpr(*caught(seed, guilty), 0.01, 0.975)
+        assert point is not None
+        found += point.tpr_interval[0] > 0.01
+        covered += point.tpr_interval[0] <= promised
+    assert 0.76 <= found / 400 <= 0.88
+    assert covered / 400 >= 1 - 0.0125 - 2 * np.sqrt(0.0125 / 400)
+
+
+def test_nothing_is_small_enough_for_few_members() -> None:
+    """Three members against ten others cannot be told at one in a million, however guilty."""
+    assert smallest_tpr(3, 10, 0.01, level=1e-6) == 1
 
 
 def test_tpr_at_fpr_never_exceeds_its_false_positive_rate() -> None:
