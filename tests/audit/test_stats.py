@@ -128,7 +128,7 @@ def test_the_chance_of_catching_members_is_that_of_permutations() -> None:
 
 
 def test_the_smallest_tpr_is_found_in_four_of_five_trials() -> None:
-    """A TPR of the promised size is told from the FPR about as often as promised, and the bound is below it."""
+    """A TPR of the promised size is told from the FPR as often as promised, and the bound is below it."""
     promised = smallest_tpr(3000, 1000, 0.01, level=0.0125)
     guilty = round((promised - 0.01) / 0.99 * 3000)
     found, covered = 0, 0
