@@ -31,7 +31,7 @@ from privsyn.audit.membership import Attacks, Question, Sides, Trial, findings, 
 from privsyn.audit.shadows import lira, random_halves, rmia
 from privsyn.diffusion.model import DiffusionModel
 
-NAME, VERSION = "membership-shadow", "1"
+NAME, VERSION = "membership-shadow", "2"
 
 Flags = NDArray[np.bool_]
 

@@ -37,7 +37,7 @@ from privsyn.depth import Images
 from privsyn.features.embed import Floats
 from privsyn.features.neighbours import Neighbours, nearest, nearest_after
 
-NAME, VERSION = "membership-synthetic", "1"
+NAME, VERSION = "membership-synthetic", "2"
 REPRESENTATIONS = ("pixels", "lite0-mid")
 COMPONENTS = 24  # that discriminators see
 DENSITY_COMPONENTS = 8  # a kernel density in more dimensions is all noise
