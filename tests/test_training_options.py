@@ -44,7 +44,8 @@ def stepped(parts: int, *settings: str) -> torch.Tensor:
 
 def test_a_batch_in_parts_is_the_same_step() -> None:
     """Also where the parts are not equally large: 10 images in 3 parts."""
-    torch.testing.assert_close(stepped(3), stepped(1), rtol=1e-5, atol=1e-6)
+    exact = "train.precision=float32"  # bf16 rounds a sum of other parts otherwise
+    torch.testing.assert_close(stepped(3, exact), stepped(1, exact), rtol=1e-5, atol=1e-6)
 
 
 def test_bf16_is_near_float32_and_the_weights_stay_float32() -> None:
