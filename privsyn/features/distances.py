@@ -7,8 +7,9 @@ every one of these measures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from privsyn.features.neighbours import nearest
 K = 5  # neighbours that make a ball (Naeem et al. 2020, section 5)
 SEEN = 64  # neighbours known of each row: among them lie the nearest K of any half, but for a chance of 1e-13
 MEASURES = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage")
+_IN_BALLS = ("precision", "recall", "density", "coverage")
 _BLOCK = 512
 _TIE = 1e-9  # a distance that equals a radius but for rounding is no smaller
 
@@ -38,16 +40,7 @@ def frechet_distance(first: Rows, second: Rows) -> float:
     Raises:
         ValueError: a set has fewer than two rows.
     """
-    if min(len(first), len(second)) < 2:
-        raise ValueError("a covariance needs two rows")
-    means = first.mean(axis=0, dtype=np.float64), second.mean(axis=0, dtype=np.float64)
-    roots = [
-        (rows - mean) / np.sqrt(len(rows) - 1) for rows, mean in zip((first, second), means, strict=True)
-    ]
-    spread = sum(float(np.einsum("ij,ij->", root, root)) for root in roots)
-    small, large = sorted((_small_root(root) for root in roots), key=len)
-    common = linalg.svdvals(small @ large.T, overwrite_a=True, check_finite=False).sum()
-    return float(((means[0] - means[1]) ** 2).sum() + spread - 2 * common)
+    return _Gaussian.of(first).distance(_Gaussian.of(second))
 
 
 def kernel_distance(first: Rows, second: Rows) -> float:
@@ -55,40 +48,110 @@ def kernel_distance(first: Rows, second: Rows) -> float:
 
     Bińkowski et al. 2018, https://arxiv.org/abs/1801.01401, section 3.
     """
-    return float(_kernel_distances(first, second, [])[0])
+    return float(Reference(first)._kernel_distances(second, [])[0])
 
 
 def compare(
     real: Rows, other: Rows, parts: Sequence[Part] = (), k: int = K
 ) -> dict[str, NDArray[np.float64]]:
-    """Every one of `MEASURES`, of the whole sets and of parts of them.
+    """Every one of `MEASURES` of two sets and of parts of them: see `Reference.compare`."""
+    return Reference(real, k).compare(other, parts)
 
-    Precision and recall: Kynkäänniemi et al. 2019, https://arxiv.org/abs/1904.06991, equation 1. Density and
-    coverage: Naeem et al. 2020, https://arxiv.org/abs/2002.09797, equations 3 and 4. A ball around a row
-    reaches to its k-th nearest neighbour in its own set, itself not counted, and what lies on it is outside.
+
+class Reference:
+    """A set that others are compared with; what is the same for all of them is computed once.
 
     Args:
-        real: (n, d) the reference.
-        other: (m, d) what is measured.
-        parts: rows of `real` and rows of `other`, each.
-
-    Returns:
-        (1 + parts,) for each measure, the whole sets first.
-
-    Raises:
-        ValueError: a set or a part of one has not more than k rows.
+        rows: (n, d).
+        k: neighbours that make a ball.
     """
-    whole = np.arange(len(real)), np.arange(len(other))
-    if min(len(each) for part in (whole, *parts) for each in part) <= k:
-        raise ValueError(f"{k} neighbours need more than {k} images on either side")
-    balls = _Balls.of(real, other, k)
-    values = [balls.measured(some, others) for some, others in (whole, *parts)]
-    frechet = [_quick_frechet_distance(real[some], other[others]) for some, others in parts]
-    return {
-        **{name: np.array([each[name] for each in values]) for name in values[0]},
-        "frechet_distance": np.array([frechet_distance(real, other), *frechet]),
-        "kernel_distance": _kernel_distances(real, other, parts),
-    }
+
+    def __init__(self, rows: Rows, k: int = K) -> None:
+        self.rows, self.k = rows, k
+        self._roots: dict[bytes, _Root] = {}  # of parts
+        self._within: dict[bytes, NDArray[np.float64]] = {}  # of the whole and some parts
+
+    def compare(
+        self, other: Rows, parts: Sequence[Part] = (), measures: Collection[str] = MEASURES
+    ) -> dict[str, NDArray[np.float64]]:
+        """Measures of the whole sets and of parts of them.
+
+        Precision and recall: Kynkäänniemi et al. 2019, https://arxiv.org/abs/1904.06991, equation 1. Density
+        and coverage: Naeem et al. 2020, https://arxiv.org/abs/2002.09797, equations 3 and 4. A ball around a
+        row reaches to its k-th nearest neighbour in its own set, itself not counted, and what lies on it is
+        outside.
+
+        Args:
+            other: (m, d) what is measured.
+            parts: rows of the reference and rows of `other`, each.
+            measures: those that are wanted.
+
+        Returns:
+            (1 + parts,) for each measure, the whole sets first.
+
+        Raises:
+            ValueError: a set or a part of one has not more than k rows.
+        """
+        whole = np.arange(len(self.rows)), np.arange(len(other))
+        if min(len(each) for part in (whole, *parts) for each in part) <= self.k:
+            raise ValueError(f"{self.k} neighbours need more than {self.k} images on either side")
+        found = {}
+        if wanted := [name for name in _IN_BALLS if name in measures]:
+            balls = _Balls(self, other)
+            values = [balls.measured(some, others, wanted) for some, others in (whole, *parts)]
+            found = {name: np.array([each[name] for each in values]) for name in wanted}
+        if "frechet_distance" in measures:
+            halves = [self._quick_frechet_distance(some, other[others]) for some, others in parts]
+            found["frechet_distance"] = np.array([self._gaussian.distance(_Gaussian.of(other)), *halves])
+        if "kernel_distance" in measures:
+            found["kernel_distance"] = self._kernel_distances(other, parts)
+        return found
+
+    @cached_property
+    def near(self) -> _Near:
+        return _Near.of(self.rows)
+
+    @cached_property
+    def _gaussian(self) -> _Gaussian:
+        return _Gaussian.of(self.rows)
+
+    def _quick_frechet_distance(self, chosen: Chosen, other: Rows) -> float:
+        """As `frechet_distance`, to 1e-5 and at a quarter of the cost where images outnumber dimensions.
+
+        tr (S1 S2)^(1/2) from the eigenvalues of L' S2 L with S1 = L L', which loses the digits of the
+        smallest ones: enough for the spread over halves.
+        """
+        if min(len(chosen), len(other)) <= self.rows.shape[1]:
+            return frechet_distance(self.rows[chosen], other)
+        root = self._roots.get(key := chosen.tobytes()) or _Root.of(self.rows[chosen])
+        self._roots[key] = root
+        two = np.cov(other, rowvar=False, dtype=np.float64)
+        values = linalg.eigvalsh(root.lower.T @ two @ root.lower, check_finite=False)
+        common = np.sqrt(np.maximum(values, 0)).sum()
+        apart = root.mean - other.mean(axis=0, dtype=np.float64)
+        return float((apart**2).sum() + root.trace + np.trace(two) - 2 * common)
+
+    def _kernel_distances(self, other: Rows, parts: Sequence[Part]) -> NDArray[np.float64]:
+        """(1 + parts,) of the whole sets and of parts, all in one pass over the kernel."""
+        counts = [
+            _counts(len(rows), [part[side] for part in parts]) for side, rows in enumerate((self.rows, other))
+        ]
+        first, second = self.rows.astype(np.float64), other.astype(np.float64)
+        key = b"".join(some.tobytes() for some, _ in parts)
+        if key not in self._within:
+            self._within[key] = _kernel_within(first, counts[0])
+        between = _kernel_sums(first, second, *counts) / (counts[0].sum(axis=0) * counts[1].sum(axis=0))
+        distances: NDArray[np.float64] = self._within[key] + _kernel_within(second, counts[1]) - 2 * between
+        return distances
+
+
+def principal_axes(rows: Rows, count: int) -> NDArray[np.float64]:
+    """(d, count) directions of the largest variance, in order; the largest number of each is positive."""
+    covariance = np.atleast_2d(np.cov(rows, rowvar=False, dtype=np.float64))
+    d = len(covariance)
+    axes = linalg.eigh(covariance, subset_by_index=(d - count, d - 1), check_finite=False)[1][:, ::-1]
+    signs: NDArray[np.float64] = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(count)])
+    return np.asarray(axes * signs, np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,56 +179,73 @@ class _Near:
         return radii
 
 
-@dataclass(frozen=True, eq=False)
 class _Balls:
-    """Squared distances (n, m) between two sets, and the neighbours within each."""
+    """Squared distances (n, m) between two sets, and the balls around the rows of each."""
 
-    apart: NDArray[np.float64]
-    real: _Near
-    other: _Near
-    k: int
-
-    @classmethod
-    def of(cls, real: Rows, other: Rows, k: int) -> _Balls:
-        centre = real.mean(axis=0, dtype=np.float64)
-        first, second = real - centre, other - centre
+    def __init__(self, reference: Reference, other: Rows) -> None:
+        self.reference, self.other = reference, other
+        centre = reference.rows.mean(axis=0, dtype=np.float64)
+        first, second = reference.rows - centre, other - centre
         squares = np.einsum("ij,ij->i", second, second)
-        apart = np.empty((len(first), len(second)))
+        self.apart = np.empty((len(first), len(second)))
         for start in range(0, len(first), _BLOCK):
             rows = first[start : start + _BLOCK]
             block = np.einsum("ij,ij->i", rows, rows)[:, None] + squares - 2 * rows @ second.T
-            np.maximum(block, 0, out=apart[start : start + _BLOCK])
-        return cls(apart, _Near.of(real), _Near.of(other), k)
+            np.maximum(block, 0, out=self.apart[start : start + _BLOCK])
 
-    def measured(self, real: Chosen, other: Chosen) -> dict[str, float]:
+    @cached_property
+    def _near(self) -> _Near:
+        return _Near.of(self.other)
+
+    def measured(self, real: Chosen, other: Chosen, measures: Collection[str]) -> dict[str, float]:
+        k, found = self.reference.k, {}
         whole = (len(real), len(other)) == self.apart.shape
         apart = self.apart if whole else self.apart[np.ix_(real, other)]
-        in_real = apart < self.real.radii(real, self.k)[:, None]
-        in_other = apart < self.other.radii(other, self.k)
-        return {
-            "precision": float(in_real.any(axis=0).mean()),
-            "recall": float(in_other.any(axis=1).mean()),
-            "density": float(in_real.sum(axis=0).mean() / self.k),
-            "coverage": float(in_real.any(axis=1).mean()),
-        }
+        if "recall" in measures:
+            found["recall"] = float((apart < self._near.radii(other, k)).any(axis=1).mean())
+        inside = apart < self.reference.near.radii(real, k)[:, None]
+        found["precision"] = float(inside.any(axis=0).mean())
+        found["density"] = float(inside.sum(axis=0).mean() / k)
+        found["coverage"] = float(inside.any(axis=1).mean())
+        return found
 
 
-def _quick_frechet_distance(first: Rows, second: Rows) -> float:
-    """As `frechet_distance`, to 1e-5 and at a quarter of the cost where images outnumber dimensions.
+@dataclass(frozen=True, eq=False)
+class _Gaussian:
+    """Mean and covariance of a set, the latter as a small A of A'A."""
 
-    tr (S1 S2)^(1/2) from the eigenvalues of L' S2 L with S1 = L L', which loses the digits of the smallest
-    ones: enough for the spread over halves.
-    """
-    dimensions = first.shape[1]
-    if min(len(first), len(second)) <= dimensions:
-        return frechet_distance(first, second)
-    one, two = (np.cov(rows, rowvar=False, dtype=np.float64) for rows in (first, second))
-    ridge = 1e-12 * float(np.trace(one)) / dimensions
-    root = linalg.cholesky(one + ridge * np.eye(dimensions), lower=True, check_finite=False)
-    values = linalg.eigvalsh(root.T @ two @ root, check_finite=False)
-    common = np.sqrt(np.maximum(values, 0)).sum()
-    apart = first.mean(axis=0, dtype=np.float64) - second.mean(axis=0, dtype=np.float64)
-    return float((apart**2).sum() + np.trace(one) + np.trace(two) - 2 * common)
+    mean: NDArray[np.float64]
+    root: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: Rows) -> _Gaussian:
+        if len(rows) < 2:
+            raise ValueError("a covariance needs two rows")
+        mean = rows.mean(axis=0, dtype=np.float64)
+        return cls(mean, _small_root((rows - mean) / np.sqrt(len(rows) - 1)))
+
+    def distance(self, other: _Gaussian) -> float:
+        small, large = sorted((self.root, other.root), key=len)
+        common = linalg.svdvals(small @ large.T, overwrite_a=True, check_finite=False).sum()
+        spread = sum(float(np.einsum("ij,ij->", root, root)) for root in (self.root, other.root))
+        return float(((self.mean - other.mean) ** 2).sum() + spread - 2 * common)
+
+
+@dataclass(frozen=True, eq=False)
+class _Root:
+    """Mean of a set, and L and the trace of its covariance L L'."""
+
+    mean: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    trace: float
+
+    @classmethod
+    def of(cls, rows: Rows) -> _Root:
+        covariance = np.cov(rows, rowvar=False, dtype=np.float64)
+        trace, dimensions = float(np.trace(covariance)), rows.shape[1]
+        ridge = 1e-12 * trace / dimensions
+        lower = linalg.cholesky(covariance + ridge * np.eye(dimensions), lower=True, check_finite=False)
+        return cls(rows.mean(axis=0, dtype=np.float64), lower, trace)
 
 
 def _small_root(root: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -176,21 +256,13 @@ def _small_root(root: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(upper, np.float64)
 
 
-def _kernel_distances(first: Rows, second: Rows, parts: Sequence[Part]) -> NDArray[np.float64]:
-    """(1 + parts,) of the whole sets and of parts, all in one pass over the kernel."""
-    counts = [
-        _counts(len(first), [some for some, _ in parts]),
-        _counts(len(second), [some for _, some in parts]),
-    ]
-    a, b = first.astype(np.float64), second.astype(np.float64)
-    within = [
-        (_kernel_sums(rows, rows, count, count) - _own(rows) @ count)
-        / (count.sum(axis=0) * (count.sum(axis=0) - 1))
-        for rows, count in zip((a, b), counts, strict=True)
-    ]
-    between = _kernel_sums(a, b, *counts) / (counts[0].sum(axis=0) * counts[1].sum(axis=0))
-    distances: NDArray[np.float64] = within[0] + within[1] - 2 * between
-    return distances
+def _kernel_within(rows: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(parts,) mean of the kernel over all pairs of two rows of a part."""
+    sizes = counts.sum(axis=0)
+    mean: NDArray[np.float64] = (_kernel_sums(rows, rows, counts, counts) - _own(rows) @ counts) / (
+        sizes * (sizes - 1)
+    )
+    return mean
 
 
 def _counts(size: int, parts: Sequence[Chosen]) -> NDArray[np.float64]:

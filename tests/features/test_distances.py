@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 from scipy import linalg
 from sklearn.metrics import pairwise_distances
 
-from privsyn.features.distances import MEASURES, compare, frechet_distance, kernel_distance
+from privsyn.features.distances import (
+    MEASURES,
+    Reference,
+    compare,
+    frechet_distance,
+    kernel_distance,
+    principal_axes,
+)
 
 Rows = NDArray[np.float64]
 
@@ -183,3 +190,31 @@ def test_parts_with_features_that_never_vary_are_measured_all_the_same() -> None
     parts = [(np.arange(100), np.arange(90))]
     found = compare(real, fake, parts)["frechet_distance"]
     assert found[1] == pytest.approx(frechet_distance(real[:100], fake[:90]), rel=1e-5)
+
+
+def test_a_reference_says_the_same_however_often_and_in_whatever_order_it_is_asked() -> None:
+    """What is kept from one set to the next, and what is left out, changes no number."""
+    real, fake = _sets(90, 80, 6)
+    other = fake[::-1] + 0.5
+    parts = [(np.arange(45), np.arange(40)), (np.arange(45, 90), np.arange(40, 80))]
+    crossed = [(parts[1][0], parts[0][1]), (parts[0][0], parts[1][1])]
+    reference = Reference(real)
+    for rows, some in ((fake, parts), (other, crossed), (fake, ()), (other, parts), (fake, parts[:1])):
+        found, alone = reference.compare(rows, some), compare(real, rows, some)
+        assert {name: values.tolist() for name, values in found.items()} == {
+            name: values.tolist() for name, values in alone.items()
+        }
+    for name in MEASURES:
+        found = reference.compare(fake, parts, [name])
+        assert list(found) == [name]
+        assert found[name].tolist() == compare(real, fake, parts)[name].tolist()
+
+
+def test_principal_axes_are_those_of_a_singular_value_decomposition() -> None:
+    """But for the sign, which is fixed."""
+    rows, _ = _sets(60, 2, 5)
+    axes = principal_axes(rows, 2)
+    expected = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)[2][:2].T
+    np.testing.assert_allclose(np.abs(axes.T @ expected), np.eye(2), atol=1e-9)
+    assert (axes.max(axis=0) == np.abs(axes).max(axis=0)).all()
+    assert principal_axes(rows[:, :1], 1).tolist() == [[1.0]]
