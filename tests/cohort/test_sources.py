@@ -24,6 +24,7 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from privsyn.cohort.entries import Entry, NotAnImage, Picture, Pixels
+from privsyn.cohort.ingest import entry_hash
 from privsyn.cohort.labels import label_index
 from privsyn.cohort.sources import open_source
 from privsyn.errors import CohortError
@@ -389,6 +390,17 @@ def test_an_imagefolder_is_read_by_its_metadata(class_folders: Path, kind: str) 
     assert [(entry.label, entry.patient) for entry in _list(class_folders)] == [("a", "p"), ("b", "q")]
     save(rows.rename(columns={"file_name": "file"}))
     assert len(_list(class_folders)) == 12
+
+
+def test_half_a_surrogate_pair_in_a_label_is_spelt_out(class_folders: Path) -> None:
+    """JSON can spell what no text file can hold: it is a label like any other, and of no class."""
+    line = '{"file_name": "a/scan-0.png", "label": "b\\ud800", "patient": "p\\udc80"}'
+    (class_folders / "metadata.jsonl").write_text(line)
+    (entry,) = _list(class_folders)
+    assert (entry.label, entry.patient) == (r"b\ud800", r"p\udc80")
+    with pytest.raises(CohortError, match="is not in data.classes"):
+        label_index(entry.label, AB)
+    assert entry_hash(entry, b"key") != 0
 
 
 def test_metadata_of_each_split_lies_in_it(class_folders: Path) -> None:

@@ -16,12 +16,16 @@ def shown(name: str) -> str:
 
 
 def as_text(value: object) -> str | None:
-    """A cell as text; 17.0, which is what tables with gaps make of 17, reads as 17."""
+    """A cell as text; 17.0, which is what tables with gaps make of 17, reads as 17.
+
+    Whatever no UTF-8 can hold is spelt out: bytes, and half a surrogate pair, which JSON can spell.
+    """
     if value is None or value != value:
         return None
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+    content = value if isinstance(value, bytes) else str(value).encode(errors="backslashreplace")
+    return content.decode(errors="backslashreplace")
 
 
 def file_stamp(path: str | Path) -> str:
