@@ -5,8 +5,9 @@ This module is the only place that knows what the artefacts are called.
 
 from __future__ import annotations
 
+import shutil
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def init(folder: Path | str, *, recipe: str, policy: str, settings: Sequence[str
     Args:
         folder: must not exist, or be empty.
         recipe: shipped name, or a TOML file.
-        policy: shipped name, or a TOML file.
+        policy: shipped name, or a TOML file, whose networks are copied along.
         settings: `section.key=value` changes, written into the copied recipe.
     """
     root = Path(folder)
@@ -133,8 +134,28 @@ def init(folder: Path | str, *, recipe: str, policy: str, settings: Sequence[str
     with whole_folder(root, replace=True) as partial:
         write_text(partial / "recipe.toml", text)
         write_text(partial / "policy.toml", policy_file.read_text(encoding="utf-8"))
+        for network in _networks(policy_file):
+            (partial / network).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(policy_file.parent / network, partial / network)
         write_text(partial / "study.toml", tomlkit.dumps(card))
     return Study(root)
+
+
+def _networks(policy_file: Path) -> Iterator[Path]:
+    """Files that a policy names relative to itself; what else is wrong with it `audit` will say."""
+    try:
+        declared = tomllib.loads(policy_file.read_text(encoding="utf-8")).get("networks")
+    except ValueError as error:
+        raise StudyError(f"{policy_file} is no TOML: {error}") from None
+    for network in declared if isinstance(declared, list) else ():
+        file = network.get("file") if isinstance(network, dict) else None
+        if not isinstance(file, str) or Path(file).is_absolute():
+            continue
+        if ".." in Path(file).parts or not (policy_file.parent / file).is_file():
+            raise StudyError(
+                f"{policy_file} names a network {file!r} that is not in its folder: put it there"
+            )
+        yield Path(file)
 
 
 def open_study(folder: Path | str) -> Study:

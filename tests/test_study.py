@@ -42,6 +42,37 @@ def test_an_empty_folder_may_become_a_study_and_a_full_one_may_not(tmp_path: Pat
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 
+def test_the_networks_of_a_policy_come_along(tmp_path: Path) -> None:
+    """At the same place beside it; one that is named by its whole path stays where it is."""
+    (tmp_path / "rules" / "nets").mkdir(parents=True)
+    (tmp_path / "rules" / "nets" / "chest.onnx").write_bytes(b"weights")
+    policy = tmp_path / "rules" / "mine.toml"
+    policy.write_text(
+        'networks = [{ file = "nets/chest.onnx" }, { file = "/data/other.onnx" }]', encoding="utf-8"
+    )
+    study = init(tmp_path / "study", recipe="toy", policy=str(policy))
+    assert (study.root / "nets" / "chest.onnx").read_bytes() == b"weights"
+    assert len([path for path in study.root.rglob("*") if path.is_file()]) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('networks = [{ file = "gone.onnx" }]', "'gone.onnx' that is not in its folder"),
+        ('networks = [{ file = "../outside.onnx" }]', "'../outside.onnx' that is not in its folder"),
+        ("networks = [", "is no TOML"),
+    ],
+)
+def test_a_policy_that_cannot_come_along_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    """With what to do, and nothing is left behind."""
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "outside.onnx").touch()
+    (tmp_path / "rules" / "mine.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(StudyError, match=said):
+        init(tmp_path / "study", recipe="toy", policy=str(tmp_path / "rules" / "mine.toml"))
+    assert not (tmp_path / "study").exists()
+
+
 @pytest.mark.parametrize("settings", [["train.stepz=3"], ["seed.deep=1"]])
 def test_a_refused_setting_leaves_nothing_behind(tmp_path: Path, policy: str, settings: list[str]) -> None:
     """The study is made whole or not at all."""
