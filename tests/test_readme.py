@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from privsyn.cli import main
 from privsyn.recipe import load_recipe
@@ -40,11 +42,17 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def commands() -> list[list[str]]:
-    """The chain as the README prints it, on the embedded digits and with a model for tests."""
+def commands(tmp_path: Path) -> list[list[str]]:
+    """The chain as the README prints it, on 600 of the embedded digits and with a model for tests."""
+    digits = load_digits()
+    np.savez(
+        tmp_path / "digits.npz",
+        images=(digits.images[:600] * 15).astype(np.uint8),
+        labels=digits.target[:600],
+    )
     lines = [line.split("#")[0].strip() for line in block("", "privsyn prepare SOURCE").splitlines()]
     words = [shlex.split(line) for line in lines if line.startswith("privsyn")]
-    replaced = {"chest-xray-28": "toy", "SOURCE": "digits", "1000": "40"}
+    replaced = {"chest-xray-28": "toy", "SOURCE": str(tmp_path / "digits.npz"), "1000": "40"}
     return [[replaced.get(word, word) for word in line[1:]] for line in words]
 
 

@@ -18,6 +18,7 @@ from privsyn.cli import main
 QUICK = (
     "train.steps=3", "train.batch_size=16", "train.checkpoint_every=2", "model.channels=8", "model.groups=4",
     "privacy.expected_units=150", "privacy.noise_multiplicity=1", "sample.count=60", "sample.steps=3",
+    "warmup.steps=10",
 )  # fmt: skip
 POLICY = """
 title = "Quick"
