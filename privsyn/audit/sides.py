@@ -33,22 +33,15 @@ class Side:
         return Side(self.images[rows], self.units[rows], self.labels[rows])
 
     def some(self, count: int, generator: np.random.Generator) -> Side:
-        """`count` images of whole units in random order; the last unit may lose some."""
-        return self.of(np.sort(self._shuffled(np.arange(len(self)), generator)[:count]))
+        """`count` images at random, so of many units, each with the share that it has among the images."""
+        return self.of(np.sort(_shuffled(np.arange(len(self)), generator)[:count]))
 
     def mixed(self, counts: Mapping[int, int], generator: np.random.Generator) -> Side:
         """So many images of each class."""
         rows = []
         for label, count in counts.items():
-            rows.append(self._shuffled(np.flatnonzero(self.labels == label), generator)[:count])
+            rows.append(_shuffled(np.flatnonzero(self.labels == label), generator)[:count])
         return self.of(np.sort(np.concatenate(rows)))
-
-    def _shuffled(self, rows: Ints, generator: np.random.Generator) -> Ints:
-        """Rows unit by unit, units in random order."""
-        _, unit = np.unique(self.units[rows], return_inverse=True)
-        rank = generator.permutation(int(unit.max(initial=-1)) + 1)
-        shuffled: Ints = rows[np.argsort(rank[unit], kind="stable")]
-        return shuffled
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -81,6 +74,11 @@ class Sides:
     @property
     def too_few(self) -> bool:
         return min(self.n.values()) < FEWEST
+
+
+def _shuffled(rows: Ints, generator: np.random.Generator) -> Ints:
+    shuffled: Ints = rows[np.argsort(generator.permutation(len(rows)))]
+    return shuffled
 
 
 def scopes(evidence: Evidence, settings: Settings, most: int) -> Iterator[tuple[dict[str, str], Sides]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from privsyn.audit.contract import Evidence, Settings
-from privsyn.audit.sides import scopes
+from privsyn.audit.sides import Side, scopes
 from privsyn.cohort.cohort import Cohort
 from privsyn.synthetic import SyntheticSet
 
@@ -16,7 +16,7 @@ def _evidence(cohort: Cohort, labels: np.ndarray) -> Evidence:
     return Evidence(cohort, SyntheticSet(images, labels.astype(np.int64), cohort.classes, None, "0" * 64))
 
 
-def test_all_sides_have_equally_many_images_and_whole_patients_where_possible(digits_cohort: Cohort) -> None:
+def test_all_sides_have_equally_many_images(digits_cohort: Cohort) -> None:
     """Overall and in each class; the reference is holdout, the floor test, and neither is train."""
     evidence = _evidence(digits_cohort, np.arange(400) % 10)
     found = list(scopes(evidence, Settings(), 10_000))
@@ -40,6 +40,18 @@ def test_a_balanced_set_is_compared_in_the_shares_of_the_reference(digits_cohort
     _, sides = next(scopes(_evidence(digits_cohort, np.arange(2000) % 9), Settings(), 10_000))
     assert not sides.alike
     assert (sides.synthetic.labels != 9).all()
+
+
+def test_few_images_are_of_many_patients_each_with_its_share() -> None:
+    """Whole patients would be few, and halves of few tell little; one of each would be another mixture."""
+    units = np.repeat(np.arange(100), [5, 35] * 50)
+    side = Side(np.arange(len(units))[:, None, None, None], units, np.arange(len(units)) % 2)
+    generator = np.random.default_rng(0)
+    drawn = [side.some(200, generator) for _ in range(50)] + [side.mixed({0: 120, 1: 80}, generator)]
+    assert all(len(some) == 200 and len(np.unique(some.units)) > 50 for some in drawn)
+    shares = [np.isin(some.units, np.arange(1, 100, 2)).mean() for some in drawn[:50]]
+    assert np.mean(shares) == pytest.approx(35 / 40, abs=3 * np.std(shares) / np.sqrt(50))
+    assert np.bincount(drawn[-1].labels).tolist() == [120, 80]
 
 
 def test_the_choice_is_the_seeds_alone(digits_cohort: Cohort) -> None:
