@@ -203,9 +203,10 @@ class ExposureTest:
             positive=self._positive(smallest, control_level), negative=self._negative(control_level)
         )
         reason = _why_inconclusive(controls)
+        low, high = self.test.lower_bound(self.found, level), self.test.upper_bound(self.found, level)
         return {
-            "value": self.test.excess(self.found),
-            "interval": (self.test.lower_bound(self.found, level), self.test.upper_bound(self.found, level)),
+            "value": min(max(self.test.excess(self.found), low), high),  # no guess below what is proven
+            "interval": (low, high),
             "confidence": 1 - 2 * level,
             "n": self.evidence.sizes(),
             "baseline": 0.0,

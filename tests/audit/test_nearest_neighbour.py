@@ -83,6 +83,19 @@ def test_a_leak_of_the_stated_size_is_found_and_shown(evidence: Evidence) -> Non
     assert all(pair["train"] == evidence.train.rows[rows[pair["synthetic"]]] for pair in planted)
 
 
+def test_the_estimate_is_never_below_what_is_proven(evidence: Evidence) -> None:
+    """A set of many copies, and one of none: the number of copied patients lies in its own interval."""
+    rows = np.random.default_rng(8).permutation(len(evidence.train.images))[:600]
+    for images in (
+        planted_copies(evidence.train.images[rows]),
+        blends(evidence.test, 200, np.random.default_rng(9))[0],
+    ):
+        finding = run(evidence, images)
+        assert finding.interval is not None
+        assert finding.value is not None
+        assert finding.interval[0] <= finding.value <= finding.interval[1]
+
+
 def test_smooth_sets_are_not_called_copiers(evidence: Evidence) -> None:
     """Averages of ten images sit closer to everybody and expose nobody."""
     generator = np.random.default_rng(2)
