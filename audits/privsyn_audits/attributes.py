@@ -1,13 +1,15 @@
 """Can what is missing be inferred for a training patient better than for one who was held out?
 
 Threat: synthetic set only. An attacker knows an image but not its label, or half of an image, looks up the
-most similar synthetic image and takes what is missing from there. What can be learnt of strangers in that
-way is the use of the set; what can be learnt of its patients beyond that is a leak (Giomi et al. 2023, see
+most similar synthetic image and takes what is missing from there, if that image is much nearer than those of
+strangers: about whom he is not so sure he says nothing. What can be learnt of strangers in that way is the
+use of the set; what can be learnt of its patients beyond that is a leak (Giomi et al. 2023, see
 `privsyn.audit.rates`). One image of each patient is attacked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -22,11 +24,13 @@ from privsyn.depth import Images
 from privsyn.features.embed import Floats, pixels
 from privsyn.features.neighbours import Neighbours, nearest, nearest_after
 
-NAME, VERSION = "attributes", "1"
+NAME, VERSION = "attributes", "2"
 ATTRIBUTES = ("label", "masked half")
 POOL = 1024  # planted copies prepared; the positive control cannot be larger
 TRIALS = 50  # per leak size, for the power statement
+_SAME = 1e-6  # nearer images are the same
 TOO_SMALL = "the set or the cohort is too small: not even the largest planted leak is found reliably"
+SURE = 0.1  # share of `test` patients about whom the attacker says anything
 LUCKY = 0.05  # share of `test` patients whose half is guessed as well as counts for a success
 
 
@@ -51,7 +55,7 @@ def _finding(attribute: str, attack: _Attack, settings: Settings) -> Finding:
     confidence = 1 - 2 * level
     attacked, control = members.rate(confidence), others.rate(confidence)
     leak = _Planted.of(attack, attribute, right["train"], right["holdout"])
-    smallest = leak.smallest(level)
+    smallest = leak.smallest(level, settings.control_level)
     controls = Controls(
         positive=leak.found(smallest, settings.control_level),
         negative=attack.placebo(attribute, right["holdout"], settings.control_level),
@@ -97,17 +101,21 @@ class _Attack:
         by = f"{copies.name}, seed {self.settings.seed}" if copies else "the set"
 
         def compute() -> Arrays:
+            sure = self._nearness(attribute, part, copies) > self._threshold(attribute, copies)
             if attribute == "masked half":
-                return {"right": self._errors(part, copies) < self._lucky}
+                return {"right": sure & (self._errors(part, copies) < self._lucky)}
             known = self.known.labels if copies is None else np.append(self.known.labels, copies.labels)
-            return {"right": known[self._looked_up(attribute, part, copies)] == self.targets[part].labels}
+            guess = known[self._looked_up(attribute, part, copies).indices[:, 0]]
+            return {"right": sure & (guess == self.targets[part].labels)}
 
         return self.evidence.computed(f"{NAME}, {attribute} of {part} by {by}", compute)["right"]
 
     def guessing(self, attribute: str) -> float:
-        """Success without any set: the most frequent label; what `test` patients show."""
+        """Success without any set: the most frequent label, or what `test` patients show, for as many."""
         labels = self.targets["holdout"].labels
-        return LUCKY if attribute == "masked half" else float(np.bincount(labels).max() / len(labels))
+        return SURE * (
+            LUCKY if attribute == "masked half" else float(np.bincount(labels).max() / len(labels))
+        )
 
     def placebo(self, attribute: str, right: NDArray[np.bool_], level: float) -> Control:
         """Half of the holdout against the other half must show nothing."""
@@ -129,14 +137,34 @@ class _Attack:
         if copies is not None:
             present = np.concatenate([np.delete(known, copies.without, axis=0), _half(copies.images, 1)])
             known = np.concatenate([known, _half(copies.images, 1)])
-        guess = known[self._looked_up("masked half", part, copies)]
+        guess = known[self._looked_up("masked half", part, copies).indices[:, 0]]
         naive = np.linalg.norm(right - present.mean(axis=0), axis=1)
         errors: NDArray[np.float64] = np.linalg.norm(right - guess, axis=1) / np.maximum(naive, 1e-9)
         return errors
 
-    def _looked_up(self, attribute: str, part: str, copies: Copies | None) -> NDArray[np.int64]:
-        """(patients,) the most similar image of the set, on whose end the copies follow."""
-        embed = self.evidence.representation("lite0-mid") if attribute == "label" else partial(_half, side=0)
+    def _threshold(self, attribute: str, copies: Copies | None) -> float:
+        """The nearness that so few `test` patients exceed; it does not know who is in train."""
+        return float(np.quantile(self._nearness(attribute, "test", copies), 1 - SURE))
+
+    def _nearness(self, attribute: str, part: str, copies: Copies | None) -> NDArray[np.float64]:
+        """(patients,) log of the distance to the most similar `test` patient over that to the set."""
+
+        def compute() -> Arrays:
+            query, strangers = (self._embed(attribute)(self.targets[side].images) for side in (part, "test"))
+            found = nearest(query, strangers, 2 if part == "test" else 1)  # the first is the patient himself
+            return {"logs": np.log(np.maximum(found.distances[:, -1], _SAME))}
+
+        strangers = self.evidence.kept(f"{NAME}, {attribute}, strangers nearest to {part}", compute)["logs"]
+        distances = self._looked_up(attribute, part, copies).distances[:, 0]
+        nearness: NDArray[np.float64] = strangers - np.log(np.maximum(distances, _SAME))
+        return nearness
+
+    def _embed(self, attribute: str) -> Callable[[Images], Floats]:
+        return self.evidence.representation("lite0-mid") if attribute == "label" else partial(_half, side=0)
+
+    def _looked_up(self, attribute: str, part: str, copies: Copies | None) -> Neighbours:
+        """Of each patient the most similar image of the set, on whose end the copies follow."""
+        embed = self._embed(attribute)
         query, there = embed(self.targets[part].images), embed(self.known.images)
 
         def compute() -> Arrays:
@@ -146,7 +174,7 @@ class _Attack:
         if copies is not None:
             added = embed(copies.pool)[copies.chosen]
             found = nearest_after(found, query, there, copies.without, added)
-        return found.indices[:, 0]
+        return found
 
     def _one_each(self, part: str) -> Targets:
         side = getattr(self.evidence, part)
@@ -208,31 +236,38 @@ class _Planted:
         given_away = attack.right(attribute, "train", everybody)[rows]
         return cls(attack, attribute, right, others, rows, pool, given_away)
 
-    def smallest(self, level: float) -> int | None:
-        """Fewest copies that are found at `level` in at least 80 % of trials."""
+    def smallest(self, level: float, control_level: float) -> int | None:
+        """Fewest copies found at `level` in at least 80 % of trials, and also when they are really planted.
+
+        Twice as many must be found at `control_level`: the positive control plants them. Trials add up whom
+        each copy gives away by itself; planted copies also answer for others, and take the place of images.
+        """
         sizes = np.unique(np.round(4 * 2.0 ** (np.arange(24) / 2)).astype(int))
         generator = self.attack.generator(f"{self.attribute}, trials")
-        for size in sizes[sizes <= len(self.rows)]:
-            if sum(self._trial(int(size), generator) <= level for _ in range(TRIALS)) >= 0.8 * TRIALS:
+        for size in sizes[2 * sizes <= len(self.rows)].tolist():
+            seen = sum(self._trial(size, generator) <= level for _ in range(TRIALS)) >= 0.8 * TRIALS
+            if seen and self._planted(size) <= level and self._planted(2 * size) <= control_level:
                 return int(size)
         return None
 
     def found(self, smallest: int | None, level: float) -> Control | None:
         """Twice as many copies in the set, and the attack run again, must be found."""
-        if smallest is None or 2 * smallest > len(self.rows):
+        if smallest is None:
             return None
+        p_value = self._planted(2 * smallest)
+        what = f"{2 * smallest} {LIGHT.name} planted into the set"
+        return Control(passed=p_value <= level, description=what, p_value=p_value)
+
+    def _planted(self, count: int) -> float:
+        """The p-value of the attack on a set with so many copies in place of other images."""
         generator = self.attack.generator(f"{self.attribute}, positive control")
         chosen, places = (
-            generator.permutation(each)[: 2 * smallest]
-            for each in (len(self.rows), len(self.attack.known.labels))
+            generator.permutation(each)[:count] for each in (len(self.rows), len(self.attack.known.labels))
         )
         labels = self.attack.targets["train"].labels[self.rows[chosen]]
-        copies = Copies(f"{len(chosen)} copies in place of others", self.pool, chosen, labels, places)
-        p_value = exact_p_value(
-            *(_hits(self.attack.right(self.attribute, part, copies)) for part in ("train", "holdout"))
-        )
-        what = f"{len(chosen)} {LIGHT.name} planted into the set"
-        return Control(passed=p_value <= level, description=what, p_value=p_value)
+        copies = Copies(f"{count} copies in place of others", self.pool, chosen, labels, places)
+        right = (self.attack.right(self.attribute, part, copies) for part in ("train", "holdout"))
+        return exact_p_value(*map(_hits, right))
 
     def _trial(self, size: int, generator: np.random.Generator) -> float:
         chosen = generator.choice(len(self.rows), size, replace=False)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from privsyn.audit.contract import Evidence, Finding, Settings
+from privsyn.audit.plant import LIGHT
 from privsyn.audit.run import installed
 from privsyn.cohort.cohort import Cohort
 from privsyn.synthetic import SyntheticSet
@@ -43,12 +44,45 @@ def test_honest_sets_infer_as_much_of_strangers(evidence: Evidence, strangers: S
     assert found["masked half"].conclusive, found["masked half"].reason
 
 
-def test_where_hardly_anything_is_left_open_it_says_that_it_cannot_tell(
+def with_copies(evidence: Evidence, images: np.ndarray, labels: np.ndarray, count: int) -> dict[str, Finding]:
+    """A set in which so many training images have taken the place of others."""
+    train = evidence.train
+    rows = np.random.default_rng(5).choice(len(train.labels), count, replace=False)
+    return infer(
+        evidence,
+        np.concatenate([LIGHT.plant(train.images[rows]), images[count:]]),
+        np.concatenate([train.labels[rows], labels[count:]]),
+    )
+
+
+def test_copies_show_where_a_set_tells_nearly_all_labels_anyway(
     evidence: Evidence, strangers: Strangers
 ) -> None:
-    """Fresh digits tell 97 % of the labels, so in a cohort of 1,200 copies could not show in the rest."""
-    finding = infer(evidence, *strangers[1:])["label"]
-    assert finding.details["guessing"] < 0.2
+    """Fresh digits tell 97 % of the labels; he says nothing unless he is sure, so that copies stand out."""
+    honest = infer(evidence, *strangers[1:])["label"]
+    leaky = with_copies(evidence, *strangers[1:], 250)["label"]
+    assert honest.conclusive, honest.reason
+    assert honest.interval is not None
+    assert leaky.interval is not None
+    assert honest.interval[0] <= 0 < leaky.interval[0]
+
+
+def test_copies_show_in_a_set_that_is_not_like_real_images(evidence: Evidence, strangers: Strangers) -> None:
+    """As DP may draw them: copies among them are of use about everybody, most about those they show."""
+    _, images, labels = strangers
+    poor = np.random.default_rng(6).normal(128 + 0.3 * (images.astype(float) - 128), 60)
+    poor = np.clip(poor, 0, 255).round().astype(np.uint8)
+    honest = infer(evidence, poor, labels)["label"]
+    leaky = with_copies(evidence, poor, labels, 250)["label"]
+    assert honest.conclusive, honest.reason
+    assert honest.interval is not None
+    assert leaky.interval is not None
+    assert honest.interval[0] <= 0 < leaky.interval[0]
+
+
+def test_few_images_say_that_they_cannot_tell(evidence: Evidence, strangers: Strangers) -> None:
+    """Not even if all of them were copies."""
+    finding = infer(evidence, strangers[1][:12], strangers[2][:12])["label"]
     assert not finding.conclusive
     assert "too small" in finding.reason
 
