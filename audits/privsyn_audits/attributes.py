@@ -4,7 +4,7 @@ Threat: synthetic set only. An attacker knows an image but not its label, or hal
 most similar synthetic image and takes what is missing from there, if that image is much nearer than those of
 strangers: about whom he is not so sure he says nothing. What can be learnt of strangers in that way is the
 use of the set; what can be learnt of its patients beyond that is a leak (Giomi et al. 2023, see
-`privsyn.audit.rates`). One image of each patient is attacked.
+`privsyn.audit.rates`). One image of each patient is attacked, or of each group of patients who share one.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class _Attack:
 
     def _one_each(self, part: str) -> Targets:
         side = getattr(self.evidence, part)
-        _, first = np.unique(side.patients, return_index=True)
+        _, first = np.unique(self.evidence.units(part), return_index=True)
         rows = np.sort(first)  # in the order of the images: the ids are keyed and sort by chance
         return Targets(side.images[rows], side.labels[rows])
 

@@ -37,7 +37,7 @@ from privsyn.audit.sides import TOO_FEW, Side, Sides, scopes
 from privsyn.features.distances import frechet_distance
 from privsyn.features.texture import GENERAL, biomarkers
 
-NAME, VERSION = "biomarkers", "1"
+NAME, VERSION = "biomarkers", "2"
 MOST = 10_000  # images on each side
 ALL = "all"
 DIRECTIONS = {"real_reads_synthetic": (READ, REAL), "synthetic_reads_real": (SYNTHETIC, REAL)}
@@ -236,7 +236,7 @@ def _readings(evidence: Evidence, settings: Settings) -> list[Finding]:
         for label in np.unique(evidence.test.labels).tolist():
             for direction, (arm, beside) in DIRECTIONS.items():
                 for name, score in (("auc", class_auc(label)), ("f1", class_f1(label))):
-                    value = known.estimate(classifier, arm, score)
+                    value = known.estimate(classifier, arm, score, label=label)
                     interval = value.interval(CONFIDENCE, 0, 1)
                     real = known.estimate(classifier, beside, score).value
                     found.append(

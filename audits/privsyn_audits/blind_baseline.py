@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privsyn.audit.blind import selected
+from privsyn.audit.blind import selected, strongest
 from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
 from privsyn.audit.stats import redrawn_members
 
@@ -61,10 +61,12 @@ class _Trials:
     def __init__(self, evidence: Evidence, settings: Settings) -> None:
         self.evidence, self.settings = evidence, settings
         self.looks, self.population = evidence.looks, evidence.population
+        self.members = int(self.population.is_member.sum())
+        self.strongest = strongest(self.members, len(self.looks))
 
     def smallest(self, level: float) -> float | None:
         """Weakest selection by looks that is found at `level` in at least 80 % of trials."""
-        for strength in STRENGTHS:
+        for strength in (each for each in STRENGTHS if each <= self.strongest):
             if (self._selected(strength, TRIALS) <= level).sum() >= 0.8 * TRIALS:
                 return strength
         return None
@@ -73,7 +75,7 @@ class _Trials:
         """Twice the weakest selection must be found."""
         if smallest is None:
             return None
-        strength = 2 * smallest - 0.5
+        strength = min(2 * smallest - 0.5, self.strongest)
         p_value = float(self._selected(strength, 1)[0])
         what = f"members selected by one component of their looks, with an AUC of {strength:.2f}"
         return Control(passed=p_value <= level, description=what, p_value=p_value)
@@ -87,9 +89,8 @@ class _Trials:
         return Control(passed=p_value > level, description="members drawn anew at random", p_value=p_value)
 
     def _selected(self, strength: float, trials: int) -> NDArray[np.float64]:
-        members = int(self.population.is_member.sum())
         what = f"{trials} selected with AUC {strength:.6g}"
-        return self._p_values(what, trials, partial(selected, self.looks, members, strength))
+        return self._p_values(what, trials, partial(selected, self.looks, self.members, strength))
 
     def _p_values(
         self, what: str, trials: int, draw: Callable[[np.random.Generator], NDArray[Any]]

@@ -18,7 +18,7 @@ from privsyn.audit.quality import CONFIDENCE, quality_finding, seen_in_four_of_f
 from privsyn.audit.readings import READ, REAL, Estimate, Readings
 from privsyn.audit.scores import Score, balanced_accuracy, class_recall
 
-NAME, VERSION = "conditioning", "1"
+NAME, VERSION = "conditioning", "2"
 
 Floats = NDArray[np.float64]
 
@@ -46,17 +46,17 @@ def _findings(readings: Readings, classifier: str, settings: Settings) -> list[F
     evidence = readings.evidence
     controls = _controls(readings, classifier, settings)
     asked = np.unique(evidence.synthetic.labels[readings.read_rows]).tolist()
-    scopes: list[tuple[dict[str, str], Score]] = [({}, balanced_accuracy)]
-    scopes += [({"class": evidence.cohort.classes[label]}, class_recall(label)) for label in asked]
+    scopes: list[tuple[dict[str, str], Score, int | None]] = [({}, balanced_accuracy, None)]
+    scopes += [({"class": evidence.cohort.classes[label]}, class_recall(label), label) for label in asked]
     return [
         _finding(
             {"classifier": classifier, **scope},
-            readings.estimate(classifier, READ, score),
-            readings.estimate(classifier, REAL, score),
+            readings.estimate(classifier, READ, score, label=label),
+            readings.estimate(classifier, REAL, score, label=label),
             controls,
             evidence,
         )
-        for scope, score in scopes
+        for scope, score, label in scopes
     ]
 
 

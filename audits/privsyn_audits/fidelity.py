@@ -19,13 +19,13 @@ from scipy import stats
 from privsyn.audit.cache import Arrays
 from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
 from privsyn.audit.halves import FOUR_OF_FIVE, HALVES, SEEN_AT_001, random_half
-from privsyn.audit.quality import CONFIDENCE, beside_the_floor, quality_finding
+from privsyn.audit.quality import CONFIDENCE, beside_the_floor, quality_finding, seen_in_four_of_five
 from privsyn.audit.sides import TOO_FEW, Side, Sides, scopes
 from privsyn.features.distances import MEASURES, Part, Reference, principal_axes
 from privsyn.features.embed import Floats
 from privsyn.features.ssim import ms_ssim
 
-NAME, VERSION = "fidelity", "1"
+NAME, VERSION = "fidelity", "2"
 MOST = 10_000  # images on each side; more say no more, and the pairs would not fit into memory
 PAIRS = 500  # of images whose similarity is averaged
 LIKENESS = ("precision", "density")  # see images that are like no real one; the others see what is missing
@@ -203,7 +203,8 @@ def _diversity(evidence: Evidence, sides: Sides, scope: dict[str, str], settings
         ),
         negative=Control(passed=p_alike > level, description="pairs of test patients", p_value=p_alike),
     )
-    error = float(np.std(drawn, ddof=1) / np.sqrt(len(drawn)))
+    error, real_error = (float(np.std(each, ddof=1) / np.sqrt(len(each))) for each in (drawn, real))
+    smallest = seen_in_four_of_five(float(np.hypot(error, real_error)))
     width = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(drawn) - 1)) * error
     reason = controls.fault("")
     return quality_finding(
@@ -213,8 +214,8 @@ def _diversity(evidence: Evidence, sides: Sides, scope: dict[str, str], settings
         baseline=float(real.mean()),
         controls=controls,
         power=Power(
-            smallest_leak=4 * error,
-            description=f"a difference of {4 * error:.3g} would be seen in 80 % of trials",
+            smallest_leak=smallest,
+            description=f"a difference of {smallest:.3g} would be seen in 80 % of trials",
         ),
         conclusive=not reason,
         reason=reason,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from privsyn.audit.contract import Evidence, Finding, Settings
 from privsyn.audit.exposure import ExposureTest, Space
 
-NAME, VERSION = "nearest-neighbour", "1"
+NAME, VERSION = "nearest-neighbour", "2"
 REPRESENTATIONS = ("pixels", "lite0-mid")
 
 

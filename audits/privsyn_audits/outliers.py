@@ -19,7 +19,7 @@ from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, 
 from privsyn.audit.exposure import ExposureTest, Matches, Space
 from privsyn.features.neighbours import nearest
 
-NAME, VERSION = "outliers", "1"
+NAME, VERSION = "outliers", "2"
 REPRESENTATIONS = ("pixels", "lite0-mid")
 ISOLATED = 0.1  # share of the patients who are called isolated (choice)
 NEIGHBOUR = 5  # whose distance says how isolated an image is; more robust than the first

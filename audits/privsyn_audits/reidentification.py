@@ -28,7 +28,7 @@ from privsyn.depth import Images
 from privsyn.features.embed import Floats, Whitening
 from privsyn.features.encoder import Training, train_encoder
 
-NAME, VERSION = "reidentification", "1"
+NAME, VERSION = "reidentification", "2"
 CONFIDENCE = 0.95  # of the verification AUC, which says how good the attack is and accuses nobody
 ENOUGH_AUC = 0.6  # lower bound; chance is .5. Choice: below it three of five comparisons are not even won
 FEWEST = 20  # patients with two images in test and in each half; the AUC's standard error is then below .06

@@ -25,10 +25,10 @@ from privsyn.audit.quality import CONFIDENCE, quality_finding, seen_in_four_of_f
 from privsyn.audit.readings import ARMS, REAL, SYNTHETIC, Estimate, Readings
 from privsyn.audit.scores import SCORES, Score, class_auc, macro_auc
 
-NAME, VERSION = "utility", "1"
+NAME, VERSION = "utility", "2"
 NATURAL = 0.05  # by which one half of the training patients may seem to teach less than the other
 
-Scopes = list[tuple[dict[str, str], Score, NDArray[np.int64] | None]]
+Scopes = list[tuple[dict[str, str], Score, NDArray[np.int64] | None, int | None]]
 
 
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:
@@ -50,8 +50,9 @@ class _Judged:
         every = {(arm, name): self._estimate(arm, score) for arm in ARMS for name, score in SCORES.items()}
         for (arm, name), found in every.items():
             yield self._finding(f"{arm}_{name}", {}, found, fault, every[REAL, name].value)
-        for scope, score, rows in [({}, macro_auc, None), *self._classes(), *self._subgroups()]:
-            real, synthetic = (self._estimate(arm, score, rows) for arm in (REAL, SYNTHETIC))
+        overall: Scopes = [({}, macro_auc, None, None)]
+        for scope, score, rows, label in [*overall, *self._classes(), *self._subgroups()]:
+            real, synthetic = (self._estimate(arm, score, rows, label) for arm in (REAL, SYNTHETIC))
             if scope:
                 for arm, found in ((REAL, real), (SYNTHETIC, synthetic)):
                     yield self._finding(f"{arm}_auc", scope, found, fault, real.value)
@@ -63,7 +64,7 @@ class _Judged:
         gap = statistic == "utility_gap"
         interval = found.interval(CONFIDENCE, -1 if gap else 0, 1)
         if interval is None:
-            reason = "too few patients in test: in some resamplings there is nothing to judge"
+            reason = f"too few images in test: fewer than {readings.JUDGED}, or none in some resamplings"
         return quality_finding(
             audit=NAME,
             version=VERSION,
@@ -84,22 +85,24 @@ class _Judged:
             },
         )
 
-    def _estimate(self, arm: str, score: Score, rows: NDArray[np.int64] | None = None) -> Estimate:
-        return self.known.estimate(self.classifier, arm, score, rows)
+    def _estimate(
+        self, arm: str, score: Score, rows: NDArray[np.int64] | None = None, label: int | None = None
+    ) -> Estimate:
+        return self.known.estimate(self.classifier, arm, score, rows, label)
 
     def _classes(self) -> Scopes:
         names = self.evidence.cohort.classes
         there = np.unique(self.evidence.test.labels).tolist()
         if len(names) == 2:  # the AUC of either is that of both
             return []
-        return [({"class": names[label]}, class_auc(label), None) for label in there]
+        return [({"class": names[label]}, class_auc(label), None, label) for label in there]
 
     def _subgroups(self) -> Scopes:
         groups = self.evidence.test.subgroups
         if groups is None:
             return []
         return [
-            ({"subgroup": name or "unknown"}, macro_auc, np.flatnonzero(groups == name))
+            ({"subgroup": name or "unknown"}, macro_auc, np.flatnonzero(groups == name), None)
             for name in np.unique(groups).tolist()
         ]
 

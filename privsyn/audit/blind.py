@@ -118,13 +118,19 @@ def selected(looks: Scores, members: int, auc: float, generator: np.random.Gener
 
     The chance to be a member rises linearly with the rank u in the first component, with density
     1 + b (2u - 1) for members and 1 - b' (2u - 1) for the others, of which u alone has the AUC
-    1/2 + (b + b') / 6.
+    1/2 + (b + b') / 6, `strongest` at the most.
     """
     share = members / len(looks)
-    slope = min(6 * (auc - 0.5) * (1 - share), 1.0, (1 - share) / share)
+    slope = 6 * (min(auc, strongest(members, len(looks))) - 0.5) * (1 - share)
     rank = np.argsort(np.argsort(looks[:, 0])) / max(len(looks) - 1, 1)
     chosen: NDArray[np.bool_] = generator.random(len(looks)) < share * (1 + slope * (2 * rank - 1))
     return chosen
+
+
+def strongest(members: int, units: int) -> float:
+    """The highest AUC that `selected` can give: no chance to be a member is beyond 0 and 1."""
+    share = members / units
+    return 0.5 + min(1.0, (1 - share) / share) / (6 * (1 - share))
 
 
 def _folds(kind: Ints, generator: np.random.Generator) -> Ints:

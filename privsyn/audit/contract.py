@@ -25,8 +25,8 @@ from privsyn.audit.cache import Arrays, Cache, depending
 from privsyn.audit.policy import MARGIN
 from privsyn.audit.stats import redrawn_members
 from privsyn.canaries import Canaries
-from privsyn.cohort.cohort import Cohort, Part
-from privsyn.cohort.split import linked_groups, patient_strata
+from privsyn.cohort.cohort import Cohort, Part, units_of_parts
+from privsyn.cohort.split import patient_strata
 from privsyn.depth import Images
 from privsyn.diffusion.model import DiffusionModel
 from privsyn.errors import PrivsynError
@@ -270,14 +270,18 @@ class Evidence:
         train, holdout = self.train, self.holdout
         images = np.concatenate([train.images, holdout.images])
         labels = np.concatenate([train.labels, holdout.labels])
-        patients = np.concatenate([train.patients, holdout.patients])
-        unit = linked_groups(
-            patients, np.array([hashlib.sha256(image.tobytes()).hexdigest() for image in images])
-        )
+        unit = units_of_parts(train, holdout)
         is_member = np.zeros(unit.max() + 1, dtype=np.bool_)
         is_member[unit[: len(train.images)]] = True
         strata = np.array(list(patient_strata(labels, unit).values()), dtype=np.int64)
         return Population(images, np.concatenate([train.rows, holdout.rows]), unit, is_member, strata)
+
+    def units(self, part: str) -> NDArray[np.int64]:
+        """(n,) what the split moved together with each image of a part, as in `population`."""
+        train = len(self.train.labels)
+        if part == "test":
+            return units_of_parts(self.test)
+        return self.population.unit[:train] if part == "train" else self.population.unit[train:]
 
     @cached_property
     def looks(self) -> NDArray[np.float64]:

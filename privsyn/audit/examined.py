@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,6 @@ from torch import Tensor
 from privsyn.audit.blind import appearance
 from privsyn.audit.contract import Evidence, Settings
 from privsyn.audit.denoising_attacks import ATTACKS, Asked, Grid
-from privsyn.cohort.split import linked_groups
 from privsyn.depth import Images
 from privsyn.diffusion.model import DiffusionModel, to_float
 
@@ -127,7 +125,7 @@ def _scores(
 
 
 def _chosen(evidence: Evidence, part: str, generator: np.random.Generator) -> People:
-    side, unit = getattr(evidence, part), _units(evidence, part)
+    side, unit = getattr(evidence, part), evidence.units(part)
     some = generator.permutation(np.unique(unit))[: MOST[part]]
     place = {number: index for index, number in enumerate(some.tolist())}
     seen = np.zeros(len(some), np.int64)
@@ -139,12 +137,3 @@ def _chosen(evidence: Evidence, part: str, generator: np.random.Generator) -> Pe
             rows.append((index, row))
     owner, row = np.array(sorted(rows), dtype=np.int64).T
     return People(side.images[row], side.labels[row], owner, some)
-
-
-def _units(evidence: Evidence, part: str) -> NDArray[np.int64]:
-    """(n,) unit of each image of a part; numbered in the order of the images, for ids sort by chance."""
-    train = len(evidence.train.labels)
-    if part != "test":
-        return evidence.population.unit[:train] if part == "train" else evidence.population.unit[train:]
-    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in evidence.test.images]
-    return linked_groups(evidence.test.patients, np.array(digests))

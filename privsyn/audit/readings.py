@@ -25,6 +25,7 @@ SEEDS = 3
 MOST = 4_000  # images of each kind that classifiers learn from; more cost in proportion and add little
 FEW = 0.05  # share of the training patients who are "few"
 FEWEST = 10  # of them
+JUDGED = 30  # images of a class, or of whatever is judged: resampled scores of fewer have no valid interval
 DRAWS = 200  # of the bootstrap
 
 REAL, SYNTHETIC, MIXED, WITH_FEW = "trtr", "tstr", "mixed", "with_few_real"
@@ -45,30 +46,44 @@ class Estimate:
         value: of all images.
         draws: (b,) of resampled patients; NaN where a draw left nothing to judge.
         seeds: (s,) of all images, by each seed alone.
+        judged: how many images it rests on; of a class, those of it.
     """
 
     value: float
     draws: Floats
     seeds: Floats
+    judged: int
 
     def __sub__(self, other: Estimate) -> Estimate:
         """The difference, draw by draw and seed by seed: on the same patients, so what both share cancels."""
-        return Estimate(self.value - other.value, self.draws - other.draws, self.seeds - other.seeds)
+        judged = min(self.judged, other.judged)
+        return Estimate(self.value - other.value, self.draws - other.draws, self.seeds - other.seeds, judged)
 
     @property
     def error(self) -> float:
         """Standard error over the patients in `test` and the seeds; NaN if it cannot be told."""
-        if np.isfinite(self.draws).sum() < 2:
-            return float("nan")
-        between = np.var(self.seeds, ddof=1) / len(self.seeds) if len(self.seeds) > 1 else 0.0
-        return float(np.sqrt(np.nanvar(self.draws, ddof=1) + between))
+        return float(np.sqrt(sum(self._variances)))
 
     def interval(self, confidence: float, low: float, high: float) -> tuple[float, float] | None:
-        """Normal, cut at what is possible."""
-        width = float(stats.norm.ppf((1 + confidence) / 2)) * self.error
-        if not np.isfinite(width):
+        """Student's t, its degrees of freedom after Satterthwaite (1946), for seeds are few; cut at what is
+        possible. None for fewer than `JUDGED` images: one that is read rightly would be certain."""
+        patients, seeds = self._variances
+        if not np.isfinite(patients) or self.judged < JUDGED:
             return None
+        freedom = np.inf
+        if patients + seeds > 0:
+            share = seeds / (patients + seeds)
+            freedom = 1 / (share**2 / max(len(self.seeds) - 1, 1) + (1 - share) ** 2 / (len(self.draws) - 1))
+        width = float(stats.t.ppf((1 + confidence) / 2, freedom)) * self.error
         return max(low, self.value - width), min(high, self.value + width)
+
+    @property
+    def _variances(self) -> tuple[float, float]:
+        """Of the mean over patients, NaN if it cannot be told, and over seeds."""
+        if np.isfinite(self.draws).sum() < 2:
+            return float("nan"), 0.0
+        between = np.var(self.seeds, ddof=1) / len(self.seeds) if len(self.seeds) > 1 else 0.0
+        return float(np.nanvar(self.draws, ddof=1)), float(between)
 
 
 class Readings:
@@ -91,8 +106,14 @@ class Readings:
         """(seeds, n, classes) of the `test` images, or of `read_rows` of the set for READ."""
         return self._fitted(classifier)[arm]
 
-    def estimate(self, classifier: str, arm: str, score: Score, rows: Rows | None = None) -> Estimate:
-        """A score on `test` patients, or on those of some rows of `test`; of the set itself for READ."""
+    def estimate(
+        self, classifier: str, arm: str, score: Score, rows: Rows | None = None, label: int | None = None
+    ) -> Estimate:
+        """A score on `test` patients, or on those of some rows of `test`; of the set itself for READ.
+
+        Args:
+            label: the class that the score is about, if it is about one.
+        """
         labels, weights = self._weighed(arm)
         chosen = np.arange(len(labels)) if rows is None else rows
         found = np.array(
@@ -102,7 +123,8 @@ class Readings:
             ]
         )
         mean = found.mean(axis=0)
-        return Estimate(float(mean[0]), mean[1:], found[:, 0])
+        judged = len(chosen) if label is None else int((labels[chosen] == label).sum())
+        return Estimate(float(mean[0]), mean[1:], found[:, 0], judged)
 
     def _weighed(self, arm: str) -> tuple[Rows, Floats]:
         """Labels (n,), and weights (1 + DRAWS, n): each image once, then by resampled units."""

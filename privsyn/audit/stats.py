@@ -81,7 +81,8 @@ def smallest_auc(members: int, nonmembers: int, level: float, power: float = 0.8
     for value in np.linspace(0.5, 0.999, 500):
         q1, q2 = value / (2 - value), 2 * value**2 / (1 + value)
         variance = value * (1 - value) + (members - 1) * (q1 - value**2) + (nonmembers - 1) * (q2 - value**2)
-        if value - 0.5 >= z * np.sqrt(variance / (members * nonmembers)):
+        width = z * np.sqrt(variance / (members * nonmembers)) / (value * (1 - value))
+        if np.log(value / (1 - value)) >= width:  # the scale of `auc_interval`
             return float(value)
     return 1.0
 
@@ -101,7 +102,10 @@ def tpr_at_fpr(members: Floats, nonmembers: Floats, fpr: float, confidence: floa
 
     The threshold is a score of a non-member, never interpolated, so the achieved FPR is never above. The
     lower end of the interval allows for a threshold that came out low by chance: it exceeds `fpr` only where
-    `caught_by_chance` is at most (1 - confidence) / 2.
+    `caught_by_chance` is at most (1 - confidence) / 2. Above `fpr` it is a bound where some members are
+    always caught and the others like non-members; where all are shifted, their share above a threshold moves
+    more than that of non-members, and the bound is too high (of a TPR of .02 in 16 % at 5 %). The upper end
+    takes the threshold for known.
     """
     l, n = len(members), len(nonmembers)
     if n * fpr < 10 * (1 - 1e-9):
@@ -284,15 +288,19 @@ class Enrichment:
         """Smallest number of members that must be set aside until the rest looks like chance at `level`.
 
         A one-sided lower confidence bound, by test inversion, on how many members score high because they
-        are members: with the c most suspicious members set aside (by their best rank in any kind of score),
-        at least as much evidence is gone as if the c guilty ones were.
+        are members: with the c most suspicious members of each kind of score set aside, at least as much
+        evidence is gone as if the c guilty ones were, whichever kind shows them.
         """
-        members = self._most_suspicious(scores)
-        low, high = -1, len(members)  # rejected with `low` set aside (or never asked), accepted with `high`
+        orders = self._most_suspicious(scores)
+        low, high = (
+            -1,
+            max(map(len, orders)),
+        )  # rejected with `low` set aside (or never asked), accepted with `high`
         while high - low > 1:
             middle = (low + high) // 2
             rest = scores.copy()
-            rest[:, members[:middle]] = -np.inf
+            for kind, members in zip(rest, orders, strict=True):
+                kind[members[:middle]] = -np.inf
             low, high = (low, middle) if self.p_value(rest) > level else (middle, high)
         return high
 
@@ -318,12 +326,14 @@ class Enrichment:
                 found.append(float((above.sum() - len(above) * share) / max(1 - share, 1e-9)))
         return max(found)
 
-    def _most_suspicious(self, scores: Floats) -> Ints:
-        ranks = np.stack([stats.rankdata(-kind, method="min") for kind in scores]).min(axis=0)
-        order = np.argsort(ranks, kind="stable")
-        scored = np.asarray(np.isfinite(scores).any(axis=0))
-        members: Ints = order[scored[order] & (self.labels[order, 0] == 1)]
-        return members
+    def _most_suspicious(self, scores: Floats) -> list[Ints]:
+        """For each kind of score the members who have one, the highest first."""
+        is_member = self.labels[:, 0] == 1
+        orders = (np.argsort(-kind, kind="stable") for kind in scores)
+        return [
+            order[is_member[order] & np.isfinite(kind[order])]
+            for order, kind in zip(orders, scores, strict=True)
+        ]
 
     def _pairs(self, scores: Floats) -> Iterator[tuple[Floats, Floats]]:
         return zip(scores, self.thresholds, strict=True)

@@ -6,6 +6,7 @@ this machine's key. Its rows are ordered by the hash of their pixels, so that th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,8 +21,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from privsyn.cohort.entries import Pixels
-from privsyn.cohort.records import COLUMNS, SUBGROUP
-from privsyn.cohort.split import SPLITS
+from privsyn.cohort.records import COLUMNS, GROUP, SUBGROUP
+from privsyn.cohort.split import SPLITS, linked_groups
 from privsyn.errors import CohortError, PrivsynError, StudyError
 from privsyn.files import file_digest, read_json
 
@@ -41,6 +42,8 @@ class Part:
         rows: (n,) rows of the cohort.
         subgroups: (n,) such as a sex or an age band, "" where it is unknown; None if the cohort has none. For
             audits of quality: training has no use for them.
+        groups: (n,) what the split kept together beyond patients and identical images, so that audits move it
+            together as well; None if near-duplicates were not linked.
     """
 
     images: Pixels
@@ -48,6 +51,12 @@ class Part:
     patients: NDArray[np.str_]
     rows: NDArray[np.int64]
     subgroups: NDArray[np.str_] | None = None
+    groups: NDArray[np.int64] | None = None
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """(n,) sha256 of the pixels of each image, hex."""
+        return [hashlib.sha256(image.tobytes()).hexdigest() for image in self.images]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +75,7 @@ class Cohort:
 
     @cached_property
     def records(self) -> pd.DataFrame:
-        """One row per image in that order: `COLUMNS`, and `subgroup` if the cohort has any."""
+        """One row per image in that order: `COLUMNS`, and `subgroup` and `group` if the cohort has any."""
         records: pd.DataFrame = pq.read_table(self.folder / RECORDS).to_pandas()
         return records
 
@@ -104,7 +113,20 @@ class Cohort:
             images.flags.writeable = False
         labels = chosen["label"].to_numpy(dtype=np.int64)
         subgroups = _texts(chosen[SUBGROUP]) if SUBGROUP in chosen else None
-        return Part(images, labels, _texts(chosen["patient"]), rows, subgroups)
+        groups = chosen[GROUP].to_numpy(dtype=np.int64) if GROUP in chosen else None
+        return Part(images, labels, _texts(chosen["patient"]), rows, subgroups, groups)
+
+
+def units_of_parts(*parts: Part) -> NDArray[np.int64]:
+    """(n,) unit of each image of some parts in turn: what the split moved together, numbered as it comes.
+
+    A patient, or several who share an identical image, or near-duplicates if those were linked.
+    """
+    patients = np.concatenate([part.patients for part in parts])
+    digests = np.array([digest for part in parts for digest in part.digests])
+    units = linked_groups(patients, digests)
+    groups = [part.groups for part in parts if part.groups is not None]
+    return linked_groups(units, np.concatenate(groups)) if groups else units
 
 
 def _texts(column: pd.Series) -> NDArray[np.str_]:

@@ -21,6 +21,7 @@ from privsyn.recipe import Data, Recipe
 
 COLUMNS = ("index", "label", "label_name", "patient", "split", "sha256")
 SUBGROUP = "subgroup"  # a column more, if one was asked for
+GROUP = "group"  # a column more, if near-duplicates were linked: what the split kept together
 _CHUNK = 16_384  # rows that are spelled out at a time
 _SAME_PIXELS = ("size", "channels", "bit_depth", "classes", "resize", "split")
 
@@ -39,6 +40,7 @@ class Rows:
         order: (n,) the cohort's order of them: by split, then by the hash of the pixels.
         named: how many came with a patient.
         subgroups: their names in order, by the numbers in `records`; empty if nobody asked for any.
+        linked: groups hold more together than patients and identical images do.
     """
 
     records: Records
@@ -47,6 +49,7 @@ class Rows:
     order: NDArray[np.int64]
     named: int
     subgroups: tuple[str, ...] = ()
+    linked: bool = False
 
 
 def lay_out(
@@ -75,7 +78,7 @@ def lay_out(
         seed=recipe.seed,
     )
     order = _sorted(records["subgroup"], records["draw"], records["label"], records["sha256"], part)
-    return Rows(records, part, groups, order, named, names)
+    return Rows(records, part, groups, order, named, names, linked=len(near[0]) > 0)
 
 
 def _in_order(records: Records, subgroups: Sequence[str]) -> tuple[str, ...]:
@@ -114,9 +117,11 @@ def _give_each_a_unit(records: Records, seed: int, key: bytes) -> int:
 
 
 def write_records(path: Path, rows: Rows, classes: Sequence[str]) -> None:
-    """`records.parquet`: one row per image, columns `COLUMNS`, and `SUBGROUP` if there are any."""
-    whole, names = {"index", "label"}, (*COLUMNS, SUBGROUP) if rows.subgroups else COLUMNS
+    """`records.parquet`: one row per image, columns `COLUMNS`, `SUBGROUP` and `GROUP` if there are any."""
+    names = [*COLUMNS, *([SUBGROUP] if rows.subgroups else []), *([GROUP] if rows.linked else [])]
+    whole = {"index", "label", GROUP}
     schema = pa.schema([(name, pa.int64() if name in whole else pa.string()) for name in names])
+    numbers = _in_turn(rows.groups[rows.order]) if rows.linked else rows.groups
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, len(rows.records), _CHUNK):
             place = rows.order[start : start + _CHUNK]
@@ -131,7 +136,16 @@ def write_records(path: Path, rows: Rows, classes: Sequence[str]) -> None:
             ]
             if rows.subgroups:
                 columns.append(_spelled(some["subgroup"], rows.subgroups))
+            if rows.linked:
+                columns.append(numbers[start : start + len(some)])
             writer.write_table(pa.table([pa.array(each) for each in columns], schema=schema))
+
+
+def _in_turn(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n,) groups numbered anew as they come: the order in which they were read must not show."""
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    rank: NDArray[np.int64] = np.argsort(np.argsort(first))[group]
+    return rank
 
 
 def _spelled(numbers: NDArray[Any], names: Sequence[str]) -> pa.Array:

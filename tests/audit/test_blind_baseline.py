@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from privsyn.audit.blind import BlindClassifier, BlindGuess, appearance, selected
+from privsyn.audit.blind import BlindClassifier, BlindGuess, appearance, selected, strongest
 from privsyn.audit.contract import Evidence, Settings
 from privsyn.audit.plant import brighten
 from privsyn.audit.run import installed
@@ -107,3 +107,13 @@ def test_nobody_is_scored_by_a_classifier_that_knew_whether_they_are_in() -> Non
     others = ~learnt
     assert after[others] == pytest.approx(before[others] - classifier.looks[others] @ mean, abs=1e-9)
     assert not np.allclose(after[learnt], before[learnt])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.75, 0.9])
+def test_the_strongest_selection_is_as_strong_as_it_says(share: float) -> None:
+    """With few others no selection by chances between 0 and 1 has a higher AUC, whatever is asked for."""
+    generator, looks = np.random.default_rng(3), np.arange(20_000.0)[:, np.newaxis]
+    most = strongest(round(share * 20_000), 20_000)
+    members = selected(looks, round(share * 20_000), 0.99, generator)
+    assert auc(looks[members, 0], looks[~members, 0]) == pytest.approx(most, abs=0.015)
+    assert members.mean() == pytest.approx(share, abs=0.015)

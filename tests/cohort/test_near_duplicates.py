@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from privsyn.audit.plant import jpeg
+from privsyn.cohort.cohort import load_cohort, units_of_parts
 from privsyn.cohort.near_duplicates import correlation
 from privsyn.cohort.prepare import check, prepare
 from privsyn.study import Study, init
@@ -75,6 +76,15 @@ def test_linked_near_duplicates_stay_in_one_part(shared_data: Path, tmp_path: Pa
         )
         assert cohort.document["near_duplicates"]["looked_for"] == mode
         assert cohort.document["near_duplicates"]["pairs"] >= 110
+        assert ("group" in cohort.records) == (mode == "link")
+        train, holdout = load_cohort(cohort.folder).part("train"), cohort.part("holdout")
+        units = units_of_parts(train, holdout)
+        assert units[0] == 0
+        assert not set(units[: len(train.labels)]) & set(units[len(train.labels) :])
+        unit = dict(zip((image.tobytes() for image in train.images), units, strict=False))
+        one = [(image.tobytes(), copy.tobytes()) for image, copy in zip(images, copies, strict=True)]
+        together = [unit[image] == unit[copy] for image, copy in one if image in unit and copy in unit]
+        assert np.mean(together) > 0.9 if mode == "link" else not any(together)
     assert torn["report"] > 30
     assert torn["link"] <= 10
 
