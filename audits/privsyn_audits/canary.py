@@ -27,14 +27,14 @@ from privsyn.audit.contract import CanaryRecord, Control, Controls, Evidence, Fi
 from privsyn.audit.one_run import SHARES, Bound, ceiling, lower_bound, most, smallest_epsilon
 from privsyn.diffusion.model import DiffusionModel, to_float
 
-NAME, VERSION = "canary", "1"
+NAME, VERSION = "canary", "2"
 EPSILON, GAUSSIAN, BEYOND = "epsilon", "epsilon-if-gaussian", "epsilon-beyond-claim"
 DELTA = 1e-5  # at which epsilon is bounded where nothing was claimed
 REFERENCE = 8.0  # epsilon whose ceiling is printed there
 TIMESTEP_SHARES = (0.03, 0.1, 0.2, 0.35)  # of T: neither nearly clean nor nearly noise
 NOISES = 4
-TWIN_CANARIES, TWIN_STEPS, TWIN_RATE = 32, 300, 3e-3  # on each side; enough to learn them nearly by heart
-SHOWN = 0.5  # epsilon that both controls of a leak must exceed; 64 right guesses show about 2
+TWIN_CANARIES, TWIN_STEPS, TWIN_RATE = 64, 600, 3e-3  # on each side; enough to learn them nearly by heart
+SHOWN = 0.5  # epsilon that both controls of a leak must exceed; 128 right guesses show about 2.5
 RAISED = 8.0  # standard deviations: hardly an overlap is left
 _BATCH = 128
 
