@@ -126,6 +126,7 @@ def init(folder: Path | str, *, recipe: str, policy: str, settings: Sequence[str
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise StudyError(f"{root} already exists and is not an empty folder: choose another place")
     recipe_file, policy_file = find_shipped("recipes", recipe), find_shipped("policies", policy)
+    rules = policy_file.read_text(encoding="utf-8")
     text = set_in_toml(recipe_file.read_text(encoding="utf-8"), settings)
     card = tomlkit.document()
     names = {"name": root.resolve().name, "recipe": recipe_file.stem, "policy": policy_file.stem}
@@ -133,18 +134,18 @@ def init(folder: Path | str, *, recipe: str, policy: str, settings: Sequence[str
     parse(tomllib.loads(text), Recipe, f"{recipe_file.name} with --set" if settings else str(recipe_file))
     with whole_folder(root, replace=True) as partial:
         write_text(partial / "recipe.toml", text)
-        write_text(partial / "policy.toml", policy_file.read_text(encoding="utf-8"))
-        for network in _networks(policy_file):
+        write_text(partial / "policy.toml", rules)
+        for network in _networks(policy_file, rules):
             (partial / network).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(policy_file.parent / network, partial / network)
         write_text(partial / "study.toml", tomlkit.dumps(card))
     return Study(root)
 
 
-def _networks(policy_file: Path) -> Iterator[Path]:
+def _networks(policy_file: Path, rules: str) -> Iterator[Path]:
     """Files that a policy names relative to itself; what else is wrong with it `audit` will say."""
     try:
-        declared = tomllib.loads(policy_file.read_text(encoding="utf-8")).get("networks")
+        declared = tomllib.loads(rules).get("networks")
     except ValueError as error:
         raise StudyError(f"{policy_file} is no TOML: {error}") from None
     for network in declared if isinstance(declared, list) else ():

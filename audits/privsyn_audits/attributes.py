@@ -101,12 +101,12 @@ class _Attack:
         by = f"{copies.name}, seed {self.settings.seed}" if copies else "the set"
 
         def compute() -> Arrays:
-            sure = self._nearness(attribute, part, copies) > self._threshold(attribute, copies)
+            found = self._looked_up(attribute, part, copies)
+            sure = self._nearness(attribute, part, found) > self._threshold(attribute, copies, by)
             if attribute == "masked half":
-                return {"right": sure & (self._errors(part, copies) < self._lucky)}
+                return {"right": sure & (self._errors(part, copies, found) < self._lucky)}
             known = self.known.labels if copies is None else np.append(self.known.labels, copies.labels)
-            guess = known[self._looked_up(attribute, part, copies).indices[:, 0]]
-            return {"right": sure & (guess == self.targets[part].labels)}
+            return {"right": sure & (known[found.indices[:, 0]] == self.targets[part].labels)}
 
         return self.evidence.computed(f"{NAME}, {attribute} of {part} by {by}", compute)["right"]
 
@@ -128,35 +128,40 @@ class _Attack:
     @cached_property
     def _lucky(self) -> float:
         """The error below which so few `test` patients' halves are guessed from the set under audit."""
-        return float(np.quantile(self._errors("test", None), LUCKY))
+        found = self._looked_up("masked half", "test", None)
+        return float(np.quantile(self._errors("test", None, found), LUCKY))
 
-    def _errors(self, part: str, copies: Copies | None) -> NDArray[np.float64]:
+    def _errors(self, part: str, copies: Copies | None, found: Neighbours) -> NDArray[np.float64]:
         """(n,) error of the right half that the most similar left half suggests, by that of a mean image."""
         right, known = (_half(each.images, 1) for each in (self.targets[part], self.known))
         present = known
         if copies is not None:
             present = np.concatenate([np.delete(known, copies.without, axis=0), _half(copies.images, 1)])
             known = np.concatenate([known, _half(copies.images, 1)])
-        guess = known[self._looked_up("masked half", part, copies).indices[:, 0]]
+        guess = known[found.indices[:, 0]]
         naive = np.linalg.norm(right - present.mean(axis=0), axis=1)
         errors: NDArray[np.float64] = np.linalg.norm(right - guess, axis=1) / np.maximum(naive, 1e-9)
         return errors
 
-    def _threshold(self, attribute: str, copies: Copies | None) -> float:
+    def _threshold(self, attribute: str, copies: Copies | None, by: str) -> float:
         """The nearness that so few `test` patients exceed; it does not know who is in train."""
-        return float(np.quantile(self._nearness(attribute, "test", copies), 1 - SURE))
 
-    def _nearness(self, attribute: str, part: str, copies: Copies | None) -> NDArray[np.float64]:
-        """(patients,) log of the distance to the most similar `test` patient over that to the set."""
+        def compute() -> Arrays:
+            nearness = self._nearness(attribute, "test", self._looked_up(attribute, "test", copies))
+            return {"threshold": np.quantile(nearness, [1 - SURE])}
+
+        return float(self.evidence.computed(f"{NAME}, {attribute} sure by {by}", compute)["threshold"][0])
+
+    def _nearness(self, attribute: str, part: str, found: Neighbours) -> NDArray[np.float64]:
+        """(patients,) log of the distance to the most similar `test` patient over that to what was found."""
 
         def compute() -> Arrays:
             query, strangers = (self._embed(attribute)(self.targets[side].images) for side in (part, "test"))
-            found = nearest(query, strangers, 2 if part == "test" else 1)  # the first is the patient himself
-            return {"logs": np.log(np.maximum(found.distances[:, -1], _SAME))}
+            near = nearest(query, strangers, 2 if part == "test" else 1)  # the first is the patient himself
+            return {"logs": np.log(np.maximum(near.distances[:, -1], _SAME))}
 
         strangers = self.evidence.kept(f"{NAME}, {attribute}, strangers nearest to {part}", compute)["logs"]
-        distances = self._looked_up(attribute, part, copies).distances[:, 0]
-        nearness: NDArray[np.float64] = strangers - np.log(np.maximum(distances, _SAME))
+        nearness: NDArray[np.float64] = strangers - np.log(np.maximum(found.distances[:, 0], _SAME))
         return nearness
 
     def _embed(self, attribute: str) -> Callable[[Images], Floats]:

@@ -4,7 +4,8 @@ An audit is a function behind an entry point of the group `privsyn.audits`:
 
     def run(evidence: Evidence, settings: Settings) -> list[Finding]
 
-See audits/README.md for one in 30 lines.
+See audits/README.md for one in 30 lines. It is long, and one module all the same: a plug-in imports its whole
+interface from here, and most of the length is what the fields and methods mean.
 """
 
 from __future__ import annotations

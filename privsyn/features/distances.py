@@ -69,7 +69,7 @@ class Reference:
     def __init__(self, rows: Rows, k: int = K) -> None:
         self.rows, self.k = rows, k
         self._roots: dict[bytes, _Root] = {}  # of parts
-        self._within: dict[bytes, NDArray[np.float64]] = {}  # of the whole and some parts
+        self._within: dict[tuple[bytes, ...], NDArray[np.float64]] = {}  # of the whole and some parts
 
     def compare(
         self, other: Rows, parts: Sequence[Part] = (), measures: Collection[str] = MEASURES
@@ -123,8 +123,10 @@ class Reference:
         """
         if min(len(chosen), len(other)) <= self.rows.shape[1]:
             return frechet_distance(self.rows[chosen], other)
-        root = self._roots.get(key := chosen.tobytes()) or _Root.of(self.rows[chosen])
-        self._roots[key] = root
+        key = chosen.tobytes()
+        if key not in self._roots:
+            self._roots[key] = _Root.of(self.rows[chosen])
+        root = self._roots[key]
         two = np.cov(other, rowvar=False, dtype=np.float64)
         values = linalg.eigvalsh(root.lower.T @ two @ root.lower, check_finite=False)
         common = np.sqrt(np.maximum(values, 0)).sum()
@@ -137,7 +139,7 @@ class Reference:
             _counts(len(rows), [part[side] for part in parts]) for side, rows in enumerate((self.rows, other))
         ]
         first, second = self.rows.astype(np.float64), other.astype(np.float64)
-        key = b"".join(some.tobytes() for some, _ in parts)
+        key = tuple(some.tobytes() for some, _ in parts)
         if key not in self._within:
             self._within[key] = _kernel_within(first, counts[0])
         between = _kernel_sums(first, second, *counts) / (counts[0].sum(axis=0) * counts[1].sum(axis=0))
