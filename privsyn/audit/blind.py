@@ -95,9 +95,8 @@ class BlindGuess:
 
         DeLong's interval of the scores as they are, or what chance spreads where that is wider.
         """
-        draws = int(
-            (1 - confidence) / 2 * (1 + len(self.chance)) + 1e-9
-        )  # that may do as well, truth counted in
+        # so many draws may do as well, one of which is the truth
+        draws = int((1 - confidence) / 2 * (1 + len(self.chance)) + 1e-9)
         to_beat = float(np.sort(self.chance)[-draws]) if draws else 1.0
         value, width = self.auc, max(to_beat - 0.5, 0.0)
         low, high = auc_interval(self.members, self.nonmembers, confidence)

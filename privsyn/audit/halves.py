@@ -10,6 +10,7 @@ https://doi.org/10.1214/aos/1176347263; Politis and Romano 1994, section 2).
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -76,6 +77,4 @@ def resampled(units: NDArray[np.generic], generator: np.random.Generator, count:
 
 def numbered(units: NDArray[np.generic]) -> Ints:
     """(n,) units as numbers in the order in which they come: ids are keyed, and sort by chance."""
-    _, first, unit = np.unique(units, return_index=True, return_inverse=True)
-    rank: Ints = np.argsort(np.argsort(first))[unit]
-    return rank
+    return pd.factorize(units)[0].astype(np.int64)

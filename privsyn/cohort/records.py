@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -121,7 +122,8 @@ def write_records(path: Path, rows: Rows, classes: Sequence[str]) -> None:
     names = [*COLUMNS, *([SUBGROUP] if rows.subgroups else []), *([GROUP] if rows.linked else [])]
     whole = {"index", "label", GROUP}
     schema = pa.schema([(name, pa.int64() if name in whole else pa.string()) for name in names])
-    numbers = _in_turn(rows.groups[rows.order]) if rows.linked else rows.groups
+    # numbered as they come: the order in which they were read must not show
+    numbers = pd.factorize(rows.groups[rows.order])[0] if rows.linked else rows.groups
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, len(rows.records), _CHUNK):
             place = rows.order[start : start + _CHUNK]
@@ -139,13 +141,6 @@ def write_records(path: Path, rows: Rows, classes: Sequence[str]) -> None:
             if rows.linked:
                 columns.append(numbers[start : start + len(some)])
             writer.write_table(pa.table([pa.array(each) for each in columns], schema=schema))
-
-
-def _in_turn(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) groups numbered anew as they come: the order in which they were read must not show."""
-    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
-    rank: NDArray[np.int64] = np.argsort(np.argsort(first))[group]
-    return rank
 
 
 def _spelled(numbers: NDArray[Any], names: Sequence[str]) -> pa.Array:
