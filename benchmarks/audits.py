@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from privsyn.audit.contract import Evidence, Settings
-from privsyn.audit.run import audit, installed
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import Settings
+from privsyn.auditing.run import audit, installed
 from privsyn.cohort.cohort import load_cohort
 from privsyn.cohort.prepare import prepare
 from privsyn.study import init
-from privsyn.synthetic import SyntheticSet
+from privsyn.synthetic.dataset import SyntheticSet
 
 AUDITS = (
     "exact-copies",

@@ -38,7 +38,7 @@ from privsyn.diffusion.model import DiffusionModel, build_model
 from privsyn.dp.clipping import private_optimizer, private_step
 from privsyn.dp.generators import keyed_generator, secret_generator
 from privsyn.recipe import Recipe, find_shipped, load_recipe
-from privsyn.steps import plain_step, planned_passes
+from privsyn.training.steps import plain_step, planned_passes
 
 CPU = torch.device("cpu")
 IMAGES = 128  # that go through the network in a step, as IMAGES / K units

@@ -29,9 +29,9 @@ from sklearn.svm import SVC
 
 from privsyn.cohort.cohort import load_cohort
 from privsyn.cohort.prepare import prepare
-from privsyn.sample import sample
 from privsyn.study import init
-from privsyn.train import train
+from privsyn.synthetic.sampling import sample
+from privsyn.training.loop import train
 
 SPLIT = "data.split=[0.8, 0.1, 0.1]"
 TASKS: dict[str, dict[str, Any]] = {

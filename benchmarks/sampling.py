@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from dp_utility import save_grid
 
-from privsyn.checkpoint import load_model
 from privsyn.cohort.cohort import load_cohort
 from privsyn.cohort.prepare import prepare
 from privsyn.features.embed import embed
 from privsyn.recipe import Sample
-from privsyn.sample import balanced_labels, draw, evaluations
 from privsyn.study import init
-from privsyn.train import train
+from privsyn.synthetic.sampling import balanced_labels, draw, evaluations
+from privsyn.training.checkpoint import load_model
+from privsyn.training.loop import train
 
 SETTINGS: list[dict[str, Any]] = [
     {"sampler": "ddpm", "steps": 1000},

@@ -25,11 +25,11 @@ import torch
 from diffusers import UNet2DModel
 from torch.nn import functional as F
 
-from privsyn.checkpoint import fresh_training
 from privsyn.diffusion.batches import Draws, noise_draws
 from privsyn.dp.generators import keyed_generator
 from privsyn.recipe import Recipe, find_shipped, load_recipe
-from privsyn.steps import plain_step, to_compile
+from privsyn.training.checkpoint import fresh_training
+from privsyn.training.steps import plain_step, to_compile
 
 Step = Callable[[], object]
 

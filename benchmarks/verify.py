@@ -26,7 +26,7 @@ from privsyn.release.bundle import Bundle
 from privsyn.release.envelope import IN_TOTO, Envelope
 from privsyn.release.manifest import BUNDLE, state
 from privsyn.release.portable import write_portable
-from privsyn.synthetic import write_synthetic
+from privsyn.synthetic.dataset import write_synthetic
 
 
 def main() -> None:

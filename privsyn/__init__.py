@@ -13,53 +13,36 @@ command: `privsyn --help`.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from privsyn.audit.run import audit
+    from privsyn.auditing.run import audit
     from privsyn.cohort.prepare import prepare
     from privsyn.release.verify import verify
-    from privsyn.sample import sample
     from privsyn.study import init
-    from privsyn.train import train
+    from privsyn.synthetic.sampling import sample
+    from privsyn.training.loop import train
 
 __version__ = "0.1.0"
 __distribution__ = "privsyn"
 __all__ = ["__version__", "audit", "init", "prepare", "sample", "train", "verify"]
 
-_HOMES = {
-    "audit": "privsyn.audit.run",
+_VERBS = {
+    "audit": "privsyn.auditing.run",
     "init": "privsyn.study",
     "prepare": "privsyn.cohort.prepare",
-    "sample": "privsyn.sample",
-    "train": "privsyn.train",
+    "sample": "privsyn.synthetic.sampling",
+    "train": "privsyn.training.loop",
     "verify": "privsyn.release.verify",
 }
 
 
-class _CallableModule(ModuleType):
-    """`privsyn.train(...)` is the verb and `privsyn.train` its module: the module calls the verb."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return _verb(self.__name__.rpartition(".")[2])(*args, **kwargs)
-
-
-class _Package(ModuleType):
-    def __getattr__(self, name: str) -> Any:
-        if name in _HOMES:  # on first use, so that `import privsyn` stays light
-            return _verb(name)
+def __getattr__(name: str) -> Any:
+    """Import a verb on first use, so that `import privsyn` loads neither torch nor pandas."""
+    if name not in _VERBS:
         raise AttributeError(f"module 'privsyn' has no attribute {name!r}")
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOMES and isinstance(value, ModuleType):
-            value.__class__ = _CallableModule
-        super().__setattr__(name, value)
+    return getattr(importlib.import_module(_VERBS[name]), name)
 
 
-def _verb(name: str) -> Any:
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

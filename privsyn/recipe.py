@@ -1,6 +1,6 @@
 """The modeller's file: how to train and sample. TOML in, frozen values out, unknown keys refused by name.
 
-How to judge is the data steward's file and lives in `privsyn.audit.policy`; see
+How to judge is the data steward's file and lives in `privsyn.auditing.policy`; see
 docs/decisions/0005-policy-apart-from-recipe.md.
 """
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from privsyn.audit.policy import load_policy
+from privsyn.auditing.policy import load_policy
 from privsyn.files import file_digest, read_json, tree_digest, tree_digests
 from privsyn.release.bundle import read_bundle
 from privsyn.release.manifest import BUNDLE
 from privsyn.study import Study, as_study
-from privsyn.synthetic import read_provenance
+from privsyn.synthetic.dataset import read_provenance
 
 State = Literal["missing", "done", "stale"]
 # Given on the command line rather than in the recipe, so a difference there is no news.

@@ -12,12 +12,12 @@ import torch
 from digits_study import copied, prepared
 from opacus.optimizers.optimizer import DPOptimizer
 
-from privsyn import steps
-from privsyn.audit.one_run import Bound, lower_bound
-from privsyn.canaries import planted
-from privsyn.checkpoint import load_state, newest
+from privsyn.auditing.statistics.one_run import Bound, lower_bound
 from privsyn.study import Study
-from privsyn.train import train
+from privsyn.training import steps
+from privsyn.training.canaries import planted
+from privsyn.training.checkpoint import load_state, newest
+from privsyn.training.loop import train
 
 DELTA = 1e-5
 SMALL = (  # some 90 patients and a network of 3,000 weights: a private training takes about a second

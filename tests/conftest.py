@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 # Minutes each: begun first, so that none of them is left to one process alone at the end.
-LONGEST = frozenset({"test_readme.py", "test_train_ledger.py", "test_chain.py", "test_quality_audits.py"})
+LONGEST = frozenset({"test_readme.py", "test_charges.py", "test_chain.py", "test_quality_audits.py"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

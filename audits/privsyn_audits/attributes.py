@@ -4,7 +4,8 @@ Threat: synthetic set only. An attacker knows an image but not its label, or hal
 most similar synthetic image and takes what is missing from there, if that image is much nearer than those of
 strangers: about whom he is not so sure he says nothing. What can be learnt of strangers in that way is the
 use of the set; what can be learnt of its patients beyond that is a leak (Giomi et al. 2023, see
-`privsyn.audit.rates`). One image of each patient is attacked, or of each group of patients who share one.
+`privsyn.auditing.statistics.rates`). One image of each patient is attacked, or of each group of patients who
+share one.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from functools import cached_property, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from privsyn.audit.cache import Arrays
-from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.audit.plant import LIGHT
-from privsyn.audit.rates import Hits, exact_p_value, residual_risk, risk_interval
-from privsyn.depth import Images
+from privsyn.auditing.attacks.planted_leaks import LIGHT
+from privsyn.auditing.cache import Arrays
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
+from privsyn.auditing.statistics.rates import Hits, exact_p_value, residual_risk, risk_interval
+from privsyn.bit_depth import Images
 from privsyn.features.embed import Floats, pixels
 from privsyn.features.neighbours import Neighbours, nearest, nearest_after
 

@@ -19,10 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from privsyn.audit.cache import Arrays
-from privsyn.audit.classifiers import CLASSIFIERS
-from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.audit.halves import (
+from privsyn.auditing.cache import Arrays
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
+from privsyn.auditing.quality.classifier_scores import READ, REAL, SYNTHETIC, Readings
+from privsyn.auditing.quality.classifiers import CLASSIFIERS
+from privsyn.auditing.quality.matched_samples import TOO_FEW, Side, Sides, scopes
+from privsyn.auditing.quality.measures import CONFIDENCE, beside_the_floor, quality_finding
+from privsyn.auditing.statistics.resampling import (
     FOUR_OF_FIVE,
     HALVES,
     SEEN_AT_001,
@@ -30,10 +34,7 @@ from privsyn.audit.halves import (
     equivalence_p_value,
     random_half,
 )
-from privsyn.audit.quality import CONFIDENCE, beside_the_floor, quality_finding
-from privsyn.audit.readings import READ, REAL, SYNTHETIC, Readings
-from privsyn.audit.scores import class_auc, class_f1
-from privsyn.audit.sides import TOO_FEW, Side, Sides, scopes
+from privsyn.auditing.statistics.scores import class_auc, class_f1
 from privsyn.features.distances import frechet_distance
 from privsyn.features.texture import GENERAL, biomarkers
 

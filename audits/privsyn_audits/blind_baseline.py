@@ -1,7 +1,7 @@
 """Are train and holdout alike, before anybody looks at a model or a synthetic set?
 
 Threat: none. Where they are not, membership findings measure the difference between two groups of patients,
-not a leak, and are not conclusive (`privsyn.audit.blind`).
+not a leak, and are not conclusive (`privsyn.auditing.statistics.blind_baseline`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privsyn.audit.blind import selected, strongest
-from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.audit.stats import redrawn_members
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
+from privsyn.auditing.statistics.blind_baseline import selected, strongest
+from privsyn.auditing.statistics.permutation import redrawn_members
 
 NAME, VERSION = "blind-baseline", "2"
 TOO_SMALL = "the cohort is too small: not even the strongest selection of patients is found reliably"

@@ -1,8 +1,8 @@
 """How much epsilon did this very training spend, at least? Guess which canaries were in it.
 
 Threat: canary. `privsyn train --canaries M` plants pictures of nobody, each by a fair coin that was committed
-to before training. Many right guesses about the coins are a lower bound on epsilon (`privsyn.audit.one_run`),
-and a bound above the claim shows that the claim is wrong. Two adversaries guess:
+to before training. Many right guesses about the coins are a lower bound on epsilon
+(`privsyn.auditing.statistics.one_run`), and a bound above the claim shows that the claim is wrong. Two adversaries guess:
 
 `white-box`   saw the noised sum of every step of DP-SGD; the scores were taken while training
 `black-box`   has the final model alone: minus the mean log of the denoising loss over timesteps and noises
@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privsyn.audit.contract import CanaryRecord, Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.audit.one_run import SHARES, Bound, ceiling, lower_bound, most, smallest_epsilon
+from privsyn.auditing.evidence import CanaryRecord, Evidence
+from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
+from privsyn.auditing.statistics.one_run import SHARES, Bound, ceiling, lower_bound, most, smallest_epsilon
 from privsyn.diffusion.model import DiffusionModel, to_float
 
 NAME, VERSION = "canary", "2"

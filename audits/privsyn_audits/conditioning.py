@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from privsyn.audit.classifiers import CLASSIFIERS
-from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.audit.halves import FOUR_OF_FIVE, SEEN_AT_001, numbered, random_half
-from privsyn.audit.quality import CONFIDENCE, quality_finding, seen_in_four_of_five
-from privsyn.audit.readings import READ, REAL, Estimate, Readings
-from privsyn.audit.scores import Score, balanced_accuracy, class_recall
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
+from privsyn.auditing.quality.classifier_scores import READ, REAL, Estimate, Readings
+from privsyn.auditing.quality.classifiers import CLASSIFIERS
+from privsyn.auditing.quality.measures import CONFIDENCE, quality_finding, seen_in_four_of_five
+from privsyn.auditing.statistics.resampling import FOUR_OF_FIVE, SEEN_AT_001, numbered, random_half
+from privsyn.auditing.statistics.scores import Score, balanced_accuracy, class_recall
 
 NAME, VERSION = "conditioning", "2"
 

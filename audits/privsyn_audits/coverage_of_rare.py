@@ -11,12 +11,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from privsyn.audit.cache import Arrays
-from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.audit.halves import HALVES, halves_interval, random_half
-from privsyn.audit.quality import CONFIDENCE, quality_finding
-from privsyn.audit.sides import Sides, scopes
-from privsyn.depth import Images, levels_in_one, to_levels
+from privsyn.auditing.cache import Arrays
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
+from privsyn.auditing.quality.matched_samples import Sides, scopes
+from privsyn.auditing.quality.measures import CONFIDENCE, quality_finding
+from privsyn.auditing.statistics.resampling import HALVES, halves_interval, random_half
+from privsyn.bit_depth import Images, levels_in_one, to_levels
 from privsyn.features.distances import K, compare
 from privsyn.features.embed import Floats
 from privsyn.features.neighbours import nearest

@@ -11,9 +11,10 @@ import hashlib
 
 import numpy as np
 
-from privsyn.audit.cache import Arrays
-from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.depth import Images
+from privsyn.auditing.cache import Arrays
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
+from privsyn.bit_depth import Images
 
 NAME, VERSION = "exact-copies", "1"
 

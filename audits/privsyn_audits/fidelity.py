@@ -16,11 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from privsyn.audit.cache import Arrays
-from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.audit.halves import FOUR_OF_FIVE, HALVES, SEEN_AT_001, random_half
-from privsyn.audit.quality import CONFIDENCE, beside_the_floor, quality_finding, seen_in_four_of_five
-from privsyn.audit.sides import TOO_FEW, Side, Sides, scopes
+from privsyn.auditing.cache import Arrays
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
+from privsyn.auditing.quality.matched_samples import TOO_FEW, Side, Sides, scopes
+from privsyn.auditing.quality.measures import (
+    CONFIDENCE,
+    beside_the_floor,
+    quality_finding,
+    seen_in_four_of_five,
+)
+from privsyn.auditing.statistics.resampling import FOUR_OF_FIVE, HALVES, SEEN_AT_001, random_half
 from privsyn.features.distances import MEASURES, Part, Reference, principal_axes
 from privsyn.features.embed import Floats
 from privsyn.features.ssim import ms_ssim

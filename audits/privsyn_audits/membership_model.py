@@ -1,9 +1,9 @@
 """Does the model fit its training patients better than patients it never saw?
 
 Threat: model access. Six attacks from the literature, on one grid of noise levels and noises
-(`privsyn.audit.denoising_attacks`); one score per patient. What is judged is the margin of the score above
-what never-trained patients of the same looks have (`privsyn.audit.calibration`): on the one over-trained toy
-where both were measured it beat the score itself in five attacks of six (docs/audits.md), and judging both
+(`privsyn.auditing.attacks.denoising`); one score per patient. What is judged is the margin of the score above
+what never-trained patients of the same looks have (`privsyn.auditing.attacks.calibration`): on the one
+over-trained toy where both were measured it beat the score itself in five attacks of six (docs/audits.md), and judging both
 would double the family for little. The strongest of the six is reported, corrected for all.
 """
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from functools import cache
 
-from privsyn.audit.calibration import Looks, margins
-from privsyn.audit.contract import Evidence, Finding, Settings
-from privsyn.audit.denoising_attacks import ATTACKS
-from privsyn.audit.examined import (
+from privsyn.auditing.attacks.calibration import Looks, margins
+from privsyn.auditing.attacks.denoising import ATTACKS
+from privsyn.auditing.attacks.membership import Attacks, Question, Sides, Trial, findings, not_applicable
+from privsyn.auditing.attacks.sampled_patients import (
     FEWEST_OVERFIT,
     OVERFIT_PATIENTS,
     OVERFIT_STEPS,
@@ -22,7 +22,8 @@ from privsyn.audit.examined import (
     Scores,
     person_scores,
 )
-from privsyn.audit.membership import Attacks, Question, Sides, Trial, findings, not_applicable
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import Finding, Settings
 
 NAME, VERSION = "membership-model", "2"
 OVERFIT_OTHERS = 1_000  # whom a TPR at 1 % FPR needs

@@ -2,8 +2,8 @@
 
 Threat: shadow models. Each is trained by the recipe of the model under audit on a random half of train and
 holdout together, so that both sides are treated alike, and the two standard attacks compare with them:
-LiRA and RMIA (`privsyn.audit.shadows`), on the loss over the grid of `membership-model`; one score per
-patient.
+LiRA and RMIA (`privsyn.auditing.attacks.shadows`), on the loss over the grid of `membership-model`; one score
+per patient.
 
 The positive control is a copy of a shadow that was over-fitted on a few patients it had not seen. (A shadow
 as it is would not do: of an honest recipe nobody can tell its members either, and no audit of an honest model
@@ -16,9 +16,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from privsyn.audit.contract import Evidence, Finding, Settings, Shadows
-from privsyn.audit.denoising_attacks import loss_grid
-from privsyn.audit.examined import (
+from privsyn.auditing.attacks.denoising import loss_grid
+from privsyn.auditing.attacks.membership import Attacks, Question, Sides, Trial, findings, not_applicable
+from privsyn.auditing.attacks.sampled_patients import (
     FEWEST_OVERFIT,
     OVERFIT_PATIENTS,
     OVERFIT_STEPS,
@@ -27,8 +27,9 @@ from privsyn.audit.examined import (
     Scores,
     person_scores,
 )
-from privsyn.audit.membership import Attacks, Question, Sides, Trial, findings, not_applicable
-from privsyn.audit.shadows import lira, random_halves, rmia
+from privsyn.auditing.attacks.shadows import lira, random_halves, rmia
+from privsyn.auditing.evidence import Evidence, Shadows
+from privsyn.auditing.findings import Finding, Settings
 from privsyn.diffusion.model import DiffusionModel
 
 NAME, VERSION = "membership-shadow", "2"

@@ -28,12 +28,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from privsyn.audit.cache import Arrays
-from privsyn.audit.contract import Evidence, Finding, Settings
-from privsyn.audit.membership import Attacks, Question, Sides, Statistic, Trial, findings
-from privsyn.audit.plant import LIGHT
-from privsyn.audit.stats import log_density
-from privsyn.depth import Images
+from privsyn.auditing.attacks.membership import Attacks, Question, Sides, Statistic, Trial, findings
+from privsyn.auditing.attacks.planted_leaks import LIGHT
+from privsyn.auditing.cache import Arrays
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import Finding, Settings
+from privsyn.auditing.statistics.density import log_density
+from privsyn.bit_depth import Images
 from privsyn.features.embed import Floats
 from privsyn.features.neighbours import Neighbours, nearest, nearest_after
 

@@ -1,13 +1,14 @@
 """Do synthetic images sit on training patients more than on held-out ones?
 
 Threat: synthetic set only. Two independent representations are judged together by the test of
-`privsyn.audit.exposure`, each image queried with its mirror image.
+`privsyn.auditing.attacks.exposure`, each image queried with its mirror image.
 """
 
 from __future__ import annotations
 
-from privsyn.audit.contract import Evidence, Finding, Settings
-from privsyn.audit.exposure import ExposureTest, Space
+from privsyn.auditing.attacks.exposure import ExposureTest, Space
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import Finding, Settings
 
 NAME, VERSION = "nearest-neighbour", "2"
 REPRESENTATIONS = ("pixels", "lite0-mid")

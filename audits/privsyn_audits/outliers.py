@@ -1,8 +1,8 @@
 """The worst cases: isolated patients, rare classes, and many copies of one patient.
 
 Threat: synthetic set only. An average can hide that a generator copies just those few patients who are like
-nobody else. So the test of `privsyn.audit.exposure` is asked again about groups of patients, chosen without
-knowing who is in train, and two things are reported for the internal reader: the patient who is exposed by
+nobody else. So the test of `privsyn.auditing.attacks.exposure` is asked again about groups of patients, chosen
+without knowing who is in train, and two things are reported for the internal reader: the patient who is exposed by
 the most images, and a table of the most exposed training patients.
 """
 
@@ -15,8 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.audit.exposure import ExposureTest, Matches, Space
+from privsyn.auditing.attacks.exposure import ExposureTest, Matches, Space
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
 from privsyn.features.neighbours import nearest
 
 NAME, VERSION = "outliers", "2"

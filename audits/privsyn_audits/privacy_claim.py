@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from privsyn.audit.contract import Evidence, Finding, Settings
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import Finding, Settings
 
 NAME, VERSION = "privacy-claim", "1"
 

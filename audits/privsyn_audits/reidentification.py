@@ -2,8 +2,8 @@
 
 Threat: synthetic set only. A synthetic image can give away who was in train without being a copy, as chest
 radiographs taken years apart still do (Packhäuser et al., Scientific Reports 12, 2022). So an encoder is
-trained on the cohort's own patients (`privsyn.features.encoder`) and the test of `privsyn.audit.exposure` is
-asked in its space.
+trained on the cohort's own patients (`privsyn.features.encoder`) and the test of
+`privsyn.auditing.attacks.exposure` is asked in its space.
 
 Cross-fitted: the patients are dealt into two halves without a look at who is in train, each encoder is
 trained on one half and embeds the other, so that no patient is embedded by an encoder that knows it, and
@@ -20,11 +20,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from privsyn.audit.contract import Control, Controls, Evidence, Finding, Population, Power, Settings
-from privsyn.audit.exposure import ExposureTest, Shelf, Space
-from privsyn.audit.plant import STRONG
-from privsyn.audit.verification import Verification, verify, with_two_images
-from privsyn.depth import Images
+from privsyn.auditing.attacks.exposure import ExposureTest, Shelf, Space
+from privsyn.auditing.attacks.planted_leaks import STRONG
+from privsyn.auditing.attacks.verification import Verification, verify, with_two_images
+from privsyn.auditing.evidence import Evidence, Population
+from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
+from privsyn.bit_depth import Images
 from privsyn.features.embed import Floats, Whitening
 from privsyn.features.encoder import Training, train_encoder
 

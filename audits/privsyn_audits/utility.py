@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from privsyn.audit import readings
-from privsyn.audit.classifiers import CLASSIFIERS
-from privsyn.audit.contract import Control, Controls, Evidence, Finding, Power, Settings
-from privsyn.audit.quality import CONFIDENCE, quality_finding, seen_in_four_of_five
-from privsyn.audit.readings import ARMS, REAL, SYNTHETIC, Estimate, Readings
-from privsyn.audit.scores import SCORES, Score, class_auc, macro_auc
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
+from privsyn.auditing.quality import classifier_scores
+from privsyn.auditing.quality.classifier_scores import ARMS, REAL, SYNTHETIC, Estimate, Readings
+from privsyn.auditing.quality.classifiers import CLASSIFIERS
+from privsyn.auditing.quality.measures import CONFIDENCE, quality_finding, seen_in_four_of_five
+from privsyn.auditing.statistics.scores import SCORES, Score, class_auc, macro_auc
 
 NAME, VERSION = "utility", "2"
 NATURAL = 0.05  # by which one half of the training patients may seem to teach less than the other
@@ -64,7 +65,9 @@ class _Judged:
         gap = statistic == "utility_gap"
         interval = found.interval(CONFIDENCE, -1 if gap else 0, 1)
         if interval is None:
-            reason = f"too few images in test: fewer than {readings.JUDGED}, or none in some resamplings"
+            reason = (
+                f"too few images in test: fewer than {classifier_scores.JUDGED}, or none in some resamplings"
+            )
         return quality_finding(
             audit=NAME,
             version=VERSION,
@@ -80,8 +83,8 @@ class _Judged:
             reason=reason,
             details={
                 "seeds": [float(each) for each in found.seeds],
-                "trained_on_at_most": readings.MOST,
-                "few": f"5 % of the training patients, at least {readings.FEWEST}",
+                "trained_on_at_most": classifier_scores.MOST,
+                "few": f"5 % of the training patients, at least {classifier_scores.FEWEST}",
             },
         )
 
@@ -108,14 +111,16 @@ class _Judged:
 
     def _shuffled(self) -> Control:
         """Synthetic images with shuffled labels teach nothing, and must be seen to."""
-        gap = self._estimate(REAL, macro_auc) - self._estimate(readings.SHUFFLED, macro_auc)
+        gap = self._estimate(REAL, macro_auc) - self._estimate(classifier_scores.SHUFFLED, macro_auc)
         p_value = float(stats.norm.sf(gap.value / max(gap.error, 1e-12)))
         what = f"labels of the synthetic set shuffled: a gap of {gap.value:.3f}"
         return Control(passed=p_value <= self.settings.control_level, description=what, p_value=p_value)
 
     def _halves(self) -> Control:
         """One half of the training patients in place of the synthetic set, the other in place of the real."""
-        gap = self._estimate(readings.ONE_HALF, macro_auc) - self._estimate(readings.OTHER_HALF, macro_auc)
+        gap = self._estimate(classifier_scores.ONE_HALF, macro_auc) - self._estimate(
+            classifier_scores.OTHER_HALF, macro_auc
+        )
         z = (abs(gap.value) - NATURAL) / max(gap.error, 1e-12)
         p_value = float(min(1.0, 2 * stats.norm.sf(z)))
         what = f"halves of the training patients: a gap of {gap.value:.3f}, which may be {NATURAL} either way"

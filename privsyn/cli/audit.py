@@ -68,7 +68,7 @@ def audit(
     With --synthetic, --cohort, --policy and --out no study is needed. Exit code: 0 pass, 1 fail,
     3 inconclusive.
     """
-    from privsyn.audit.run import audit
+    from privsyn.auditing.run import audit
     from privsyn.cli.console import TerminalProgress, show
 
     alone = synthetic is not None and cohort is not None and policy is not None and out is not None

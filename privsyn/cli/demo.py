@@ -57,14 +57,14 @@ def make_room(out: Path, *, force: bool) -> None:
 
 def run_chain(out: Path, settings: Sequence[str]) -> dict[str, Any]:
     """Every station in turn, with a headline each; the same functions that the single commands call."""
-    from privsyn.audit.run import audit
+    from privsyn.auditing.run import audit
     from privsyn.cli.console import TerminalProgress, console
     from privsyn.cohort.prepare import prepare
     from privsyn.release.draft import draft
     from privsyn.report.html import report
-    from privsyn.sample import sample
     from privsyn.study import init
-    from privsyn.train import train
+    from privsyn.synthetic.sampling import sample
+    from privsyn.training.loop import train
 
     screen, progress = console(stderr=True), TerminalProgress()
 

@@ -62,7 +62,7 @@ def _export_model(
 ) -> None:
     from privsyn.cli.console import show
     from privsyn.errors import PrivsynError
-    from privsyn.export import export
+    from privsyn.exchange.diffusers import export
     from privsyn.files import read_json
 
     if source or modality:
@@ -88,7 +88,7 @@ def _export_set(
     as_json: bool,
 ) -> None:
     from privsyn.cli.console import show
-    from privsyn.formats.layout import export_set
+    from privsyn.exchange.layout import export_set
 
     written = export_set(study, format=format, out=out, source=source, modality=modality, force=force)
     count = len(written.images)

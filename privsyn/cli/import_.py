@@ -21,7 +21,7 @@ def import_(folder: Folder, force: Force = False, study: StudyFolder = HERE, as_
     """
     from privsyn.cli.console import show
     from privsyn.cli.train import in_words
-    from privsyn.export import import_model
+    from privsyn.exchange.diffusers import import_model
 
     claim = import_model(folder, study, force=force)
     show(claim, f"privacy claim: {in_words(claim)}", "next: privsyn sample", as_json=as_json)

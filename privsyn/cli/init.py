@@ -33,7 +33,7 @@ def init(
     It holds copies of a recipe and a policy, yours to edit; `privsyn recipes` and `privsyn policies` list
     what ships. Settings are written into the copied recipe.
     """
-    from privsyn.audit.policy import load_policy
+    from privsyn.auditing.policy import load_policy
     from privsyn.cli.console import show
     from privsyn.recipe import find_shipped
     from privsyn.study import init

@@ -20,7 +20,7 @@ def plan(
     Spends no privacy: reads the recipe and the ledger, and times a few steps on random numbers.
     """
     from privsyn.cli.console import TerminalProgress, show
-    from privsyn.plan import plan
+    from privsyn.training.plan import plan
 
     found = plan(study, epsilon=epsilon, settings=settings or (), progress=TerminalProgress())
     show(

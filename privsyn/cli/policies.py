@@ -20,7 +20,7 @@ def policies(context: typer.Context, as_json: Json = False) -> None:
 
 
 def _counts(file: Path) -> dict[str, int]:
-    from privsyn.audit.policy import load_policy
+    from privsyn.auditing.policy import load_policy
 
     policy = load_policy(file)
     return {"rules": len(policy.rules), "questions": len(policy.checklist)}
@@ -41,7 +41,7 @@ def copy_policy(name: Name, file: Target, force: Force = False, as_json: Json = 
 @app.command("check")
 def check_policy(file: Source, as_json: Json = False) -> None:
     """Check that a policy can be used, and count its rules and questions; `--json` prints them."""
-    from privsyn.audit.policy import load_policy
+    from privsyn.auditing.policy import load_policy
     from privsyn.cli.console import show
 
     policy = load_policy(file)

@@ -46,7 +46,7 @@ def check_recipe(file: Source, as_json: Json = False) -> None:
 @app.command("schema")
 def schema(as_json: Json = False) -> None:  # noqa: ARG001 - the answer is JSON in any case
     """Print the JSON Schemas of recipe and policy as one JSON document."""
-    from privsyn.audit.policy import Policy
+    from privsyn.auditing.policy import Policy
     from privsyn.cli.console import show
     from privsyn.recipe import Recipe
 

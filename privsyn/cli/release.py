@@ -234,10 +234,10 @@ def revoke(
     from privsyn.cli.console import show
     from privsyn.errors import PrivsynError
     from privsyn.release.bundle import read_bundle
-    from privsyn.release.documents import check_digest
     from privsyn.release.manifest import BUNDLE
     from privsyn.release.seal import revoke
     from privsyn.release.status_list import STATES
+    from privsyn.strict_json import check_digest
 
     if state not in STATES:
         raise PrivsynError(f"--state {state!r}: expected one of {', '.join(STATES)}")
@@ -292,8 +292,8 @@ def signers(keys: Sequence[str], public: Path | None, passphrase_file: Path | No
 
 def read(file: Path) -> Trust:
     """A trust file that is to be believed."""
-    from privsyn.release.documents import read_file
     from privsyn.release.trust import read_trust
+    from privsyn.strict_json import read_file
 
     return read_trust(read_file(file))
 

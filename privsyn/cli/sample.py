@@ -56,7 +56,7 @@ def sample(
 
     from privsyn.cli.console import TerminalProgress, show, table
     from privsyn.errors import RecipeError
-    from privsyn.sample import sample
+    from privsyn.synthetic.sampling import sample
 
     if like not in (None, "cohort"):
         raise RecipeError(f"--like {like!r}: only `cohort` is known")

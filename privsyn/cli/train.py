@@ -56,9 +56,9 @@ def train(
 ) -> None:
     """Train the model on the cohort, and write its privacy claim."""
     from privsyn.cli.console import TerminalProgress, show
-    from privsyn.diagnosis import dead
     from privsyn.study import as_study
-    from privsyn.train import train
+    from privsyn.training.diagnosis import dead
+    from privsyn.training.loop import train
 
     claim = train(
         study,

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from privsyn.bit_depth import DTYPES
 from privsyn.cohort.cohort import RECORDS, SCHEMA_VERSION, Cohort, load_cohort
 from privsyn.cohort.entries import Entry
 from privsyn.cohort.index import RECORD, Index, Records
@@ -25,7 +26,6 @@ from privsyn.cohort.records import NO_PAIRS, Pairs, Rows, describe, lay_out, wri
 from privsyn.cohort.scan import AUTOMATIC, Text, look_for_text, summary
 from privsyn.cohort.sizes import too_small
 from privsyn.cohort.sources import open_source
-from privsyn.depth import DTYPES
 from privsyn.errors import CohortError, StudyError
 from privsyn.files import file_digest, json_digest, locked, whole_folder, write_json
 from privsyn.home import KEY_BYTES, has_patient_key, patient_key

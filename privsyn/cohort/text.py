@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from privsyn.bit_depth import in_8_bits
 from privsyn.cohort.entries import Pixels
-from privsyn.depth import in_8_bits
 from privsyn.errors import CohortError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from privsyn.depth import Images
+from privsyn.bit_depth import Images
 from privsyn.diffusion.model import DiffusionModel, to_float
 
 Draws = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from privsyn.depth import DTYPES, Images, white
+from privsyn.bit_depth import DTYPES, Images, white
 from privsyn.diffusion.posterior import bound
 from privsyn.diffusion.process import Process, SamplingLaw, log_snrs
 from privsyn.diffusion.swin_unet import swin_unet

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from privsyn.dp.central import within_bound
+from privsyn.dp.class_means import within_bound
 
 
 def coarse(images: Tensor, side: int) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from privsyn.dp.layers import RULES
-from privsyn.threads import each
+from privsyn.parallel import each
 
 # Arguments of the model, each (units, rows, ...).
 Batch = Sequence[Tensor]

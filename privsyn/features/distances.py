@@ -1,8 +1,8 @@
 """How far two sets of images are apart in a feature space: Fréchet, kernel, precision to coverage.
 
 All take rows (n, d) of features. `compare` measures whole sets and many parts of them at a bearable cost:
-intervals come from halves of the patients (`privsyn.audit.halves`), since drawing with repeats would bias
-every one of these measures.
+intervals come from halves of the patients (`privsyn.auditing.statistics.resampling`), since drawing with
+repeats would bias every one of these measures.
 """
 
 from __future__ import annotations

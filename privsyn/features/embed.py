@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from privsyn.depth import Images, levels_in_one, white
+from privsyn.bit_depth import Images, levels_in_one, white
 from privsyn.errors import PrivsynError
 from privsyn.files import file_digest
 from privsyn.progress import SILENT, Progress

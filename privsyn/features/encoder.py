@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from privsyn.depth import Images, white
+from privsyn.bit_depth import Images, white
 from privsyn.features.embed import Floats
 from privsyn.progress import SILENT, Progress
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from privsyn.depth import Images
+from privsyn.bit_depth import Images
 from privsyn.errors import PrivsynError
 from privsyn.features.embed import BATCH, RESIZE, Floats, Told, in_batches, resized
 from privsyn.features.networks import FORMATS, Network

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
-from privsyn.depth import Images, white
+from privsyn.bit_depth import Images, white
 
 Floats = NDArray[np.float64]
 

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr
 
-from privsyn.depth import Images, white
+from privsyn.bit_depth import Images, white
 from privsyn.errors import PrivsynError
 
 Floats = NDArray[np.float64]

@@ -10,8 +10,8 @@ training that would exceed it is refused; without one, all is recorded and nothi
 patients and limits what is spent on them, `training` spends it.
 """
 
-from privsyn.ledger.books import Charge, Figure, Grant
-from privsyn.ledger.chain import Checked, Entry
+from privsyn.ledger.balances import Charge, Figure, Grant
+from privsyn.ledger.hash_chain import Checked, Entry
 from privsyn.ledger.population import (
     Allowance,
     Overview,

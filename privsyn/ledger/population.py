@@ -14,9 +14,9 @@ from typing import Any
 
 from privsyn.errors import PrivsynError
 from privsyn.home import home, patient_key
-from privsyn.ledger.books import VOIDED, Books, Charge, Figure, Grant, figure, fold, spent
-from privsyn.ledger.chain import Checked, Entry, Log, amend, inspect, members_digest, read
-from privsyn.ledger.terms import NEIGHBOURINGS, check_delta, check_epsilon, check_kind, people_of
+from privsyn.ledger.balances import VOIDED, Books, Charge, Figure, Grant, figure, fold, spent
+from privsyn.ledger.hash_chain import Checked, Entry, Log, amend, inspect, members_digest, read
+from privsyn.ledger.validation import NEIGHBOURINGS, check_delta, check_epsilon, check_kind, people_of
 
 KEY_PURPOSE = b"privsyn ledger: the key of its patients"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from privsyn.dp.accounting import Mechanism
 from privsyn.errors import PrivsynError, Refused
-from privsyn.ledger.books import (
+from privsyn.ledger.balances import (
     RESERVED,
     SETTLED,
     VOIDED,
@@ -22,9 +22,9 @@ from privsyn.ledger.books import (
     mechanisms_of,
     refusal,
 )
-from privsyn.ledger.chain import Entry, Log, amend, read
+from privsyn.ledger.hash_chain import Entry, Log, amend, read
 from privsyn.ledger.population import enrolled, key_check
-from privsyn.ledger.terms import exact, people_of, training_body
+from privsyn.ledger.validation import exact, people_of, training_body
 
 
 @dataclass(frozen=True)

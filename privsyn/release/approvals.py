@@ -18,10 +18,10 @@ from typing import Any, Literal, get_args
 
 from privsyn.files import json_text
 from privsyn.release.checklist import Answer, open_items
-from privsyn.release.documents import Fields, check_slug, refuse, spelled
 from privsyn.release.envelope import Envelope, read_about, statement_about
 from privsyn.release.manifest import Statement
 from privsyn.release.trust import PIPELINE, Trust
+from privsyn.strict_json import Fields, check_slug, refuse, spelled
 
 PREDICATE_TYPE = "https://privsyn.org/approval/v1"
 Decision = Literal["approve", "reject", "changes"]

@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 from securesystemslib.signer import Signer
 
-from privsyn.audit.policy import load_policy
+from privsyn.auditing.policy import load_policy
 from privsyn.errors import PrivsynError, Refused, StudyError
 from privsyn.files import file_digest, whole_file
 from privsyn.release.approvals import (
@@ -30,11 +30,11 @@ from privsyn.release.approvals import (
 )
 from privsyn.release.bundle import Bundle, read_bundle
 from privsyn.release.checklist import open_items
-from privsyn.release.documents import now_or, read_file
 from privsyn.release.envelope import IN_TOTO, Envelope, read_envelope
 from privsyn.release.manifest import BUNDLE, Statement
 from privsyn.release.trust import Trust
 from privsyn.release.verify import verify
+from privsyn.strict_json import now_or, read_file
 from privsyn.study import Study, as_study
 
 VALID_DAYS = 180

@@ -17,7 +17,6 @@ from privsyn.errors import PrivsynError
 from privsyn.files import json_text
 from privsyn.release.approvals import CLOCKS_DIFFER, read_approval
 from privsyn.release.approvals import PREDICATE_TYPE as APPROVAL
-from privsyn.release.documents import Fields, refuse, spelled
 from privsyn.release.envelope import (
     IN_TOTO,
     Envelope,
@@ -28,6 +27,7 @@ from privsyn.release.envelope import (
 )
 from privsyn.release.manifest import BUNDLE, Statement, parse
 from privsyn.release.manifest import PREDICATE_TYPE as STATEMENT
+from privsyn.strict_json import Fields, refuse, spelled
 
 GATE = "https://slsa.dev/verification_summary/v1"
 CERTIFICATE = "https://privsyn.org/certificate/v1"

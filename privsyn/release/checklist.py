@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from privsyn.errors import Refused
-from privsyn.release.documents import Fields, refuse
+from privsyn.strict_json import Fields, refuse
 
 Answer = Literal["yes", "no", "not-applicable"]
 
@@ -35,7 +35,7 @@ class EvidenceAnswer:
 def evidence_answers(predicate: Mapping[str, Any]) -> dict[str, EvidenceAnswer]:
     """Name of each evidence that a statement holds, and what it answers; what is not there answers nothing.
 
-    The names are those of `privsyn.audit.policy.EVIDENCE`, and `rule:<id>` for every rule of the verdict.
+    The names are those of `privsyn.auditing.policy.EVIDENCE`, and `rule:<id>` for every rule of the verdict.
 
     Args:
         predicate: of a release statement, as JSON; fields of another kind count as absent.

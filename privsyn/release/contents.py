@@ -17,8 +17,8 @@ from typing import Literal
 
 from privsyn.errors import Refused
 from privsyn.release.bundle import Bundle, read_bundle
-from privsyn.release.documents import MAX_BYTES, Fields, printable
 from privsyn.release.manifest import BUNDLE, Statement, is_release_file
+from privsyn.strict_json import MAX_BYTES, Fields, printable
 
 LARGEST = 64 * 2**30  # bytes of a release
 HASHERS = min(4, os.cpu_count() or 1)

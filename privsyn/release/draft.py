@@ -11,17 +11,17 @@ from typing import Any
 
 from securesystemslib.signer import Signer
 
-from privsyn.audit.policy import Policy, load_policy
+from privsyn.auditing.policy import Policy, load_policy
 from privsyn.errors import Refused, StudyError
 from privsyn.files import file_digest, read_json, relative_files, tree_digest, whole_folder
 from privsyn.release.bundle import Bundle, gate_payload
 from privsyn.release.contents import LARGEST
-from privsyn.release.documents import now_or, spelled
 from privsyn.release.envelope import IN_TOTO, Envelope
 from privsyn.release.manifest import BUNDLE, is_release_file, state
 from privsyn.report.html import PublicView, public_page, public_view
 from privsyn.report.material import gather
 from privsyn.report.words import claim_in_words
+from privsyn.strict_json import now_or, spelled
 from privsyn.study import Study, as_study
 
 DESCRIPTIONS = ("README.md", "croissant.json")

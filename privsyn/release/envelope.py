@@ -20,7 +20,7 @@ from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Signature, Signer, SSlibKey
 
 from privsyn.errors import PrivsynError
-from privsyn.release.documents import Fields, check_digest, read_strictly, refuse
+from privsyn.strict_json import Fields, check_digest, read_strictly, refuse
 
 IN_TOTO = "application/vnd.in-toto+json"
 TRUST = "application/vnd.privsyn.trust+json"

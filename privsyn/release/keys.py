@@ -24,8 +24,8 @@ from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, CryptoSigner, Signer,
 
 from privsyn.errors import PrivsynError
 from privsyn.files import whole_file
-from privsyn.release.documents import read_file, read_strictly
 from privsyn.release.envelope import key_document, key_id, public_key
+from privsyn.strict_json import read_file, read_strictly
 
 SHORTEST = 12  # characters of a passphrase
 PUBLIC = ".pub.json"

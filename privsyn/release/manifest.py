@@ -17,8 +17,8 @@ from types import MappingProxyType
 from typing import Any
 
 from privsyn.files import json_text, tree_digest
-from privsyn.release.documents import Fields, check_slug, refuse
 from privsyn.release.envelope import read_about, statement_about
+from privsyn.strict_json import Fields, check_slug, refuse
 
 PREDICATE_TYPE = "https://privsyn.org/release/v1"
 BUNDLE = "release.intoto.jsonl"

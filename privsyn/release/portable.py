@@ -19,7 +19,7 @@ RELEASE = (
     "memory", "program", "status_list", "trust", "verify",
 )  # fmt: skip
 SIGNATURES = "securesystemslib"
-_START = b"import sys\n\nfrom privsyn.release.program import main\n\nsys.exit(main())\n"
+_START = b"import sys\n\nfrom privsyn.release.standalone_cli import main\n\nsys.exit(main())\n"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # one set of modules gives one file, whenever it is made
 
 

@@ -19,7 +19,6 @@ from privsyn.files import locked, whole_file
 from privsyn.release.approvals import tally
 from privsyn.release.approve import collected, current
 from privsyn.release.bundle import Bundle, certificate_payload, check_gate, read_bundle
-from privsyn.release.documents import Fields, check_slug, now_or, read_file
 from privsyn.release.envelope import IN_TOTO, STATUS, TRUST, Envelope, read_envelope
 from privsyn.release.keys import read_public
 from privsyn.release.manifest import BUNDLE, Statement
@@ -34,6 +33,7 @@ from privsyn.release.trust import (
     read_trust,
     trust_payload,
 )
+from privsyn.strict_json import Fields, check_slug, now_or, read_file
 from privsyn.study import Study, as_study
 
 STATUS_DAYS = 30

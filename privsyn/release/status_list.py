@@ -13,9 +13,9 @@ from types import MappingProxyType
 from typing import Any
 
 from privsyn.files import json_text
-from privsyn.release.documents import Fields, now_or, read_strictly, refuse, spelled
 from privsyn.release.envelope import STATUS, Envelope, read_envelope
 from privsyn.release.trust import SEALER, Trust
+from privsyn.strict_json import Fields, now_or, read_strictly, refuse, spelled
 
 WHAT = "the status list"
 STATES = ("revoked", "superseded", "suspended")

@@ -21,8 +21,8 @@ from typing import Any
 from securesystemslib.signer import SSlibKey
 
 from privsyn.files import json_text
-from privsyn.release.documents import Fields, check_slug, now_or, read_strictly, refuse, spelled
 from privsyn.release.envelope import TRUST, Envelope, key_document, public_key, read_envelope
+from privsyn.strict_json import Fields, check_slug, now_or, read_strictly, refuse, spelled
 
 ROOT, PIPELINE, SEALER = "root", "pipeline", "sealer"
 RESERVED = (ROOT, PIPELINE, SEALER)

@@ -14,9 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from privsyn.claim.recompute import recompute
 from privsyn.errors import PrivsynError
 from privsyn.release.approvals import Tally, tally
-from privsyn.release.bound import recompute
 from privsyn.release.bundle import (
     Bundle,
     Certificate,
@@ -25,11 +25,11 @@ from privsyn.release.bundle import (
     read_certificate,
 )
 from privsyn.release.contents import read_contents
-from privsyn.release.documents import now_or, printable, read_file, refuse, spelled
 from privsyn.release.manifest import BUNDLE, Statement
-from privsyn.release.memory import compare
+from privsyn.release.rollback_protection import compare
 from privsyn.release.status_list import StatusList
 from privsyn.release.trust import PIPELINE, SEALER, Trust, read_trust
+from privsyn.strict_json import now_or, printable, read_file, refuse, spelled
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 State = Literal["ok", "failed", "open", "note"]

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from privsyn.audit.contract import Finding
+from privsyn.auditing.findings import Finding
 from privsyn.errors import StudyError
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from markupsafe import Markup
 
 import privsyn
-from privsyn.audit.contract import Finding
+from privsyn.auditing.findings import Finding
+from privsyn.bit_depth import bit_depth_of, in_8_bits
 from privsyn.cohort.index import pixel_digest
-from privsyn.depth import bit_depth_of, in_8_bits
 from privsyn.errors import StudyError
 from privsyn.files import write_text
 from privsyn.progress import SILENT, Progress

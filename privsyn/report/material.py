@@ -11,14 +11,14 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from privsyn.audit.contract import Finding
+from privsyn.auditing.findings import Finding
+from privsyn.bit_depth import bit_depth_of
 from privsyn.cohort.cohort import Cohort, load_cohort
-from privsyn.depth import bit_depth_of
 from privsyn.dp.claim import as_sampled
 from privsyn.errors import StudyError
 from privsyn.files import file_digest, read_json
 from privsyn.study import Study
-from privsyn.synthetic import SyntheticSet, read_synthetic
+from privsyn.synthetic.dataset import SyntheticSet, read_synthetic
 
 SCHEMA_VERSION = 1
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from privsyn.depth import Images, in_8_bits
+from privsyn.bit_depth import Images, in_8_bits
 
 SHEET_CLASSES, SHEET_IMAGES = 10, 10
 CONTACT_IMAGES = 8  # of either kind

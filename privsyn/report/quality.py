@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from privsyn.audit.contract import Finding
+from privsyn.auditing.findings import Finding
 from privsyn.report.details import Seen, read
 
 LONG = 25  # rows; a longer table shows what holds overall, and folds the rest away

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from privsyn.audit.plant import jpeg
+from privsyn.auditing.attacks.planted_leaks import jpeg
 from privsyn.cohort.cohort import load_cohort, units_of_parts
 from privsyn.cohort.near_duplicates import correlation
 from privsyn.cohort.prepare import check, prepare

@@ -258,7 +258,7 @@ def test_what_one_study_exports_prepares_in_another(
     make_study: MakeStudy, tmp_path: Path, noise: Noise
 ) -> None:
     """The Parquet of a synthetic set is a source like any other: the same pixels under the same labels."""
-    from privsyn.synthetic import write_synthetic
+    from privsyn.synthetic.dataset import write_synthetic
 
     images, labels = noise(20, 8, 8, 1), np.arange(20) % 2
     write_synthetic(

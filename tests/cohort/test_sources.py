@@ -28,9 +28,9 @@ from privsyn.cohort.ingest import entry_hash
 from privsyn.cohort.labels import label_index
 from privsyn.cohort.sources import open_source
 from privsyn.errors import CohortError
-from privsyn.formats.pictures import write_imagefolder, write_webdataset
+from privsyn.exchange.pictures import write_imagefolder, write_webdataset
 from privsyn.recipe import Data
-from privsyn.synthetic import read_synthetic, write_synthetic
+from privsyn.synthetic.dataset import read_synthetic, write_synthetic
 
 Noise = Callable[..., NDArray[np.uint8]]
 AB = ("a", "b")

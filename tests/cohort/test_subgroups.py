@@ -385,10 +385,10 @@ def test_neither_model_nor_synthetic_set_nor_report_knows_of_them(
     make_study: MakeStudy, images: Path, rows: list[dict[str, object]]
 ) -> None:
     """The weights are those of a cohort without, and no file outside the cohort names one."""
-    from privsyn.audit.run import audit
+    from privsyn.auditing.run import audit
     from privsyn.report.html import report
-    from privsyn.sample import sample
-    from privsyn.train import train
+    from privsyn.synthetic.sampling import sample
+    from privsyn.training.loop import train
 
     table, made = _table(images.parent / "t.csv", rows[:60]), {}
     quick = ("train.steps=2", "train.warmup_steps=1", "sample.count=8", "sample.steps=2")

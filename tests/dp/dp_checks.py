@@ -32,13 +32,13 @@ from numpy.typing import NDArray
 from scipy.stats import chi2, kstest
 from torch import Tensor
 
-from privsyn.checkpoint import State, Training
 from privsyn.cohort.cohort import Part
 from privsyn.diffusion.model import DiffusionModel, build_model
 from privsyn.dp.accounting import Mechanism
 from privsyn.dp.clipping import StepFacts
 from privsyn.recipe import Recipe, find_shipped, load_recipe
-from privsyn.steps import private_steps
+from privsyn.training.checkpoint import State, Training
+from privsyn.training.steps import private_steps
 
 Images = NDArray[np.uint8]
 

@@ -48,13 +48,13 @@ from hypothesis import strategies as st
 from opacus.optimizers.optimizer import DPOptimizer
 from torch import Tensor
 
-from privsyn import steps
 from privsyn.diffusion.batches import Draws, draw
 from privsyn.dp import clipping
 from privsyn.dp.clipping import StepFacts, private_step
 from privsyn.dp.generators import CPU, keyed_generator
 from privsyn.dp.gradients import Found
 from privsyn.dp.sampling import poisson_sample, units_of
+from privsyn.training import steps
 
 Check = Callable[[], None]
 Break = Callable[[pytest.MonkeyPatch], None]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privsyn.dp.central import SENSITIVITY, noisy_sum
+from privsyn.dp.class_means import SENSITIVITY, noisy_sum
 from privsyn.dp.covariance import coarse, directions, second_moment
 from privsyn.dp.generators import CPU, keyed_generator
 

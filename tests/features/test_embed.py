@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from torch.nn import functional as F
 
-from privsyn.audit.plant import PERTURBATIONS, crop, flatten, noised, turn
+from privsyn.auditing.attacks.planted_leaks import PERTURBATIONS, crop, flatten, noised, turn
 from privsyn.errors import PrivsynError
 from privsyn.features import embed as module
 from privsyn.features.embed import EMBEDDINGS, Whitening, embed, pixels

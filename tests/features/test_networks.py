@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from privsyn.audit.cache import Cache
-from privsyn.audit.contract import Evidence
-from privsyn.audit.run import audit
+from privsyn.auditing.cache import Cache
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.run import audit
 from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.cohort.prepare import prepare
 from privsyn.errors import PrivsynError
@@ -28,7 +28,7 @@ from privsyn.features.embed import EMBEDDINGS, embed
 from privsyn.features.inference import OpenNetwork, open_network
 from privsyn.features.networks import BUILT_IN, Network
 from privsyn.study import init
-from privsyn.synthetic import SyntheticSet
+from privsyn.synthetic.dataset import SyntheticSet
 
 SIZE = 20
 

@@ -19,7 +19,7 @@ from ledger_cases import CHEAP, PROCESSES, in_process, patients, reserve, rows
 from privsyn import ledger
 from privsyn.errors import PrivsynError
 from privsyn.home import home
-from privsyn.ledger import chain
+from privsyn.ledger import hash_chain
 
 NOBODY = 65534
 
@@ -189,21 +189,21 @@ def test_a_killed_writer_leaves_nothing_half_written(path: Path) -> None:
 
 def _write_and_hang(folder: str, ready: Any) -> None:
     os.environ["PRIVSYN_HOME"] = folder
-    store = chain._store
+    store = hash_chain._store
 
     def store_and_hang(*arguments: Any) -> None:
         store(*arguments)
         ready.set()
         time.sleep(60)
 
-    chain._store = store_and_hang
+    hash_chain._store = store_and_hang
     ledger.register(patients(0, 50_000))  # more than SQLite keeps in memory
 
 
 @pytest.mark.usefixtures("path")
 def test_a_clock_that_goes_backwards_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The order is that of the entries; times are for readers."""
-    monkeypatch.setattr(chain, "_now", lambda: "1970-01-01T00:00:00Z")
+    monkeypatch.setattr(hash_chain, "_now", lambda: "1970-01-01T00:00:00Z")
     reserve("third", patients(0, 5))
     ledger.void("third")
     assert ledger.check()
@@ -212,7 +212,7 @@ def test_a_clock_that_goes_backwards_breaks_nothing(monkeypatch: pytest.MonkeyPa
 
 def test_a_ledger_in_use_is_waited_for_and_then_told(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading goes on meanwhile; nothing is recorded past the lock."""
-    monkeypatch.setattr(chain, "TIMEOUT", 0.05)
+    monkeypatch.setattr(hash_chain, "TIMEOUT", 0.05)
     with _database(path) as database:
         database.execute("BEGIN IMMEDIATE")
         with pytest.raises(PrivsynError, match="in use by another process: try again"):

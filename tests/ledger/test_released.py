@@ -11,7 +11,7 @@ from ledger_cases import CHEAP, DELTA, patients, reserve, reserve_unbounded, the
 from privsyn import ledger
 from privsyn.dp.accounting import epsilon
 from privsyn.home import home
-from privsyn.ledger.chain import schema
+from privsyn.ledger.hash_chain import schema
 
 PEOPLE = patients(0, 5)
 FIRST, SECOND = "a" * 64, "b" * 64

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from privsyn.audit.policy import load_policy
+from privsyn.auditing.policy import load_policy
 from privsyn.cohort.prepare import prepare
 from privsyn.files import file_digest, json_digest, read_json, write_json
 from privsyn.report.html import report
 from privsyn.study import Study, init
-from privsyn.synthetic import read_synthetic, write_synthetic
+from privsyn.synthetic.dataset import read_synthetic, write_synthetic
 
 WEIGHTS = "ab" * 32
 AUC_ON_REAL_DATA = 0.5378913

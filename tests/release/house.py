@@ -14,12 +14,12 @@ from securesystemslib.signer import CryptoSigner
 from privsyn.files import tree_digests
 from privsyn.release.approvals import Approval, read_approval
 from privsyn.release.bundle import Bundle, certificate_payload, gate_payload
-from privsyn.release.documents import now_or, spelled
 from privsyn.release.envelope import IN_TOTO, STATUS, TRUST, Envelope, public_key
 from privsyn.release.manifest import BUNDLE, Statement, state
 from privsyn.release.status_list import Entry, status_payload
 from privsyn.release.trust import Person, Role, Trust, parse_trust, trust_payload
 from privsyn.release.verify import Verification
+from privsyn.strict_json import now_or, spelled
 
 NOW = now_or(None)  # what runs in a process of its own has no other clock
 DAY = timedelta(days=1)

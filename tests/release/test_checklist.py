@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from privsyn.audit.policy import EVIDENCE, load_policy
+from privsyn.auditing.policy import EVIDENCE, load_policy
 from privsyn.errors import Refused
 from privsyn.recipe import shipped
 from privsyn.release.checklist import evidence_answers, open_items

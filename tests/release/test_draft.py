@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from drafted import AUC_ON_REAL_DATA, CLAIM, write_audit, write_set
 
-from privsyn.audit.policy import load_policy
+from privsyn.auditing.policy import load_policy
 from privsyn.errors import PrivsynError, Refused, StudyError
 from privsyn.files import file_digest, read_json, tree_digests, write_json
 from privsyn.release.bundle import read_bundle
@@ -22,7 +22,7 @@ from privsyn.release.manifest import BUNDLE
 from privsyn.release.verify import verify
 from privsyn.report.html import report
 from privsyn.study import Study
-from privsyn.synthetic import read_synthetic
+from privsyn.synthetic.dataset import read_synthetic
 
 
 def predicate(study: Study) -> dict[str, Any]:

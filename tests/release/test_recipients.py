@@ -19,13 +19,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from privsyn.cohort.cohort import load_cohort
 from privsyn.release.bundle import Bundle, read_bundle
-from privsyn.release.documents import now_or
 from privsyn.release.draft import draft
 from privsyn.release.manifest import BUNDLE
 from privsyn.release.verify import verify
-from privsyn.shards import encode_png
+from privsyn.strict_json import now_or
 from privsyn.study import Study
-from privsyn.synthetic import read_synthetic
+from privsyn.synthetic.dataset import read_synthetic
+from privsyn.synthetic.shards import encode_png
 
 ALLOWED = {".md", ".json", ".html", ".jsonl", ".parquet"}
 LOAD = """

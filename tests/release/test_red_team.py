@@ -20,13 +20,13 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from house import APPROVERS, DAY, NOW, ROLES, House, claims, dp, fill, new_signer, rule, state_of, words
 from securesystemslib.signer import CryptoSigner
 
+from privsyn.claim import recompute
+from privsyn.claim.recompute import Query, epsilon_bound
 from privsyn.errors import PrivsynError, Refused
 from privsyn.files import json_text
 from privsyn.home import home
-from privsyn.release import bound
 from privsyn.release.approvals import Waiver
 from privsyn.release.approve import approve, current, standing
-from privsyn.release.bound import Query, epsilon_bound
 from privsyn.release.bundle import Bundle, certificate_payload
 from privsyn.release.draft import draft
 from privsyn.release.envelope import IN_TOTO, Envelope, key_document, public_key
@@ -42,7 +42,7 @@ from privsyn.study import Study
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recipient without dp-accounting."""
-    monkeypatch.setattr(bound, "_exact", lambda *_: None)
+    monkeypatch.setattr(recompute, "_exact", lambda *_: None)
 
 
 def put(folder: Path, bundle: Bundle) -> Path:
@@ -130,7 +130,7 @@ def test_a_stranger_does_not_choose_how_long_the_check_takes(
     def asked(*_: Any) -> float:
         pytest.fail("dp-accounting was asked")
 
-    monkeypatch.setattr(bound, "_exact", asked)
+    monkeypatch.setattr(recompute, "_exact", asked)
     assert verify(make_release(privacyClaim=dp(mechanism, **changes)), now=NOW).exit_code != 0
 
 
@@ -139,7 +139,7 @@ def test_a_claim_that_means_something_else_is_not_confirmed(
     house: House, folder: Path, trust: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     """What is computed is for adding or removing one unit; the claim is about something else, or nothing."""
-    monkeypatch.setattr(bound, "_exact", lambda *_: 20.0)
+    monkeypatch.setattr(recompute, "_exact", lambda *_: 20.0)
     house.release(folder, claims(privacyClaim=dp(**changes)))
     assert verify(folder, trust=trust, now=NOW).exit_code != 0
 

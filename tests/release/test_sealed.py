@@ -30,12 +30,12 @@ from privsyn.files import json_text
 from privsyn.home import home
 from privsyn.release.approvals import Waiver
 from privsyn.release.bundle import Bundle
-from privsyn.release.documents import spelled
 from privsyn.release.envelope import IN_TOTO, Envelope, key_document, public_key
 from privsyn.release.manifest import BUNDLE
 from privsyn.release.status_list import Entry
 from privsyn.release.trust import read_trust
 from privsyn.release.verify import Verification, verify
+from privsyn.strict_json import spelled
 
 
 def rewritten(folder: Path, bundle: Bundle) -> Path:

@@ -14,7 +14,7 @@ from privsyn.cohort.cohort import Cohort
 from privsyn.cohort.prepare import prepare
 from privsyn.files import file_digest, read_json, write_json
 from privsyn.study import Study, init
-from privsyn.synthetic import read_synthetic, write_synthetic
+from privsyn.synthetic.dataset import read_synthetic, write_synthetic
 
 HOSTILE = '<script>alert("x")</script>'
 CLASSES = [*"0123456", HOSTILE, '=HYPERLINK("a")&amp;', r"$\alpha$ {{ 7 * 7 }}"]
@@ -347,7 +347,7 @@ def _rare(classes: list[str]) -> list[dict[str, Any]]:
 
 
 def _judged(finding: dict[str, Any]) -> dict[str, Any]:
-    """The row of the verdict for one finding, as `privsyn.audit.policy.judge` writes it."""
+    """The row of the verdict for one finding, as `privsyn.auditing.policy.judge` writes it."""
     wants_much = finding["statistic"] == "coverage"
     value = finding["interval"][0 if wants_much else 1]
     holds = value >= 0.5 if wants_much else value <= 0.05

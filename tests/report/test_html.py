@@ -19,7 +19,7 @@ from privsyn.report.html import public_view, report
 from privsyn.report.material import gather
 from privsyn.report.words import NOTHING
 from privsyn.study import Study
-from privsyn.synthetic import read_synthetic
+from privsyn.synthetic.dataset import read_synthetic
 
 
 def test_report_writes_both_pages_into_the_audit_folder(study: Study) -> None:

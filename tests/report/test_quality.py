@@ -8,7 +8,7 @@ import pytest
 from audited_study import CLASSES, HOSTILE, NETWORK, alter, alter_findings
 from pages import Outline, pages, shown_images
 
-from privsyn.audit.contract import Finding
+from privsyn.auditing.findings import Finding
 from privsyn.cohort.cohort import load_cohort
 from privsyn.errors import StudyError
 from privsyn.files import read_json
@@ -16,7 +16,7 @@ from privsyn.report.details import Plane, read
 from privsyn.report.html import report
 from privsyn.report.quality import LONG, Block, outcomes, tables, verdict_rows
 from privsyn.study import Study
-from privsyn.synthetic import read_synthetic
+from privsyn.synthetic.dataset import read_synthetic
 
 
 def finding(statistic: str = "gap", **known: Any) -> Finding:

@@ -1,0 +1,1 @@
+"""Audits: attacks and quality measures that read `evidence` and return `findings`, judged by a `policy`."""

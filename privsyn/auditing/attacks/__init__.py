@@ -1,0 +1,1 @@
+"""What attacks on a synthetic set or a model have in common."""

@@ -1,0 +1,270 @@
+"""Membership attacks as findings: several attacks, declared beforehand, judged together.
+
+An attack gives every patient a score, high = member-like, and did not look at who is a member. A finding says
+what the strongest of the attacks achieved, with an interval that holds for all of them at once (Bonferroni),
+so that having many attacks makes nobody look guilty. The false positive rate is that of a score of a
+non-member, never interpolated, and is not stated where there are fewer than 10 / FPR non-members; the
+lower bound of the AUC decides there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings, Threat
+from privsyn.auditing.statistics.roc import (
+    RatePoint,
+    auc,
+    auc_interval,
+    caught_by_chance,
+    roc,
+    smallest_auc,
+    smallest_tpr,
+    tpr_at_fpr,
+)
+
+Scores = NDArray[np.float64]
+FPRS = (0.01, 0.001)
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """What one attack says: (l,) and (n,) scores, one per patient, high = member-like."""
+
+    members: Scores
+    nonmembers: Scores
+
+
+Attacks = Mapping[str, Sides]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """The attacks on a situation whose answer is known."""
+
+    attacks: Attacks
+    description: str
+
+
+class Statistic(Protocol):
+    """A way to sum up an attack."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def baseline(self) -> float: ...
+    @property
+    def needed(self) -> int: ...  # non-members without whom it cannot be measured
+    def measured(self, sides: Sides) -> float: ...
+    def interval(self, sides: Sides, confidence: float) -> tuple[float, float]: ...
+    def smallest(self, members: int, nonmembers: int, level: float) -> float: ...
+    def given_away(self, value: float) -> float: ...  # share of members, if the others are at chance
+    def p_value(self, sides: Sides) -> float: ...
+    def details(self, sides: Sides, confidence: float) -> dict[str, Any]: ...
+    def in_words(self, smallest: float) -> str: ...
+
+
+@dataclass(frozen=True)
+class Auc:
+    """Probability that a member scores above a non-member."""
+
+    name: str = "auc"
+    baseline: float = 0.5
+    needed: int = 0
+
+    def measured(self, sides: Sides) -> float:
+        return auc(sides.members, sides.nonmembers)
+
+    def interval(self, sides: Sides, confidence: float) -> tuple[float, float]:
+        return auc_interval(sides.members, sides.nonmembers, confidence)
+
+    def smallest(self, members: int, nonmembers: int, level: float) -> float:
+        return smallest_auc(members, nonmembers, level)
+
+    def given_away(self, value: float) -> float:
+        """A share s of members who top everybody adds s / 2."""
+        return 2 * (value - self.baseline)
+
+    def p_value(self, sides: Sides) -> float:
+        """One-sided rank test (Mann & Whitney 1947)."""
+        return float(stats.mannwhitneyu(sides.members, sides.nonmembers, alternative="greater").pvalue)
+
+    def details(self, sides: Sides, confidence: float) -> dict[str, Any]:  # noqa: ARG002 - of the protocol
+        fpr, tpr = roc(sides.members, sides.nonmembers)
+        return {"roc": {"fpr": fpr.tolist(), "tpr": tpr.tolist()}}
+
+    def in_words(self, smallest: float) -> str:
+        return f"an AUC of {smallest:.3f} is told from chance in 80 % of trials"
+
+
+@dataclass(frozen=True)
+class TprAtFpr:
+    """Share of members above a threshold that at most so many non-members exceed."""
+
+    fpr: float
+
+    @property
+    def name(self) -> str:
+        return f"tpr-at-{self.fpr * 100:g}%-fpr"
+
+    @property
+    def baseline(self) -> float:
+        return self.fpr
+
+    @property
+    def needed(self) -> int:
+        return round(10 / self.fpr)
+
+    def measured(self, sides: Sides) -> float:
+        return self._point(sides, 0.95).tpr
+
+    def interval(self, sides: Sides, confidence: float) -> tuple[float, float]:
+        return self._point(sides, confidence).tpr_interval
+
+    def smallest(self, members: int, nonmembers: int, level: float) -> float:
+        return smallest_tpr(members, nonmembers, self.fpr, level)
+
+    def given_away(self, value: float) -> float:
+        return (value - self.baseline) / (1 - self.baseline)
+
+    def p_value(self, sides: Sides) -> float:
+        return caught_by_chance(sides.members, sides.nonmembers, self.fpr)
+
+    def details(self, sides: Sides, confidence: float) -> dict[str, Any]:
+        point = self._point(sides, confidence)
+        return {"achieved_fpr": point.fpr, "achieved_fpr_interval": list(point.fpr_interval)}
+
+    def in_words(self, smallest: float) -> str:
+        return f"a TPR of {smallest:.1%} is told from {self.fpr:g} in 80 % of trials"
+
+    def _point(self, sides: Sides, confidence: float) -> RatePoint:
+        point = tpr_at_fpr(sides.members, sides.nonmembers, self.fpr, confidence)
+        assert point is not None  # `measurable` asked
+        return point
+
+
+STATISTICS: tuple[Statistic, ...] = (Auc(), *(TprAtFpr(fpr) for fpr in FPRS))
+
+
+@dataclass(frozen=True)
+class Question:
+    """Whose findings these are, and what has to hold before they may be believed.
+
+    Attributes:
+        positive: the attacks on a leak that is planted, of twice the smallest size if that is possible; given
+            the statistic and its smallest value that is seen. None: it cannot be planted.
+        negative: the attacks with people who were never trained on in place of members.
+        blind: train and holdout are alike to somebody who saw neither model nor synthetic set.
+    """
+
+    audit: str
+    version: str
+    threat: Threat
+    n: dict[str, int]
+    positive: Callable[[Statistic, float], Trial | None]
+    negative: Trial
+    blind: Control
+
+
+def findings(attacks: Attacks, question: Question, settings: Settings) -> list[Finding]:
+    """AUC and TPR at each FPR of the strongest attack; their levels add up to `settings.alpha`."""
+    size = len(next(iter(attacks.values())).nonmembers)
+    measurable = [each for each in STATISTICS if size >= each.needed]
+    level = settings.alpha / len(measurable)
+    known = [_finding(each, attacks, question, settings, level) for each in measurable]
+    return known + [_unmeasurable(each, question, size) for each in STATISTICS if each not in measurable]
+
+
+def not_applicable(audit: str, version: str, threat: Threat, reason: str) -> list[Finding]:
+    """The findings of an audit whose evidence cannot exist."""
+    return [
+        Finding(
+            audit=audit, version=version, threat=threat, statistic=each.name, applicable=False, reason=reason
+        )
+        for each in STATISTICS
+    ]
+
+
+def family_p_value(statistic: Statistic, attacks: Attacks) -> float:
+    """Of the strongest attack, corrected for the number of attacks."""
+    return min(1.0, len(attacks) * min(statistic.p_value(sides) for sides in attacks.values()))
+
+
+def _finding(
+    statistic: Statistic, attacks: Attacks, question: Question, settings: Settings, level: float
+) -> Finding:
+    confidence = 1 - 2 * level / len(attacks)
+    intervals = {name: statistic.interval(sides, confidence) for name, sides in attacks.items()}
+    strongest = max(intervals, key=lambda name: intervals[name][0])
+    sides = attacks[strongest]
+    smallest = statistic.smallest(len(sides.members), len(sides.nonmembers), level / len(attacks))
+    controls = Controls(
+        positive=_positive(statistic, question.positive(statistic, smallest), settings.control_level),
+        negative=_negative(statistic, question.negative, settings.control_level),
+    )
+    reason = _why_inconclusive(controls, question.blind)
+    table = {
+        name: {"value": statistic.measured(attacks[name]), "interval": list(interval)}
+        for name, interval in intervals.items()
+    }
+    return Finding(
+        audit=question.audit,
+        version=question.version,
+        threat=question.threat,
+        statistic=statistic.name,
+        scope={"attack": f"strongest of {len(attacks)}"} if len(attacks) > 1 else {},
+        value=statistic.measured(sides),
+        interval=(intervals[strongest][0], max(high for _, high in intervals.values())),
+        confidence=1 - 2 * level,
+        n=question.n,
+        baseline=statistic.baseline,
+        controls=controls,
+        power=Power(smallest_leak=smallest, description=statistic.in_words(smallest)),
+        conclusive=not reason,
+        reason=reason,
+        details={"strongest": strongest, "attacks": table, **statistic.details(sides, confidence)},
+    )
+
+
+def _unmeasurable(statistic: Statistic, question: Question, size: int) -> Finding:
+    return Finding(
+        audit=question.audit,
+        version=question.version,
+        threat=question.threat,
+        statistic=statistic.name,
+        n=question.n,
+        baseline=statistic.baseline,
+        conclusive=False,
+        reason=f"{size} holdout patients cannot measure a {statistic.baseline:.1%} FPR: "
+        f"{statistic.needed} would do",
+    )
+
+
+def _positive(statistic: Statistic, trial: Trial | None, level: float) -> Control | None:
+    if trial is None:
+        return None
+    p_value = family_p_value(statistic, trial.attacks)
+    # in words the AUC: a trial may have too few people for a TPR, which its p-value does not mind
+    best = max(auc(sides.members, sides.nonmembers) for sides in trial.attacks.values())
+    return Control(
+        passed=p_value <= level,
+        description=f"{trial.description} (AUC {best:.2f})",
+        p_value=p_value,
+    )
+
+
+def _negative(statistic: Statistic, trial: Trial, level: float) -> Control:
+    p_value = family_p_value(statistic, trial.attacks)
+    return Control(passed=p_value > level, description=trial.description, p_value=p_value)
+
+
+def _why_inconclusive(controls: Controls, blind: Control) -> str:
+    if not blind.passed:
+        return f"train and holdout differ without any model, so membership means nothing: {blind.description}"
+    return controls.fault("the set or the cohort is too small for a positive control")

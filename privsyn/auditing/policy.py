@@ -1,0 +1,197 @@
+"""The data steward's file: which findings block a release, what people answer for, and why.
+
+Never part of the recipe. What becomes of the checklist is in `privsyn.release.checklist`.
+
+Order of outcomes: fail over inconclusive over pass. A leak that was found fails also when the audit's own
+controls are not all in order; an audit that could not have seen a leak never passes.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from privsyn.auditing.findings import MARGIN, Finding
+from privsyn.features.networks import Network
+from privsyn.files import json_digest
+from privsyn.recipe import Section, Slug, nearest, parse, read_toml
+
+Outcome = Literal["pass", "fail", "inconclusive", "accepted"]
+
+# What can answer a question by itself, besides `rule:<id>`; privsyn.release.checklist says how.
+EVIDENCE = (
+    "verdict", "dp-claim", "identifier-scan", "scorecard", "use-terms", "valid-until", "ledger-head",
+    "synthetic-marking",
+)  # fmt: skip
+
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    "<": operator.lt,
+    ">=": operator.ge,
+    ">": operator.gt,
+}
+
+
+class Rule(Section):
+    """One demand on one statistic; every scope of the statistic must meet it."""
+
+    id: str = Field(min_length=1)
+    severity: Literal["block", "warn"] = "block"
+    audit: str = Field(description="name of the audit, as its entry point is called")
+    statistic: str
+    side: Literal["value", "lower", "upper"] = Field(
+        "value", description="what is judged: the point estimate, or a bound of its interval"
+    )
+    op: Literal["<=", "<", ">=", ">"]
+    threshold: float
+    rationale: str = Field(min_length=1, description="where the threshold comes from")
+    not_applicable: Literal["fail", "accept"] = Field(
+        "fail", description="outcome when the evidence cannot exist, such as a set without a model"
+    )
+    waivable_by: tuple[Slug, ...] = Field(
+        (), description="roles that may waive this rule with a reason; nobody when absent"
+    )
+
+
+class ChecklistItem(Section):
+    """One question that must be answered before a set leaves, by evidence or by somebody in a role."""
+
+    id: Slug
+    question: str = Field(min_length=1, description="to be answered with yes, no or not applicable")
+    role: Slug = Field(description="who answers, as in the trust file")
+    evidence: str | None = Field(None, description="what of the release statement answers it by itself")
+    reference: str = Field(min_length=1, description="the norm that asks for it")
+
+
+class Policy(Section):
+    """What a synthetic set must show before it may be used in a given way."""
+
+    title: str = Field(min_length=1)
+    purpose: str
+    error_rate: float = Field(
+        0.05, gt=0, le=0.2, description="chance that an honest set fails any blocking rule, at most"
+    )
+    rules: tuple[Rule, ...] = Field(min_length=1)
+    checklist: tuple[ChecklistItem, ...] = Field(
+        (), description="what people must answer for, since no audit can"
+    )
+    margin: float = Field(
+        MARGIN, gt=0, description="equivalence of image biomarkers: a shift that counts for none, in SDs"
+    )
+    networks: tuple[Network, ...] = Field((), description="embeddings of your own, for audits that want one")
+
+    @field_validator("rules", "checklist")
+    @classmethod
+    def _distinct(cls, entries: tuple[Rule | ChecklistItem, ...]) -> tuple[Rule | ChecklistItem, ...]:
+        if len({entry.id for entry in entries}) != len(entries):
+            raise ValueError("two entries have the same id")
+        return entries
+
+    @field_validator("networks")
+    @classmethod
+    def _told_apart(cls, networks: tuple[Network, ...]) -> tuple[Network, ...]:
+        if len({network.name for network in networks}) != len(networks):
+            raise ValueError("two networks have the same name")
+        return networks
+
+    @model_validator(mode="after")
+    def _answerable(self) -> Self:
+        known = (*EVIDENCE, *(f"rule:{rule.id}" for rule in self.rules))
+        for item in self.checklist:
+            if item.evidence is not None and item.evidence not in known:
+                close = nearest(item.evidence, known)
+                raise ValueError(f"checklist: {item.id}: there is no evidence {item.evidence!r}{close}")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the policy's content; comments and order of keys do not matter.
+
+        Where a network lies does not either, for its sha256 says which it is. A policy without networks and
+        margin has the digest that it had before there were any: releases are bound to it.
+        """
+        content = self.model_dump(mode="json")
+        for network in content["networks"]:
+            del network["file"]
+        if not self.networks:
+            del content["networks"]
+        if self.margin == MARGIN:
+            del content["margin"]
+        return json_digest(content)
+
+    @property
+    def audits(self) -> tuple[str, ...]:
+        """Names of the audits that the rules need, in order of first mention."""
+        return tuple(dict.fromkeys(rule.audit for rule in self.rules))
+
+    def only(self, audits: Sequence[str]) -> Policy:
+        """The rules of these audits alone, each with the error rate that it has in the whole policy."""
+        rules = tuple(rule for rule in self.rules if rule.audit in audits)
+        return self.model_copy(update={"rules": rules})
+
+    def alpha(self, audit: str) -> float:
+        """The part of the error rate that an audit may spend: equal shares for the bounds that block."""
+        blocking = [rule.audit for rule in self.rules if rule.severity == "block" and rule.side != "value"]
+        return self.error_rate * max(blocking.count(audit), 1) / max(len(blocking), 1)
+
+
+def load_policy(path: Path) -> Policy:
+    """Read a policy file.
+
+    Raises:
+        RecipeError: the file is missing or not TOML, a key is unknown, a value does not fit.
+    """
+    return parse(read_toml(path), Policy, str(path))
+
+
+def judge(policy: Policy, findings: Sequence[Finding]) -> tuple[Outcome, list[dict[str, Any]]]:
+    """Hold findings against a policy: the verdict, and one row per rule and scope."""
+    rows = [row for rule in policy.rules for row in _judge_rule(rule, findings)]
+    blocking = {row["outcome"] for row in rows if row["severity"] == "block"}
+    for outcome in ("fail", "inconclusive"):
+        if outcome in blocking:
+            return outcome, rows
+    return "pass", rows
+
+
+def _judge_rule(rule: Rule, findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    matching = [f for f in findings if (f.audit, f.statistic) == (rule.audit, rule.statistic)]
+    if not matching:
+        reason = f"the evidence is missing: no finding {rule.statistic!r} of the audit {rule.audit!r}"
+        return [_row(rule, "fail", reason)]
+    return [_judge_finding(rule, finding) for finding in matching]
+
+
+def _judge_finding(rule: Rule, finding: Finding) -> dict[str, Any]:
+    if not finding.applicable:
+        outcome: Outcome = "accepted" if rule.not_applicable == "accept" else "fail"
+        return _row(rule, outcome, f"not applicable: {finding.reason}", finding)
+    judged = _judged(rule, finding)
+    if judged is not None and not _OPERATORS[rule.op](judged, rule.threshold):
+        return _row(
+            rule, "fail", f"{rule.statistic} {judged:.4g} is not {rule.op} {rule.threshold:g}", finding
+        )
+    if judged is None or not finding.conclusive:
+        return _row(rule, "inconclusive", finding.reason or "the statistic could not be measured", finding)
+    return _row(rule, "pass", "", finding)
+
+
+def _judged(rule: Rule, finding: Finding) -> float | None:
+    if rule.side == "value":
+        return finding.value
+    return None if finding.interval is None else finding.interval[rule.side == "upper"]
+
+
+def _row(rule: Rule, outcome: Outcome, reason: str, finding: Finding | None = None) -> dict[str, Any]:
+    row = rule.model_dump(mode="json", include={"id", "severity", "audit", "statistic", "side", "op"})
+    row |= {"threshold": rule.threshold, "rationale": rule.rationale, "outcome": outcome, "reason": reason}
+    row |= {
+        "scope": finding.scope if finding else {},
+        "value": _judged(rule, finding) if finding and finding.applicable else None,
+        "interval": list(finding.interval) if finding and finding.interval else None,
+    }
+    return row

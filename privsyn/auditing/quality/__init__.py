@@ -1,0 +1,1 @@
+"""What audits of usefulness have in common."""

@@ -1,0 +1,1 @@
+"""Statistics shared by audits: numbers in, numbers out."""

@@ -1,0 +1,101 @@
+"""What may be asked of the ledger: numbers in range, patients as HMACs, a bound or the reason for none.
+
+All of it is checked before the ledger is opened, for what once is in the chain stays there.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from privsyn.dp.accounting import Mechanism
+from privsyn.errors import PrivsynError
+from privsyn.ledger.hash_chain import members_digest
+
+UNITS = ("patient", "image")
+NEIGHBOURINGS = ("add-or-remove-one",)  # those that `accounting` composes
+_HMAC = re.compile(r"[0-9a-f]{32,128}")
+
+
+def people_of(patients: Iterable[str]) -> frozenset[str]:
+    """The patients, each once.
+
+    Raises:
+        PrivsynError: there are none, or they are not HMACs: an id in the clear must not reach the disk.
+    """
+    people = frozenset(patients)
+    if not people:
+        raise PrivsynError("a population needs at least one patient")
+    if not all(isinstance(each, str) and _HMAC.fullmatch(each) for each in people):
+        raise PrivsynError("patients are recorded by keyed HMACs (32 hexadecimal digits or more), not ids")
+    return people
+
+
+def training_body(
+    reference: str,
+    people: frozenset[str],
+    unit: str,
+    neighbouring: str,
+    delta: float | None,
+    mechanisms: Sequence[Mechanism],
+    why_unbounded: str,
+) -> dict[str, Any]:
+    """What a reservation says, but for the population.
+
+    Raises:
+        PrivsynError: something is missing, contradictory or out of range.
+    """
+    if not reference:
+        raise PrivsynError("a training needs a reference")
+    if bool(mechanisms) == bool(why_unbounded):
+        raise PrivsynError("a training has mechanisms that bound it, or a reason why nothing does")
+    check_kind(unit, neighbouring)
+    if delta is not None or mechanisms:
+        check_delta(delta)
+    parts = [exact(part) for part in mechanisms]
+    if not all(part.steps for part in parts):
+        raise PrivsynError(f"training {reference!r} plans no step: there is nothing to reserve")
+    return {
+        "reference": reference,
+        "patients": len(people),
+        "patients_sha256": members_digest(people),
+        "unit": unit,
+        "neighbouring": neighbouring,
+        "delta": None if delta is None else float(delta),
+        "mechanisms": [part.to_dict() for part in parts],
+        "unbounded": why_unbounded,
+    }
+
+
+def exact(part: Mechanism) -> Mechanism:
+    """The mechanism in plain numbers.
+
+    Raises:
+        PrivsynError: a number is out of range.
+    """
+    plain = Mechanism(float(part.noise_multiplier), float(part.sample_rate), int(part.steps))
+    noisy = math.isfinite(plain.noise_multiplier) and plain.noise_multiplier > 0
+    if not (noisy and 0 < plain.sample_rate <= 1 and 0 <= plain.steps == part.steps):
+        raise PrivsynError(f"{part} is out of range: noise above 0, rate in (0, 1], a whole number of steps")
+    return plain
+
+
+def check_kind(unit: str, neighbouring: str) -> None:
+    """Refuse a unit or a neighbouring relation that nothing here can account for."""
+    for name, value, choices in (("unit", unit, UNITS), ("neighbouring", neighbouring, NEIGHBOURINGS)):
+        if value not in choices:
+            raise PrivsynError(f"{name} {value!r} is unknown: choose from {', '.join(choices)}")
+
+
+def check_epsilon(epsilon: float) -> None:
+    """Refuse a limit that limits nothing, or that nothing can keep to."""
+    if not (math.isfinite(epsilon) and epsilon > 0):
+        raise PrivsynError(f"epsilon {epsilon} is out of range: it must be finite and above 0")
+
+
+def check_delta(delta: float | None) -> None:
+    """Refuse a delta outside (0, 1)."""
+    if delta is None or not 0 < delta < 1:
+        raise PrivsynError(f"delta {delta} is out of range: it must be above 0 and below 1")

@@ -1,0 +1,1 @@
+"""From a cohort and a recipe to a model: one loop, with differential privacy or without."""

@@ -1,0 +1,407 @@
+"""Cohort and recipe to model: ONE loop, with differential privacy or without (`steps` has what differs)."""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from privsyn import ledger
+from privsyn.bit_depth import bit_depth_of
+from privsyn.cohort.cohort import Cohort, Part, load_cohort
+from privsyn.diffusion.model import DiffusionModel, device_of
+from privsyn.dp import accounting
+from privsyn.dp.claim import NEIGHBOURING, claim, delta_of
+from privsyn.dp.clipping import StepFacts
+from privsyn.dp.dirac_canaries import MarkScores
+from privsyn.dp.layers import check_supported
+from privsyn.errors import CheckpointError, PrivsynError, RecipeError, StudyError
+from privsyn.files import file_digest, whole_folder, write_json, write_text
+from privsyn.progress import SILENT, Progress
+from privsyn.recipe import Recipe
+from privsyn.recipe import Train as TrainSettings
+from privsyn.study import Study, as_study
+from privsyn.training.canaries import Canaries, plant, planted, with_canaries
+from privsyn.training.checkpoint import (
+    EMA,
+    State,
+    Training,
+    fresh_training,
+    load_state,
+    load_training,
+    newest,
+    save_checkpoint,
+    start_from,
+)
+from privsyn.training.diagnosis import Watch
+from privsyn.training.steps import plain_steps, private_steps
+from privsyn.training.warmup import queries, warm_up
+
+LOG_EVERY = 10  # steps
+NOTICE = "INTERNAL: losses of private data without noise; this file must not leave the study"
+
+
+def train(
+    study: Study | Path | str,
+    *,
+    dp: bool | None = None,
+    epsilon: float | None = None,
+    canaries: int | None = None,
+    settings: Sequence[str] = (),
+    resume: bool = False,
+    force: bool = False,
+    allow_unbounded: bool = False,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Train the study's model on its cohort's training patients, and write its privacy claim.
+
+    What it will spend is charged to the patients' population before the first step (`privsyn.ledger`).
+    Holdout and test are never read. A killed run leaves whole checkpoints, and `resume` continues from the
+    newest; the claim is written last, so a model that has one is finished.
+
+    Args:
+        dp: train with differential privacy; default `privacy.dp` of the recipe.
+        epsilon: budget of the whole training; default `privacy.epsilon`.
+        canaries: pictures of nobody to plant for the audit `canary`; default `train.canaries`.
+        settings: `section.key=value` changes of the recipe.
+        resume: continue; dp, epsilon, canaries and settings must be those of the run, but the first three may
+            be left out.
+        force: replace the model that the study has, once the new run has started validly; what the old one
+            spent stays charged.
+        allow_unbounded: train without a bound although the patients' population has a grant.
+
+    Returns:
+        The document `model/privacy.json`.
+
+    Raises:
+        StudyError: there is no cohort, or there is a model already.
+        RecipeError: the recipe does not fit the cohort, or no noise reaches the budget.
+        CheckpointError: nothing to resume, a broken checkpoint, or one of another recipe or cohort.
+        Refused: the population's grant does not allow it; nothing was trained or replaced.
+    """
+    study = as_study(study)
+    cohort = load_cohort(study.need(study.cohort, "prepare"))
+    if resume:
+        training, state = _resumed(study, cohort, dp, epsilon, canaries, settings)
+        _reserve(state, cohort, allow_unbounded)
+    else:
+        recipe = _recipe(study, dp, epsilon, canaries, settings)
+        training, state = _begun(study, cohort, recipe, force, allow_unbounded, progress)
+    if state.step == 0 and queries(state.recipe):
+        # without canaries: they would spoil the moments, and no score looks at them
+        warm_up(study.central_images, training, state, cohort.part("train"), progress)
+    state = run_steps(study, training, state, cohort.part("train"), _planted(study, state), progress)
+    return _finish(study, cohort, state)
+
+
+def run_steps(
+    study: Study, training: Training, state: State, part: Part, canaries: Canaries | None, progress: Progress
+) -> State:
+    """The loop. Returns the state after the last step, which is also the newest checkpoint."""
+    recipe, settings, first = state.recipe, state.recipe.train, state.step
+    part = with_canaries(part, canaries)
+    scored = None
+    if training.marks is not None:
+        clip_norm, scores = recipe.privacy.clip_norm, state.canary_scores
+        scored = MarkScores(state.history[-1], clip_norm, len(training.marks), scores)
+    take_step = (
+        private_steps(training, state, part, scored)
+        if recipe.privacy.dp
+        else plain_steps(training, state, part)
+    )
+    training.model.train()
+    recent: list[StepFacts] = []
+    watch = Watch()
+    began, shown = time.monotonic(), dict[str, str]()
+    with progress.stage("train", settings.steps) as advance, study.training_log.open("a") as log:
+        advance(first)
+        for step in range(first, settings.steps):
+            set_learning_rate(training.optimizer, rate_of_step(step, settings))
+            recent.append(take_step(step))
+            if not recipe.privacy.dp:
+                watch.see(step + 1, recent[-1].loss)
+            update_ema(training, ema_decay(step, settings.ema_decay))
+
+            done = step + 1
+            to_save = done % settings.checkpoint_every == 0 or done == settings.steps
+            shown["images/s"] = f"{(done - first) * settings.batch_size / (time.monotonic() - began):.0f}"
+            if done % LOG_EVERY == 0 or to_save:
+                log.write(_log_line(done, recent) + "\n")
+                log.flush()
+                if not recipe.privacy.dp:  # with it, the loss is private and stays in the log
+                    shown["loss"] = f"{_mean_loss(recent):.4f}"
+                recent.clear()
+            if to_save:
+                _check_finite(training.model, done)
+                state = _advanced(state, done)
+                if scored is not None:
+                    state = replace(state, canary_scores=scored.scores)
+                save_checkpoint(study.checkpoints, training, state)
+                if recipe.privacy.dp:
+                    rough = done < settings.steps
+                    spent = accounting.epsilon(state.history, delta_of(recipe), rough=rough)
+                    shown["epsilon"] = f"{math.ceil(spent * 100) / 100:.2f}"
+            advance(1, **shown)
+    return state
+
+
+def _check_finite(model: DiffusionModel, done: int) -> None:
+    """Stop a training that has diverged; with DP the weights are noisy, so looking at them costs nothing."""
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        raise PrivsynError(
+            f"the weights are no longer finite at step {done}: lower train.learning_rate and train anew with "
+            "--force"
+        )
+
+
+def rate_of_step(step: int, settings: TrainSettings) -> float:
+    """Learning rate of a step (from 0): linear over the warm-up; then constant, or a half cosine to 0."""
+    warm = settings.warmup_steps
+    if step < warm or settings.schedule == "constant":
+        return settings.learning_rate * min(1.0, (step + 1) / (warm + 1))
+    done = (step - warm) / max(settings.steps - warm, 1)
+    return settings.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def ema_decay(step: int, longest: float) -> float:
+    """Short at first, so that the average forgets the fresh weights; at most `longest`."""
+    return min(longest, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def update_ema(training: Training, decay: float) -> None:
+    """ema = decay * ema + (1 - decay) * model, after a real step."""
+    for average, weight in zip(training.ema.parameters(), training.model.parameters(), strict=True):
+        average.lerp_(weight, 1 - decay)
+
+
+def _recipe(
+    study: Study, dp: bool | None, epsilon: float | None, canaries: int | None, settings: Sequence[str]
+) -> Recipe:
+    recipe = study.recipe([*settings, *_settings_of(dp, epsilon, canaries)])
+    if epsilon is not None and not recipe.privacy.dp:
+        raise RecipeError("an epsilon was given for a training without differential privacy: add --dp")
+    return recipe
+
+
+def _begun(
+    study: Study, cohort: Cohort, recipe: Recipe, force: bool, allow_unbounded: bool, progress: Progress
+) -> tuple[Training, State]:
+    """A new model folder with the checkpoint of step 0, so that there is always one to resume from.
+
+    It is charged when all else is ready: what is refused leaves the old model, and what fails is not charged.
+    """
+    if study.model.exists() and not force:
+        raise StudyError(f"{study.model} already exists: --resume continues it, --force replaces it")
+    _check_data(recipe, cohort)
+    training, initial = fresh_training(recipe, device_of(recipe)), recipe.train.init_from
+    start = None if initial is None else _start(study.root / initial, training, cohort, recipe.train)
+    state = State(0, recipe, cohort.digest, (), secrets.token_hex(16), start)
+    if recipe.privacy.dp:
+        check_supported(training.model)
+        with progress.stage("find the noise for the budget", 1) as advance:
+            state = replace(state, history=(*queries(recipe), planned_mechanism(recipe)))
+            advance()
+    try:
+        with whole_folder(study.model, replace=force) as folder:
+            if recipe.train.canaries:
+                committed = plant(folder, recipe.train.canaries, recipe.data).commitment
+                state = replace(state, canaries_sha256=committed)
+            save_checkpoint(folder / study.checkpoints.name, training, state)
+            write_text(folder / study.training_log.name, json.dumps({"notice": NOTICE}) + "\n")
+            _reserve(state, cohort, allow_unbounded)
+    except BaseException:
+        with suppress(PrivsynError):  # nothing was reserved, or the ledger cannot be written
+            ledger.void(state.reference)
+        raise
+    return training, state
+
+
+def _planted(study: Study, state: State) -> Canaries | None:
+    """The canaries that were committed to when the run began; coins are never tossed again."""
+    canaries = planted(study.model, state.recipe.data) if state.canaries_sha256 else None
+    if (canaries.commitment if canaries else None) != state.canaries_sha256:
+        raise CheckpointError(
+            f"{study.model} has other canaries than its checkpoint: train anew with --force"
+        )
+    return canaries
+
+
+def _start(folder: Path, training: Training, cohort: Cohort, settings: TrainSettings) -> str:
+    """Begin with public weights, unless the ledger knows that our own patients are in them."""
+    digest, population = start_from(folder, training, settings)
+    patients = cohort.records["patient"].tolist()
+    if population is not None and population in ledger.ids_of(patients):
+        raise RecipeError(
+            f"train.init_from {str(folder)!r} was trained on patients of this cohort, whatever it declares: "
+            "start from another model, or from none"
+        )
+    return digest
+
+
+def _reserve(state: State, cohort: Cohort, allow_unbounded: bool) -> None:
+    """Charge the whole training to the population; for a resumed run, see that it is charged."""
+    ledger.reserve(
+        state.reference,
+        cohort.records["patient"].tolist(),
+        **charge(state.recipe, state.planned),
+        allow_unbounded=allow_unbounded,
+    )
+
+
+def charge(recipe: Recipe, planned: Sequence[accounting.Mechanism]) -> dict[str, Any]:
+    """What the ledger is told of a training."""
+    why = _why_unbounded(recipe)
+    return {
+        "unit": recipe.privacy.unit,
+        "neighbouring": NEIGHBOURING,
+        "delta": delta_of(recipe) if recipe.privacy.dp else None,
+        "mechanisms": () if why else tuple(planned),
+        "why_unbounded": why,
+    }
+
+
+def _why_unbounded(recipe: Recipe) -> str:
+    """Why nothing bounds what a training reveals; "" if something does."""
+    if recipe.privacy.public_data:
+        return "trained on images that were declared public"
+    if not recipe.privacy.dp:
+        return "trained without differential privacy"
+    if recipe.privacy.insecure_seed is not None:
+        return "trained with noise that can be repeated (privacy.insecure_seed)"
+    return ""
+
+
+def planned_mechanism(recipe: Recipe) -> accounting.Mechanism:
+    """DP-SGD with the noise that keeps to the budget beside the warm-up, with no step taken yet."""
+    privacy, steps = recipe.privacy, recipe.train.steps
+    assert privacy.expected_units is not None  # the recipe demands it for DP
+    rate = recipe.train.batch_size / privacy.expected_units
+    noise = accounting.noise_multiplier(
+        privacy.epsilon, delta_of(recipe), rate, steps, composed=queries(recipe)
+    )
+    return accounting.Mechanism(noise, rate, steps=0)
+
+
+def _resumed(
+    study: Study,
+    cohort: Cohort,
+    dp: bool | None,
+    epsilon: float | None,
+    canaries: int | None,
+    settings: Sequence[str],
+) -> tuple[Training, State]:
+    folder = newest(study.need(study.checkpoints, "train"))
+    state = load_state(folder)
+    dp = state.recipe.privacy.dp if dp is None else dp
+    epsilon = state.recipe.privacy.epsilon if epsilon is None else epsilon
+    canaries = state.recipe.train.canaries if canaries is None else canaries
+    asked = _recipe(study, dp, epsilon if dp else None, canaries, settings)
+    different = _differences(state.recipe, asked)
+    if different:
+        raise CheckpointError(
+            f"{folder} was trained with another {', '.join(different)}: pass the same options again, "
+            "or replace it with --force"
+        )
+    if state.cohort_sha256 != cohort.digest:
+        raise CheckpointError(
+            f"{folder} was trained on another cohort, or another split of it: replace it with --force"
+        )
+    if ledger.state_of(state.reference) == "settled" and state.step < state.recipe.train.steps:
+        raise CheckpointError(
+            f"{folder} is from before the end of a training that was finished and settled; going on would "
+            "spend privacy that is not charged: train anew with --force"
+        )
+    _shorten_log(study.training_log, state.step)
+    return load_training(folder, state, device_of(state.recipe)), state
+
+
+def _differences(trained: Recipe, asked: Recipe) -> list[str]:
+    """Settings that shape a model and differ; how to sample is not among them."""
+    ours, theirs = (recipe.model_dump(exclude={"sample"}) for recipe in (trained, asked))
+    ours, theirs = ({"": {"seed": each.pop("seed")}, **each} for each in (ours, theirs))
+    pairs = [(part, key) for part in ours for key in ours[part]]
+    return [f"{part}.{key}".lstrip(".") for part, key in pairs if ours[part][key] != theirs[part][key]]
+
+
+def _settings_of(dp: bool | None, epsilon: float | None, canaries: int | None) -> list[str]:
+    asked = [] if dp is None else [f"privacy.dp={str(dp).lower()}"]
+    asked += [] if epsilon is None else [f"privacy.epsilon={epsilon!r}"]
+    return asked + ([] if canaries is None else [f"train.canaries={canaries}"])
+
+
+def _check_data(recipe: Recipe, cohort: Cohort) -> None:
+    data, found = recipe.data, (cohort.size, cohort.channels, bit_depth_of(cohort.images), cohort.classes)
+    if found != (data.size, data.channels, data.bit_depth, data.classes):
+        raise RecipeError(
+            "the cohort has another size, channels, bit depth or classes than [data] in the recipe: prepare "
+            "it again with `privsyn prepare SOURCE --force`"
+        )
+
+
+def _advanced(state: State, done: int) -> State:
+    """The state at a later step; every step taken counts against the budget."""
+    if not state.history:
+        return replace(state, step=done)
+    last = state.history[-1]
+    counted = replace(last, steps=last.steps + done - state.step)
+    return replace(state, step=done, history=(*state.history[:-1], counted))
+
+
+def _finish(study: Study, cohort: Cohort, state: State) -> dict[str, Any]:
+    recipe = state.recipe
+    weights = file_digest(newest(study.checkpoints) / EMA)
+    ledger.settle(state.reference, charge(recipe, state.history)["mechanisms"], outcome=weights)
+    document = claim(
+        recipe,
+        cohort,
+        state.history,
+        steps=state.step,
+        weights_sha256=weights,
+        init_sha256=state.init_sha256,
+        canaries_sha256=state.canaries_sha256,
+        account=ledger.account(state.reference),
+    )
+    resolved = {"schema_version": 1, "sha256": recipe.digest, "recipe": recipe.model_dump(mode="json")}
+    write_json(study.resolved_recipe_file, resolved)
+    write_json(study.privacy_file, document)
+    return document
+
+
+def _mean_loss(recent: Sequence[StepFacts]) -> float:
+    known = [facts.loss for facts in recent if math.isfinite(facts.loss)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _log_line(done: int, recent: Sequence[StepFacts]) -> str:
+    loss = _mean_loss(recent)
+    facts = {"step": done, "loss": loss if math.isfinite(loss) else None, "over_steps": len(recent)}
+    units, dropped = (sum(getattr(step, name) for step in recent) for name in ("units", "dropped"))
+    return json.dumps(facts | {"units": units, "dropped_units": dropped})
+
+
+def _shorten_log(log: Path, step: int) -> None:
+    """Drop what a killed run logged after its last checkpoint; those steps are taken anew."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else [json.dumps({"notice": NOTICE})]
+    write_text(log, "".join(f"{line}\n" for line in lines if _logged_step(line) <= step))
+
+
+def _logged_step(line: str) -> float:
+    try:
+        return float(json.loads(line).get("step", 0))
+    except ValueError:
+        return math.inf

@@ -1,0 +1,326 @@
+"""What a recipe would spend, cost and reach, before any privacy is spent: `privsyn plan`.
+
+Nothing here reads a real image. Noise comes from the accountant; time and memory from a short probe on this
+machine, on images of random numbers; what was spent before, from the ledger.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from privsyn import ledger
+from privsyn.cohort.cohort import load_cohort
+from privsyn.diffusion.batches import noise_draws
+from privsyn.diffusion.model import device_of
+from privsyn.dp.accounting import Mechanism, epsilon, epsilon_rdp, noise_multiplier
+from privsyn.dp.claim import delta_of
+from privsyn.dp.clipping import private_optimizer, private_step
+from privsyn.dp.generators import keyed_generator
+from privsyn.dp.gradients import median_seconds
+from privsyn.errors import RecipeError
+from privsyn.progress import SILENT, Progress
+from privsyn.recipe import Recipe
+from privsyn.study import Study, as_study
+from privsyn.training.checkpoint import fresh_training
+from privsyn.training.loop import charge, planned_mechanism
+from privsyn.training.steps import plain_step, planned_passes
+from privsyn.training.warmup import queries
+
+SCHEMA_VERSION = 1
+BUDGETS = (1.0, 3.0, 8.0, 10.0)
+PLAIN_IMAGES = 64  # of the step without privacy that is timed for comparison, at most
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A training step on this machine, measured on noise.
+
+    Attributes:
+        per_unit: seconds of one unit, by its number of images, with `draws` noise draws each.
+        per_step: seconds of a step apart from its units: noise, optimiser.
+        plain: seconds per image of a step without privacy.
+        peak_bytes: of the process (CPU) or the device (CUDA) while it was measured, cohort not included.
+    """
+
+    device: str
+    draws: int
+    per_unit: dict[int, float]
+    per_step: float
+    plain: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Variation:
+    """The recipe with one thing changed.
+
+    Attributes:
+        signal_to_noise: see `signal_to_noise`.
+        relative: signal_to_noise by that of the recipe as it stands.
+        draw_noise: 1 / sqrt(K), by which more draws K calm a unit's own gradient; they change no other noise.
+        seconds: of the whole training, for units of one image.
+    """
+
+    change: str
+    epsilon: float
+    batch_size: int
+    steps: int
+    noise_multiplicity: int
+    noise_multiplier: float | None
+    signal_to_noise: float | None
+    relative: float | None
+    draw_noise: float
+    seconds: float
+
+
+def plan(
+    study: Study | Path | str,
+    *,
+    epsilon: float | None = None,
+    settings: Sequence[str] = (),
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """What `privsyn train --dp` with the same options would do; spends nothing and writes nothing.
+
+    Args:
+        epsilon: budget of the whole training; default `privacy.epsilon`.
+        settings: `section.key=value` changes of the recipe.
+
+    Raises:
+        RecipeError: the recipe does not say what DP needs, or no noise reaches the budget.
+    """
+    study = as_study(study)
+    asked = [] if epsilon is None else [f"privacy.epsilon={epsilon!r}"]
+    recipe = study.recipe([*settings, "privacy.dp=true", *asked])
+    changes = _changes(recipe)
+    with progress.stage("plan", len(changes) + len(BUDGETS) + 2) as advance:
+        mechanism = planned_mechanism(recipe)
+        history = (*queries(recipe), replace(mechanism, steps=recipe.train.steps))
+        advance()
+        cost, parameters = probe(recipe)
+        advance()
+        here = signal_to_noise(recipe, mechanism.noise_multiplier, parameters)
+
+        def vary(change: str, *changed: str) -> Variation:
+            advance()
+            return _variation(change, recipe.with_settings(changed), cost, parameters, here)
+
+        variations = [vary(change, *changed) for change, changed in changes]
+        budgets = [vary(f"epsilon {budget:g}", f"privacy.epsilon={budget}") for budget in BUDGETS]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "claim": _claim(recipe, history),
+        "network": {"parameters": parameters},
+        "signal_to_noise": here,
+        "cost": _cost(recipe, cost),
+        "variations": [asdict(variation) for variation in variations],
+        "budgets": [asdict(variation) for variation in budgets],
+        "ledger": _outlook(study, recipe, history),
+        "declares": declaration(recipe),
+        "notes": doubts(recipe, here),
+    }
+
+
+def signal_to_noise(recipe: Recipe, noise_multiplier: float, parameters: int) -> float:
+    """sqrt(T) B / (sigma sqrt(P)): how far all steps together can move the weights beyond their noise.
+
+    A proxy, for comparing settings of one network: it takes the clipped gradients of all units to agree.
+    """
+    units, steps = recipe.train.batch_size, recipe.train.steps
+    return math.sqrt(steps) * units / (noise_multiplier * math.sqrt(parameters))
+
+
+def declaration(recipe: Recipe) -> str:
+    """What `expected_units` makes public, in words."""
+    privacy = recipe.privacy
+    return (
+        f"privacy.expected_units = {privacy.expected_units} is declared PUBLIC: anybody may know that about "
+        f"so many {privacy.unit}s are trained on. Sample rate, divisor and delta follow from it, the cohort "
+        "is not counted for them. Choose it from what is known anyway, not by looking."
+    )
+
+
+def probe(recipe: Recipe) -> tuple[Cost, int]:
+    """Time a few passes of a fresh network on noise, and the number of its parameters."""
+    device = device_of(recipe)
+    training = fresh_training(recipe.with_settings(["train.canaries=0"]), device)
+    parameters = [parameter for parameter in training.model.parameters() if parameter.requires_grad]
+    draws = recipe.privacy.noise_multiplicity
+    passes = planned_passes(training.model, recipe, device)
+    cap = 1 if recipe.privacy.unit == "image" else recipe.privacy.max_images_per_unit
+
+    def noise(units: int, rows: int) -> Any:
+        return noise_draws(training.model, units, rows, keyed_generator(device, "plan", units, rows))
+
+    batch = noise(1, min(PLAIN_IMAGES, recipe.train.batch_size))
+    inner = training.optimizer
+    plain = median_seconds(device, lambda: plain_step(training.model, inner, batch)) / batch[1].shape[1]
+    optimizer = private_optimizer(training.model, inner, noise_multiplier=1.0, clip_norm=1.0, divisor=1)
+
+    def step(images: int, units: int) -> None:
+        found = (
+            [passes(images).way(training.model, parameters, noise(units, images * draws))] if units else []
+        )
+        private_step(optimizer, found, keyed_generator(device, "plan noise"))
+
+    empty = median_seconds(device, partial(step, 1, 0))
+    per_unit = {}
+    for images in sorted({1, cap}):
+        units = min(passes(images).units, recipe.train.batch_size)
+        whole = median_seconds(device, partial(step, images, units))
+        per_unit[images] = max(whole - empty, 0.0) / units
+    count = sum(parameter.numel() for parameter in parameters)
+    return Cost(str(device), draws, per_unit, empty, plain, _peak(device)), count
+
+
+def training_seconds(recipe: Recipe) -> float:
+    """Seconds that the steps of a training take on this machine, from a few passes on noise."""
+    if recipe.privacy.dp:
+        cost, _ = probe(recipe)
+        return _training_seconds(recipe, cost, images=1)
+    device = device_of(recipe)
+    training = fresh_training(recipe, device)
+    rows = min(PLAIN_IMAGES, recipe.train.batch_size)
+    batch = noise_draws(training.model, 1, rows, keyed_generator(device, "plan", 1, rows))
+    seconds = median_seconds(device, lambda: plain_step(training.model, training.optimizer, batch))
+    return recipe.train.steps * recipe.train.batch_size * seconds / rows
+
+
+def _changes(recipe: Recipe) -> list[tuple[str, tuple[str, ...]]]:
+    """What is worth trying: half and double of batch, draws and steps, as far as the recipe allows it."""
+    batch, steps, draws = recipe.train.batch_size, recipe.train.steps, recipe.privacy.noise_multiplicity
+    expected = recipe.privacy.expected_units or batch
+    tried: list[tuple[str, tuple[str, ...]]] = [("as it stands", ())]
+    tried += [
+        (f"batch {size}", (f"train.batch_size={size}",))
+        for size in dict.fromkeys((batch // 2, 2 * batch, 4 * batch))
+        if 1 <= size <= expected
+    ]
+    tried += [(f"steps {n}", (f"train.steps={n}",)) for n in dict.fromkeys((steps // 2, 2 * steps)) if n]
+    return tried + [
+        (f"draws {k}", (f"privacy.noise_multiplicity={k}",))
+        for k in dict.fromkeys((1, draws // 2, 2 * draws))
+        if k and k != draws
+    ]
+
+
+def _variation(change: str, recipe: Recipe, cost: Cost, parameters: int, here: float) -> Variation:
+    privacy, train = recipe.privacy, recipe.train
+    assert privacy.expected_units is not None
+    try:
+        noise: float | None = noise_multiplier(
+            privacy.epsilon,
+            delta_of(recipe),
+            train.batch_size / privacy.expected_units,
+            train.steps,
+            composed=queries(recipe),
+            rough=True,
+        )
+    except RecipeError:  # out of reach, which is an answer
+        noise = None
+    ratio = None if noise is None else signal_to_noise(recipe, noise, parameters)
+    return Variation(
+        change=change,
+        epsilon=privacy.epsilon,
+        batch_size=train.batch_size,
+        steps=train.steps,
+        noise_multiplicity=privacy.noise_multiplicity,
+        noise_multiplier=noise,
+        signal_to_noise=ratio,
+        relative=None if ratio is None else ratio / here,
+        draw_noise=1 / math.sqrt(privacy.noise_multiplicity),
+        seconds=_training_seconds(recipe, cost, images=1),
+    )
+
+
+def _training_seconds(recipe: Recipe, cost: Cost, images: int) -> float:
+    """Of a whole training, if every unit has so many images; other draws are taken to cost in proportion."""
+    per_unit = cost.per_unit[images] * recipe.privacy.noise_multiplicity / cost.draws
+    canaries = recipe.train.canaries / 2 / (recipe.privacy.expected_units or 1)  # by units: half are in
+    return recipe.train.steps * (cost.per_step + recipe.train.batch_size * (1 + canaries) * per_unit)
+
+
+def _claim(recipe: Recipe, history: Sequence[Mechanism]) -> dict[str, Any]:
+    delta = delta_of(recipe)
+    return {
+        "unit": recipe.privacy.unit,
+        "epsilon": epsilon(history, delta),
+        "epsilon_rdp": epsilon_rdp(history, delta),
+        "delta": delta,
+        "expected_units": recipe.privacy.expected_units,
+        "clip_norm": recipe.privacy.clip_norm,
+        "noise_multiplicity": recipe.privacy.noise_multiplicity,
+        "max_images_per_unit": recipe.privacy.max_images_per_unit,
+        **history[-1].to_dict(),
+        "composed": [part.to_dict() for part in history[:-1]],
+    }
+
+
+def _cost(recipe: Recipe, cost: Cost) -> dict[str, Any]:
+    """From all units with one image to all with as many as the cap; which it is, only the data would tell."""
+    seconds = {str(images): _training_seconds(recipe, cost, images) for images in cost.per_unit}
+    rows = recipe.train.batch_size * recipe.privacy.noise_multiplicity
+    per_step = _training_seconds(recipe, cost, images=1) / recipe.train.steps
+    return {
+        "device": cost.device,
+        "threads": torch.get_num_threads(),
+        "seconds_by_images_per_unit": seconds,
+        "seconds_per_step": per_step,
+        "ratio_per_pass": per_step / (rows * cost.plain),
+        "seconds_nonprivate": recipe.train.steps * recipe.train.batch_size * cost.plain,
+        "peak_bytes": cost.peak_bytes,
+        "measured_on": "noise",
+    }
+
+
+def _outlook(study: Study, recipe: Recipe, history: Sequence[Mechanism]) -> dict[str, Any] | None:
+    """What the ledger would say to this training; None while there is no cohort."""
+    if not study.cohort.exists():
+        return None
+    patients = load_cohort(study.cohort).records["patient"].tolist()
+    found = ledger.outlook(patients, **charge(recipe, history))
+    return {
+        "population": found.population,
+        "before": found.before.to_dict(),
+        "after": found.after.to_dict(),
+        "grants": [asdict(grant) for grant in found.grants],
+        "allowed": found.allowed,
+        "reason": found.reason,
+    }
+
+
+def doubts(recipe: Recipe, here: float) -> list[str]:
+    """What a careful reader would object to in a recipe whose signal to noise is `here`."""
+    privacy, notes = recipe.privacy, []
+    assert privacy.expected_units is not None
+    if delta_of(recipe) >= 1 / privacy.expected_units:
+        notes.append(
+            f"delta {delta_of(recipe):g} is not below 1 / expected_units: it would allow publishing one "
+            f"{privacy.unit} in the clear; leave privacy.delta out, or lower it"
+        )
+    if privacy.epsilon > 10:
+        notes.append("an epsilon above 10 promises little; policies usually ask for 10 or less")
+    if here < 1:
+        notes.append(
+            "signal to noise is below 1: expect little but noise. A larger batch, a smaller network or "
+            "public weights to start from (train.init_from) help; more steps hardly do"
+        )
+    if privacy.insecure_seed is not None:
+        notes.append("privacy.insecure_seed is set: the claim would not be valid")
+    return notes
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,150 @@
+"""A warm-up on noisy moments of the images before DP-SGD: queries that the same budget pays for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from privsyn.bit_depth import Images
+from privsyn.cohort.cohort import Part
+from privsyn.diffusion.batches import rows_of_step
+from privsyn.diffusion.model import device_of, to_float, to_pixels
+from privsyn.dp import class_means, covariance
+from privsyn.dp.accounting import Mechanism
+from privsyn.dp.generators import CPU, keyed_generator
+from privsyn.dp.sampling import units_of
+from privsyn.files import whole_file
+from privsyn.progress import Progress
+from privsyn.recipe import Recipe
+from privsyn.training.checkpoint import State, Training
+from privsyn.training.steps import randomness, sampled, step_on_images
+
+MEANS = "means"  # (images, classes, H, W, C) of the images' bit depth
+DIRECTIONS = "directions"  # (k, C, side, side) float32; only where the covariance was asked for
+Contribution = Callable[[Tensor, Tensor], Tensor]  # of a unit's images and labels
+DRAWN = 256  # pictures of each class, where they are drawn from a Gaussian
+
+
+def queries(recipe: Recipe) -> tuple[Mechanism, ...]:
+    """What the warm-up spends: Gaussian mechanisms on Poisson samples of the units; or nothing."""
+    warmup, expected = recipe.warmup, recipe.privacy.expected_units
+    if not (recipe.privacy.dp and warmup.images and expected):
+        return ()
+    rate = (warmup.expected_units or expected) / expected
+    means = Mechanism(warmup.noise_multiplier, rate, warmup.images)
+    if warmup.covariance_noise is None:
+        return (means,)
+    return (means, Mechanism(warmup.covariance_noise, rate, 1))
+
+
+def warm_up(file: Path, training: Training, state: State, part: Part, progress: Progress) -> None:
+    """Train the fresh network on the noisy moments in `file`, which are asked for only if it is not there.
+
+    A run that is killed before the file is whole has shown them to nobody, so asking again spends nothing
+    more; once it is there, a resumed run starts from the same ones.
+    """
+    recipe = state.recipe
+    if not file.exists():
+        moments = _moments(recipe, part)
+        with whole_file(file) as partial:
+            save_file(moments, partial)
+    _train_on(*pictures_of(load_file(file), recipe), training, recipe, progress)
+    training.ema.load_state_dict(training.model.state_dict())
+
+
+def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
+    """Noisy means, and the directions of the noisy covariance around them if the recipe wants it."""
+    units, warmup = units_of(part.patients, recipe.privacy.unit), recipe.warmup
+    of_means, *of_covariance = queries(recipe)
+    classes, channels, size = len(recipe.data.classes), recipe.data.channels, recipe.data.size
+
+    def summed(number: int, mechanism: Mechanism, like: Tensor, one: Contribution) -> Tensor:
+        sample = sampled(units, recipe, mechanism, randomness(recipe, -1 - number, "central units", CPU))
+        noise = randomness(recipe, -1 - number, "central noise", CPU)
+        parts = (one(to_float(part.images[rows]), torch.from_numpy(part.labels[rows])) for rows in sample)
+        return class_means.noisy_sum(parts, like, mechanism.noise_multiplier, noise)
+
+    like = torch.zeros(classes, channels * size**2 + 1)
+    totals = [
+        summed(number, of_means, like, partial(class_means.contribution, classes=classes))
+        for number in range(warmup.images)
+    ]
+    shape, noise = (channels, size, size), of_means.noise_multiplier
+    shown = [
+        to_pixels(class_means.central_images(total, shape, noise), recipe.data.bit_depth) for total in totals
+    ]
+    means = torch.from_numpy(np.stack(shown))
+    if not of_covariance:
+        return {MEANS: means}
+
+    (mechanism,) = of_covariance
+    side, spread = warmup.covariance_size, warmup.spread
+    expected = warmup.expected_units or recipe.privacy.expected_units
+    assert expected is not None  # the recipe demands it for DP
+    around = covariance.coarse(_average(means), side)
+    total = summed(
+        warmup.images,
+        mechanism,
+        torch.zeros(around.shape[1], around.shape[1]),
+        partial(covariance.second_moment, means=around, spread=spread),
+    )
+    found = covariance.directions(total, expected, mechanism.noise_multiplier, spread)
+    return {MEANS: means, DIRECTIONS: found.reshape(-1, channels, side, side)}
+
+
+def pictures_of(moments: dict[str, Tensor], recipe: Recipe) -> tuple[Images, NDArray[np.int64]]:
+    """What the steps are on, with labels: the means, or draws from a Gaussian around the average of each."""
+    means = moments[MEANS]
+    if DIRECTIONS not in moments:
+        return means.flatten(0, 1).numpy(), np.tile(np.arange(means.shape[1]), means.shape[0])
+    labels = torch.arange(means.shape[1]).repeat(DRAWN)
+    directions = moments[DIRECTIONS]
+    weights = torch.randn(
+        len(labels), len(directions), generator=keyed_generator(CPU, recipe.seed, "gaussian")
+    )
+    coarse = torch.tensordot(weights, directions, dims=1)
+    size = recipe.data.size
+    finer = F.interpolate(coarse, size=(size, size), mode="bilinear")
+    return to_pixels(_average(means)[labels] + finer, recipe.data.bit_depth), labels.numpy()
+
+
+def _average(means: Tensor) -> Tensor:
+    """(classes, C, H, W) in [-1, 1], with less noise than each of the means."""
+    several = [to_float(each.numpy()) for each in means]
+    return torch.stack(several).mean(dim=0)
+
+
+def _train_on(
+    pictures: Images,
+    labels: NDArray[np.int64],
+    training: Training,
+    recipe: Recipe,
+    progress: Progress,
+) -> None:
+    """Plain steps on what is no longer private; DP-SGD begins with an optimiser without memory."""
+    optimizer = torch.optim.AdamW(training.model.parameters(), lr=recipe.train.learning_rate)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.warmup.steps)
+    device = device_of(recipe)
+    training.model.train()
+    with progress.stage("warm up", recipe.warmup.steps) as advance:
+        for step in range(recipe.warmup.steps):
+            step_on_images(
+                training.model,
+                optimizer,
+                pictures,
+                labels,
+                rows_of_step(len(labels), recipe.warmup.batch_size, step, recipe.seed),
+                draws=keyed_generator(device, recipe.seed, step, "warm-up"),
+                dropout=keyed_generator(CPU, recipe.seed, step, "warm-up dropout"),
+                label_dropout=recipe.train.label_dropout,
+            )
+            falling.step()
+            advance()
