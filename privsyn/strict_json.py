@@ -8,16 +8,23 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from privsyn.errors import PrivsynError, Refused
 
 MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 32
 MAX_TEXT = 10_000
+
+# What may stand in a document that is written; what is read becomes a type of its own at once.
+JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
+JsonObject: TypeAlias = "dict[str, JsonValue]"
+
+Choice = TypeVar("Choice", bound=str)
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SLUG = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,62}[a-z0-9])?")
@@ -98,6 +105,40 @@ class Fields:
         """A string; it may be empty."""
         return str(self._of(name, str, lambda value: len(value) <= longest, f"a text of at most {longest}"))
 
+    def text_or_none(self, name: str) -> str | None:
+        return None if self.document.get(name) is None else self.text(name)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of strings."""
+        found = self.list(name)
+        if not all(isinstance(each, str) for each in found):
+            self.refuse(f"has something else than texts in {name}")
+        return tuple(found)
+
+    def number(self, name: str, *, least: float = 0.0, most: float = sys.float_info.max) -> float:
+        """A finite number within bounds."""
+        value = self.document.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            self.refuse(f"has no {name}, or one that is impossible")
+        return float(value)
+
+    def number_or_none(
+        self, name: str, *, least: float = 0.0, most: float = sys.float_info.max
+    ) -> float | None:
+        return None if self.document.get(name) is None else self.number(name, least=least, most=most)
+
+    def flag(self, name: str) -> bool:
+        """True or false."""
+        value = self.document.get(name)
+        if not isinstance(value, bool):
+            self.refuse(f"has no {name}, or one that is not true or false")
+        return value
+
+    def choice(self, name: str, choices: tuple[Choice, ...]) -> Choice:
+        """One of some texts, typed as they are."""
+        value = self.one_of(name, tuple(str(each) for each in choices))
+        return choices[[str(each) for each in choices].index(value)]
+
     def slug(self, name: str) -> str:
         """A short plain id: lower case, digits, dots and dashes."""
         return check_slug(self.document.get(name), f"{self.what}: {name}")
@@ -127,6 +168,18 @@ class Fields:
     def list(self, name: str) -> list[Any]:
         value: list[Any] = self._of(name, list, lambda _: True, "a list")
         return value
+
+    def fields(self, name: str) -> Fields:
+        """The fields of an object within this one."""
+        return Fields(self.mapping(name), f"{self.what}: {name}")
+
+    def objects(self, name: str) -> tuple[Fields, ...]:
+        """The fields of each object in a list."""
+        return tuple(Fields(each, f"{self.what}: {name}") for each in self.list(name))
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise `Refused` about this object."""
+        refuse(self.what, why)
 
     def mapping(self, name: str) -> dict[str, Any]:
         value: dict[str, Any] = self._of(name, dict, lambda _: True, "an object")
