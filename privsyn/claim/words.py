@@ -158,8 +158,8 @@ def _promise_in_full(unit: str, bound: Bound) -> str:
     weak = "" if limit < 0.5 else " At this epsilon the bound alone does not rule that attack out."
     return (
         f"The set is differentially private for the {unit}: {figures(bound)}. Neighbouring means {relation}."
-        f"\n\nIn words: whatever is done with these images, and whatever else is known, {relation} changes the "
-        f"chance of any conclusion by a factor of at most e^epsilon = {rounded_up(factor)}, but for a "
+        f"\n\nIn words: whatever is done with these images, and whatever else is known, {relation} changes "
+        f"the chance of any conclusion by a factor of at most e^epsilon = {rounded_up(factor)}, but for a "
         f"chance of delta. So an attacker who wrongly accuses 1 % of outsiders can rightly name "
         f"{_at_most(limit)} of the {unit}s that were trained on.{weak}\n\n{_mechanism(unit, bound)}"
     )
