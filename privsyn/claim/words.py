@@ -72,7 +72,8 @@ def paragraph(claim: Claim | None) -> str:
             f"about one {claim.unit}."
         )
     if claim.bound.invalid:
-        return f"No valid bound is claimed: {claim.bound.invalid}. This set must not be released as if it had one."
+        reason = claim.bound.invalid
+        return f"No valid bound is claimed: {reason}. This set must not be released as if it had one."
     return (
         f"The model was trained with differential privacy for the {claim.unit} ({claim.bound.neighbouring}): "
         f"{figures(claim.bound)}. Whatever anybody concludes from these images, adding or removing one "
@@ -171,7 +172,8 @@ def _mechanism(unit: str, bound: Bound) -> str:
     added = f"adds Gaussian noise of {noise} times the most that one {unit} can change"
     if last.clipping is not None:
         norm = number(last.clipping.clip_norm)
-        added = f"clips what one {unit} adds to the gradient at {norm} and adds Gaussian noise of {noise} times that"
+        clipped = f"clips what one {unit} adds to the gradient at {norm}"
+        added = f"{clipped} and adds Gaussian noise of {noise} times that"
     return (
         f"How: {last.name.upper()} over {number(last.mechanism.steps)} steps. Each step takes every {unit} "
         f"with probability {number(last.mechanism.sample_rate)} ({bound.sampling.capitalize()} sampling), "
