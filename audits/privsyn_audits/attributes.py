@@ -185,7 +185,7 @@ class _Attack:
 
     def _one_each(self, part: str) -> Targets:
         side = getattr(self.evidence, part)
-        _, first = np.unique(self.evidence.units(part), return_index=True)
+        _, first = np.unique(self.evidence.clusters(part), return_index=True)
         rows = np.sort(first)  # in the order of the images: the ids are keyed and sort by chance
         return Targets(side.images[rows], side.labels[rows])
 

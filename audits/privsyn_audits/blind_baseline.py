@@ -1,4 +1,4 @@
-"""Are train and holdout alike, before anybody looks at a model or a synthetic set?
+"""Are train and holdout alike, before anybody appearance at a model or a synthetic set?
 
 Threat: none. Where they are not, membership findings measure the difference between two groups of patients,
 not a leak, and are not conclusive (`privsyn.auditing.statistics.blind_baseline`).
@@ -26,7 +26,7 @@ TRIALS = 20  # per strength, for the power statement
 
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     """AUC of telling train patients from holdout patients by their images alone."""
-    guess, level = evidence.blind_guess, settings.alpha
+    guess, level = evidence.blind_baseline, settings.alpha
     trials = _Trials(evidence, settings)
     smallest = trials.smallest(level)
     controls = Controls(
@@ -61,12 +61,12 @@ class _Trials:
 
     def __init__(self, evidence: Evidence, settings: Settings) -> None:
         self.evidence, self.settings = evidence, settings
-        self.looks, self.population = evidence.looks, evidence.population
+        self.appearance, self.population = evidence.appearance, evidence.population
         self.members = int(self.population.is_member.sum())
-        self.strongest = strongest(self.members, len(self.looks))
+        self.strongest = strongest(self.members, len(self.appearance))
 
     def smallest(self, level: float) -> float | None:
-        """Weakest selection by looks that is found at `level` in at least 80 % of trials."""
+        """Weakest selection by appearance that is found at `level` in at least 80 % of trials."""
         for strength in (each for each in STRENGTHS if each <= self.strongest):
             if (self._selected(strength, TRIALS) <= level).sum() >= 0.8 * TRIALS:
                 return strength
@@ -78,7 +78,7 @@ class _Trials:
             return None
         strength = min(2 * smallest - 0.5, self.strongest)
         p_value = float(self._selected(strength, 1)[0])
-        what = f"members selected by one component of their looks, with an AUC of {strength:.2f}"
+        what = f"members selected by one component of their appearance, with an AUC of {strength:.2f}"
         return Control(passed=p_value <= level, description=what, p_value=p_value)
 
     def redrawn(self, level: float) -> Control:
@@ -91,21 +91,25 @@ class _Trials:
 
     def _selected(self, strength: float, trials: int) -> NDArray[np.float64]:
         what = f"{trials} selected with AUC {strength:.6g}"
-        return self._p_values(what, trials, partial(selected, self.looks, self.members, strength))
+        return self._p_values(what, trials, partial(selected, self.appearance, self.members, strength))
 
     def _p_values(
         self, what: str, trials: int, draw: Callable[[np.random.Generator], NDArray[Any]]
     ) -> NDArray[np.float64]:
-        """(trials,) of members whom `draw` chose, (units,) each."""
+        """(trials,) of members whom `draw` chose, (clusters,) each."""
         generator = self.evidence.generator(f"{NAME}, {what}", self.settings)
         drawn = np.stack([draw(generator) for _ in range(trials)], axis=1).astype(np.int8)
-        return np.array([self.evidence.blind_guess.p_value(each) for each in self.evidence.blind.aucs(drawn)])
+        return np.array(
+            [self.evidence.blind_baseline.p_value(each) for each in self.evidence.blind.aucs(drawn)]
+        )
 
 
 def _power(smallest: float | None) -> Power:
     if smallest is None:
         return Power(
-            smallest_leak=None, description="no selection of patients by their looks is found reliably"
+            smallest_leak=None, description="no selection of patients by their appearance is found reliably"
         )
-    text = f"patients selected by one component of their looks with an AUC of {smallest:g} are told in 80 %"
+    text = (
+        f"patients selected by one component of their appearance with an AUC of {smallest:g} are told in 80 %"
+    )
     return Power(smallest_leak=smallest, description=f"{text} of trials")

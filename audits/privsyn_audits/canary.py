@@ -25,7 +25,14 @@ from numpy.typing import NDArray
 
 from privsyn.auditing.evidence import CanaryRecord, Evidence
 from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
-from privsyn.auditing.statistics.one_run import SHARES, Bound, ceiling, lower_bound, most, smallest_epsilon
+from privsyn.auditing.statistics.one_run import (
+    SHARES,
+    EpsilonLowerBound,
+    ceiling,
+    lower_bound,
+    most,
+    smallest_epsilon,
+)
 from privsyn.diffusion.model import DiffusionModel, to_float
 
 NAME, VERSION = "canary", "2"
@@ -52,18 +59,18 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
             why = "no canaries were planted (privsyn train --canaries M)"
         return [_finding(name, applicable=False, reason=why) for name in (EPSILON, GAUSSIAN, BEYOND)]
     attack = _BlackBox(evidence, record, settings)
-    trials = {"black-box": _Trial(attack.scores(model), record.planted.is_in, attack.twin())}
+    trials = {"black-box": _Adversary(attack.scores(model), record.planted.is_in, attack.twin())}
     if record.white_box is not None:
         raised = _raised(record.white_box, record.planted.is_in)
         what = f"the recorded scores, those of canaries that are in raised by {RAISED:g} standard deviations"
-        replay = _Replay(raised, record.planted.is_in, what)
-        trials["white-box"] = _Trial(record.white_box, record.planted.is_in, replay)
-    question = _Question.of(evidence, settings, len(record.planted.labels), bounds=2 * len(trials))
-    return [finding for name in sorted(trials) for finding in question.findings(name, trials[name])]
+        replay = _KnownLeak(raised, record.planted.is_in, what)
+        trials["white-box"] = _Adversary(record.white_box, record.planted.is_in, replay)
+    test = _AdversaryTest.of(evidence, settings, len(record.planted.labels), bounds=2 * len(trials))
+    return [finding for name in sorted(trials) for finding in test.findings(name, trials[name])]
 
 
 @dataclass(frozen=True, eq=False)
-class _Replay:
+class _KnownLeak:
     """Scores (k,) of canaries with coins (k,) that are known to leak."""
 
     scores: Scores
@@ -72,16 +79,16 @@ class _Replay:
 
 
 @dataclass(frozen=True, eq=False)
-class _Trial:
+class _Adversary:
     """An adversary's scores (m,), high = in, the coins (m,), and the leak that the adversary must find."""
 
     scores: Scores
     is_in: Coins
-    leak: _Replay | None
+    leak: _KnownLeak | None
 
 
 @dataclass(frozen=True)
-class _Question:
+class _AdversaryTest:
     """What is asked of each adversary.
 
     Attributes:
@@ -97,13 +104,13 @@ class _Question:
     claimed: float | None
 
     @classmethod
-    def of(cls, evidence: Evidence, settings: Settings, canaries: int, bounds: int) -> _Question:
+    def of(cls, evidence: Evidence, settings: Settings, canaries: int, bounds: int) -> _AdversaryTest:
         claim: Mapping[str, object] = evidence.claim or {}
         is_dp = claim.get("kind") == "dp"
         delta, claimed = (float(str(claim[key])) for key in ("delta", "epsilon")) if is_dp else (DELTA, None)
         return cls(evidence, settings, canaries, settings.alpha / bounds, delta, claimed)
 
-    def findings(self, adversary: str, trial: _Trial) -> list[Finding]:
+    def findings(self, adversary: str, trial: _Adversary) -> list[Finding]:
         """The three statistics of one adversary."""
         bound = lower_bound(trial.scores, trial.is_in, self.delta, self.level)
         known: dict[str, object] = {
@@ -134,14 +141,14 @@ class _Question:
             known = {**known, "conclusive": False, "reason": reason}  # also the cause of a missed control
         return _finding(BEYOND, **_from(epsilon - self.claimed), baseline=0.0, power=power, **known)
 
-    def _positive(self, leak: _Replay | None) -> Control | None:
+    def _positive(self, leak: _KnownLeak | None) -> Control | None:
         if leak is None:
             return None
         shown = lower_bound(leak.scores, leak.is_in, self.delta, self.settings.control_level).epsilon
         what = f"{leak.description}: epsilon {shown:.2f}, to exceed {SHOWN:g}"
         return Control(passed=shown > SHOWN, description=what)
 
-    def _negative(self, trial: _Trial) -> Control:
+    def _negative(self, trial: _Adversary) -> Control:
         coins = self.evidence.generator(f"{NAME} coins", self.settings).random(self.canaries) < 0.5
         shown = lower_bound(trial.scores, coins, self.delta, self.settings.control_level).epsilon
         what = f"the same scores with coins that were never used: epsilon {shown:.2f}, to be 0"
@@ -166,7 +173,7 @@ class _Question:
     def _most(self) -> float:
         return most(self.canaries, self.delta, self.level)
 
-    def _details(self, bound: Bound) -> dict[str, object]:
+    def _details(self, bound: EpsilonLowerBound) -> dict[str, object]:
         return {
             "guesses": [{"made": each.made, "correct": each.correct} for each in bound.guesses],
             "level": self.level,
@@ -188,7 +195,7 @@ class _BlackBox:
         raw = -self._log_loss(model, np.arange(len(self.planted.labels)))
         return _by_kind(raw, self.planted.kinds)
 
-    def twin(self) -> _Replay | None:
+    def twin(self) -> _KnownLeak | None:
         """A copy of the model, trained without DP on some canaries that are in; as many out beside them."""
         is_in, model = self.planted.is_in, self.evidence.model
         some = min(TWIN_CANARIES, int(is_in.sum()), int((~is_in).sum()))
@@ -208,7 +215,7 @@ class _BlackBox:
             advance()
         what = f"a copy of the model trained without DP on {some} canaries that are in, beside {some} out"
         fitted = _by_kind(-self._log_loss(twin, chosen), self.planted.kinds[chosen])
-        return _Replay(fitted, is_in[chosen], what)
+        return _KnownLeak(fitted, is_in[chosen], what)
 
     @torch.inference_mode()
     def _log_loss(self, model: DiffusionModel, rows: NDArray[np.int64]) -> Scores:

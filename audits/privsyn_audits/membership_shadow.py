@@ -17,15 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privsyn.auditing.attacks.denoising import loss_grid
-from privsyn.auditing.attacks.membership import Attacks, Question, Sides, Trial, findings, not_applicable
+from privsyn.auditing.attacks.membership import (
+    Attacks,
+    AttackScores,
+    ControlTrial,
+    FindingContext,
+    findings,
+    not_applicable,
+)
 from privsyn.auditing.attacks.sampled_patients import (
-    FEWEST_OVERFIT,
+    MIN_OVERFIT_PATIENTS,
     OVERFIT_PATIENTS,
     OVERFIT_STEPS,
-    Inquiry,
-    People,
+    ModelAttackContext,
+    SampledPatients,
     Scores,
-    person_scores,
+    patient_scores,
 )
 from privsyn.auditing.attacks.shadows import lira, random_halves, rmia
 from privsyn.auditing.evidence import Evidence, Shadows
@@ -43,22 +50,22 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
         return not_applicable(NAME, VERSION, "shadow", "the set comes without its model")
     if evidence.shadows is None:
         return not_applicable(NAME, VERSION, "shadow", "shadow models are dear: ask with --shadows N")
-    inquiry = Inquiry(evidence, evidence.model, settings)
-    panel = _Panel(inquiry, evidence.shadows, settings)
-    question = Question(
+    context = ModelAttackContext(evidence, evidence.model, settings)
+    panel = _Panel(context, evidence.shadows, settings)
+    finding_context = FindingContext(
         audit=NAME,
         version=VERSION,
         threat="shadow",
-        n=inquiry.sizes() | {"shadow_models": evidence.shadows.count},
+        n=context.sizes() | {"shadow_models": evidence.shadows.count},
         positive=lambda *_: panel.overfitted(),
         negative=panel.never_seen(),
-        blind=evidence.alike(settings.control_level),
+        blind=evidence.exchangeability(settings.control_level),
     )
-    return findings(panel.attacks(), question, settings)
+    return findings(panel.attacks(), finding_context, settings)
 
 
 class _Panel:
-    """The shadows' scores of the people of train and holdout; the models themselves are gone.
+    """The shadows' scores of the patients of train and holdout; the models themselves are gone.
 
     Attributes:
         is_member: (k,) in train.
@@ -68,18 +75,18 @@ class _Panel:
         fitted: (k,) on whom the copy of shadow 0 was over-fitted.
     """
 
-    def __init__(self, inquiry: Inquiry, shadows: Shadows, settings: Settings) -> None:
-        evidence, train, holdout = inquiry.evidence, inquiry.people["train"], inquiry.people["holdout"]
-        self.inquiry, self.shadows = inquiry, shadows
-        self.crowd = train.beside(holdout)
-        self.is_member = np.arange(len(self.crowd)) < len(train)
+    def __init__(self, context: ModelAttackContext, shadows: Shadows, settings: Settings) -> None:
+        evidence, train, holdout = context.evidence, context.patients["train"], context.patients["holdout"]
+        self.context, self.shadows = context, shadows
+        self.pooled = train.concatenated_with(holdout)
+        self.is_member = np.arange(len(self.pooled)) < len(train)
         generator = evidence.generator(NAME, settings)
         self.halves = random_halves(evidence.population.strata, shadows.count, generator)
         self.seeds = generator.integers(2**31, size=shadows.count).tolist()
-        self.inside = self.halves[:, self.crowd.unit]
+        self.inside = self.halves[:, self.pooled.cluster]
         outside = np.flatnonzero(~self.inside[0])
         few = generator.permutation(outside)[: min(OVERFIT_PATIENTS, len(outside) // 2)]
-        self.fitted = np.isin(np.arange(len(self.crowd)), few)
+        self.fitted = np.isin(np.arange(len(self.pooled)), few)
         found = evidence.kept(f"{shadows.count} shadow models, seed {settings.seed}", self._train_and_score)
         self.fits, self.target, self.copy = found["fits"], found["target"], found.get("copy")
 
@@ -87,15 +94,15 @@ class _Panel:
         """The model, attacked with all shadows."""
         return _sides(self.target, self.fits, self.inside, members=self.is_member, nonmembers=~self.is_member)
 
-    def overfitted(self) -> Trial | None:
+    def overfitted(self) -> ControlTrial | None:
         """A copy of shadow 0, over-fitted on a few patients, attacked with the shadows but 0 and 1."""
         if self.copy is None:
             return None
         others = ~self.inside[0] & ~self.fitted
         attacks = _sides(self.copy, self.fits[2:], self.inside[2:], members=self.fitted, nonmembers=others)
-        return Trial(attacks, f"a copy of a shadow over-fitted on {self.fitted.sum()} patients")
+        return ControlTrial(attacks, f"a copy of a shadow over-fitted on {self.fitted.sum()} patients")
 
-    def never_seen(self) -> Trial:
+    def never_seen(self) -> ControlTrial:
         """Shadow 0, attacked in the same way for who is in train, among those whom it never saw."""
         there = ~self.inside[0]
         attacks = _sides(
@@ -106,32 +113,36 @@ class _Panel:
             nonmembers=there & ~self.is_member,
         )
         what = f"train against holdout among {there.sum()} patients whom the attacked shadow never saw"
-        return Trial(attacks, what)
+        return ControlTrial(attacks, what)
 
     def _train_and_score(self) -> dict[str, Scores]:
         """Shadows are trained one after the other; what is kept of each are scores."""
-        evidence, model = self.inquiry.evidence, self.inquiry.model
+        evidence, model = self.context.evidence, self.context.model
         population = evidence.population
-        found, fits = {"target": self._fit(model, self.crowd)}, []
+        found, fits = {"target": self._fit(model, self.pooled)}, []
         with evidence.progress.stage("shadow models", self.shadows.count) as advance:
             for number, (half, seed) in enumerate(zip(self.halves, self.seeds, strict=True)):
-                shadow = self.shadows.train(population.rows[half[population.unit]], seed=seed)
-                fits.append(self._fit(shadow, self.crowd))
-                if number == 0 and evidence.fine_tune is not None and self.fitted.sum() >= FEWEST_OVERFIT:
-                    some = self.crowd.only(self.fitted)
+                shadow = self.shadows.train(population.rows[half[population.cluster]], seed=seed)
+                fits.append(self._fit(shadow, self.pooled))
+                if (
+                    number == 0
+                    and evidence.fine_tune is not None
+                    and self.fitted.sum() >= MIN_OVERFIT_PATIENTS
+                ):
+                    some = self.pooled.select(self.fitted)
                     copy = evidence.fine_tune(
-                        shadow, some.images, some.labels, steps=OVERFIT_STEPS, seed=self.inquiry.seed
+                        shadow, some.images, some.labels, steps=OVERFIT_STEPS, seed=self.context.seed
                     )
-                    found["copy"] = self._fit(copy, self.crowd)
+                    found["copy"] = self._fit(copy, self.pooled)
                 advance()
         return found | {"fits": np.stack(fits)}
 
-    def _fit(self, model: DiffusionModel, people: People) -> Scores:
+    def _fit(self, model: DiffusionModel, patients: SampledPatients) -> Scores:
         attacks = {"loss-grid": loss_grid}
-        return person_scores(self.inquiry.evidence, model, people, self.inquiry.grid, attacks)["loss-grid"]
+        return patient_scores(self.context.evidence, model, patients, self.context.grid, attacks)["loss-grid"]
 
 
 def _sides(target: Scores, fits: Scores, inside: Flags, *, members: Flags, nonmembers: Flags) -> Attacks:
-    """Both attacks; everybody who is asked about is compared with everybody."""
+    """Both attacks; everybody in either group is compared with everybody."""
     scores = {"lira": lira(target, fits, inside), "rmia": rmia(target, fits)}
-    return {name: Sides(each[members], each[nonmembers]) for name, each in scores.items()}
+    return {name: AttackScores(each[members], each[nonmembers]) for name, each in scores.items()}

@@ -28,7 +28,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from privsyn.auditing.attacks.membership import Attacks, Question, Sides, Statistic, Trial, findings
+from privsyn.auditing.attacks.membership import (
+    Attacks,
+    AttackScores,
+    ControlTrial,
+    FindingContext,
+    Statistic,
+    findings,
+)
 from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.auditing.cache import Arrays
 from privsyn.auditing.evidence import Evidence
@@ -70,16 +77,16 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     attacker = _Attacker(evidence)
     is_member = evidence.population.is_member
     scores = evidence.computed(f"{NAME}, scores", lambda: attacker.scores(None))
-    question = Question(
+    context = FindingContext(
         audit=NAME,
         version=VERSION,
         threat="synthetic-only",
         n=evidence.sizes(),
         positive=lambda statistic, smallest: attacker.planted(statistic, smallest, settings),
         negative=_placebo(scores, is_member, generator),
-        blind=evidence.alike(settings.control_level),
+        blind=evidence.exchangeability(settings.control_level),
     )
-    return findings(_sides(scores, is_member), question, settings)
+    return findings(_sides(scores, is_member), context, settings)
 
 
 class _Attacker:
@@ -94,7 +101,7 @@ class _Attacker:
         return [_View(name, self.evidence) for name in REPRESENTATIONS]
 
     def scores(self, planted: Planted | None) -> dict[str, Scores]:
-        """(units,) scores of every attack on the set; a unit counts by its most member-like image."""
+        """(clusters,) scores of every attack on the set; a cluster counts by its most member-like image."""
         found, labels = {}, self.evidence.synthetic.labels
         if planted is not None:
             labels = labels.copy()
@@ -108,9 +115,9 @@ class _Attacker:
         pixels = self.views[0]
         drawn = pixels.whitened(pixels.drawn(planted))
         found["linear on whitened pixels"] = linear(pixels.whitened(pixels.rows), self.label, drawn, labels)
-        return {name: self._per_unit(each) for name, each in found.items()}
+        return {name: self._per_cluster(each) for name, each in found.items()}
 
-    def planted(self, statistic: Statistic, smallest: float, settings: Settings) -> Trial | None:
+    def planted(self, statistic: Statistic, smallest: float, settings: Settings) -> ControlTrial | None:
         """The attacks on the set with copies planted of twice as many patients as are seen."""
         train, synthetic = self.evidence.train, self.evidence.synthetic
         wanted = int(np.ceil(2 * statistic.given_away(smallest) * len(np.unique(train.patients))))
@@ -120,7 +127,7 @@ class _Attacker:
             lambda: self.scores(self._copies(size, self.evidence.generator(f"{NAME}, planted", settings))),
         )
         what = f"{size} {LIGHT.name} planted into the set"
-        return Trial(_sides(scores, self.population.is_member), what)
+        return ControlTrial(_sides(scores, self.population.is_member), what)
 
     def _copies(self, size: int, generator: np.random.Generator) -> Planted:
         """The first so many copies of one order, so that what was embedded for another size serves again."""
@@ -141,9 +148,9 @@ class _Attacker:
             train.labels[rows[:size]],
         )
 
-    def _per_unit(self, scores: Scores) -> Scores:
+    def _per_cluster(self, scores: Scores) -> Scores:
         most = np.full(len(self.population.is_member), -np.inf)
-        np.maximum.at(most, self.population.unit, scores)
+        np.maximum.at(most, self.population.cluster, scores)
         return most
 
 
@@ -279,14 +286,16 @@ def _logs(distances: NDArray[np.float64]) -> Scores:
 
 
 def _sides(scores: dict[str, Scores], is_member: NDArray[np.bool_]) -> Attacks:
-    return {name: Sides(each[is_member], each[~is_member]) for name, each in scores.items()}
+    return {name: AttackScores(each[is_member], each[~is_member]) for name, each in scores.items()}
 
 
 def _placebo(
     scores: dict[str, Scores], is_member: NDArray[np.bool_], generator: np.random.Generator
-) -> Trial:
+) -> ControlTrial:
     """Half of the holdout in place of the members, against the other half."""
     held_out = generator.permutation(np.flatnonzero(~is_member))
     half = len(held_out) // 2
-    sides = {name: Sides(each[held_out[:half]], each[held_out[half:]]) for name, each in scores.items()}
-    return Trial(sides, f"{half} holdout patients in place of the members")
+    sides = {
+        name: AttackScores(each[held_out[:half]], each[held_out[half:]]) for name, each in scores.items()
+    }
+    return ControlTrial(sides, f"{half} holdout patients in place of the members")

@@ -6,7 +6,7 @@ Threat: synthetic set only. Two independent representations are judged together 
 
 from __future__ import annotations
 
-from privsyn.auditing.attacks.exposure import ExposureTest, Space
+from privsyn.auditing.attacks.exposure import EmbeddingSpace, ExposureTest
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
 
@@ -16,7 +16,7 @@ REPRESENTATIONS = ("pixels", "lite0-mid")
 
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     """How many training patients are exposed because they were trained on."""
-    spaces = [Space.of(name, evidence) for name in REPRESENTATIONS]
+    spaces = [EmbeddingSpace.of(name, evidence) for name in REPRESENTATIONS]
     judged = ExposureTest(evidence, spaces, evidence.generator(NAME, settings))
     return [
         Finding(

@@ -20,9 +20,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from privsyn.auditing.attacks.exposure import ExposureTest, Shelf, Space
+from privsyn.auditing.attacks.exposure import EmbeddingSpace, ExposureTest, Index
 from privsyn.auditing.attacks.planted_leaks import STRONG
-from privsyn.auditing.attacks.verification import Verification, verify, with_two_images
+from privsyn.auditing.attacks.verification import PatientVerification, verify, with_two_images
 from privsyn.auditing.evidence import Evidence, Population
 from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
 from privsyn.bit_depth import Images
@@ -32,7 +32,9 @@ from privsyn.features.encoder import Training, train_encoder
 NAME, VERSION = "reidentification", "2"
 CONFIDENCE = 0.95  # of the verification AUC, which says how good the attack is and accuses nobody
 ENOUGH_AUC = 0.6  # lower bound; chance is .5. Choice: below it three of five comparisons are not even won
-FEWEST = 20  # patients with two images in test and in each half; the AUC's standard error is then below .06
+MIN_PATIENTS_WITH_TWO_IMAGES = (
+    20  # patients with two images in test and in each half; the AUC's standard error is then below .06
+)
 CHANGED = 200  # test images that are changed strongly for a control
 COMPONENTS = 64  # of the whitened space
 
@@ -42,11 +44,11 @@ class Fitted:
     """The cross-fitted encoders of one cohort.
 
     Attributes:
-        identity, whitened: the population on two shelves, each embedded by the encoder trained on the other.
+        identity, whitened: the population on two indexes, each embedded by the encoder trained on the other.
     """
 
-    identity: Space
-    whitened: Space
+    identity: EmbeddingSpace
+    whitened: EmbeddingSpace
 
 
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:
@@ -62,22 +64,22 @@ def why_not(evidence: Evidence) -> str:
     """Why no encoder can be trained and validated on this cohort, or ""."""
     there = sum(with_two_images(_numbers(part.patients)) for part in (evidence.train, evidence.holdout))
     tested = with_two_images(_numbers(evidence.test.patients))
-    if there >= 2 * FEWEST and tested >= FEWEST:
+    if there >= 2 * MIN_PATIENTS_WITH_TWO_IMAGES and tested >= MIN_PATIENTS_WITH_TWO_IMAGES:
         return ""
     if there + tested == 0:
         return "no patient has two images, so nothing shows what makes two images one patient's"
     return (
         f"{there} patients of train and holdout and {tested} of test have two images; "
-        f"at least {2 * FEWEST} and {FEWEST} are needed to learn to tell patients apart and to show it"
+        f"at least {2 * MIN_PATIENTS_WITH_TWO_IMAGES} and {MIN_PATIENTS_WITH_TWO_IMAGES} are needed to learn to tell patients apart and to show it"
     )
 
 
 def halves(population: Population, generator: np.random.Generator) -> NDArray[np.bool_]:
-    """(units,) one half of every stratum, drawn without a look at who is in train."""
+    """(clusters,) one half of every stratum, drawn without a look at who is in train."""
     first = np.zeros(len(population.strata), np.bool_)
     for stratum in np.unique(population.strata):
-        units = generator.permutation(np.flatnonzero(population.strata == stratum))
-        first[units[: len(units) // 2]] = True
+        clusters = generator.permutation(np.flatnonzero(population.strata == stratum))
+        first[clusters[: len(clusters) // 2]] = True
     return first
 
 
@@ -85,10 +87,10 @@ def fit(evidence: Evidence, settings: Settings, training: Training = Training())
     """Train both encoders and lay out the population."""
     generator = evidence.generator(NAME, settings)
     population = evidence.population
-    first = halves(population, generator)[population.unit]
-    pairs = [_shelves(evidence, ~half, half, generator, training) for half in (first, ~first)]
+    first = halves(population, generator)[population.cluster]
+    pairs = [_indexes(evidence, ~half, half, generator, training) for half in (first, ~first)]
     identity, whitened = zip(*pairs, strict=True)
-    return Fitted(Space("encoder", identity), Space("encoder, whitened", whitened))
+    return Fitted(EmbeddingSpace("encoder", identity), EmbeddingSpace("encoder, whitened", whitened))
 
 
 def judge(evidence: Evidence, settings: Settings, fitted: Fitted) -> list[Finding]:
@@ -113,39 +115,39 @@ def _finding(statistic: str, **known: object) -> Finding:
     return Finding.model_validate(named | known)
 
 
-def _shelves(
+def _indexes(
     evidence: Evidence,
     trains: NDArray[np.bool_],
     lies_here: NDArray[np.bool_],
     generator: np.random.Generator,
     training: Training,
-) -> tuple[Shelf, Shelf]:
+) -> tuple[Index, Index]:
     """The images of one half as the encoder trained on the other sees them: as it is, and whitened."""
     population = evidence.population
     encoder = train_encoder(
-        population.images[trains], population.unit[trains], generator, training, evidence.progress
+        population.images[trains], population.cluster[trains], generator, training, evidence.progress
     )
     reference = encoder(evidence.test.images)
     whitening, centre = Whitening.fit(reference, COMPONENTS), reference.mean(axis=0)
 
     def centred(images: Images) -> Floats:
         rows = encoder(images) - centre
-        unit: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-        return unit
+        directions: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        return directions
 
     def whitened(images: Images) -> Floats:
         return whitening(encoder(images))
 
     here = np.flatnonzero(lies_here)
-    images, units = population.images[here], population.unit[here]
-    return Shelf(here, units, centred(images), centred), Shelf(here, units, whitened(images), whitened)
+    images, clusters = population.images[here], population.cluster[here]
+    return Index(here, clusters, centred(images), centred), Index(here, clusters, whitened(images), whitened)
 
 
-def _verify(evidence: Evidence, space: Space, generator: np.random.Generator) -> Finding:
+def _verify(evidence: Evidence, space: EmbeddingSpace, generator: np.random.Generator) -> Finding:
     """The attack's own quality, on `test` patients, whom neither encoder was trained on."""
     test = evidence.test
     images, labels, patients = test.images, test.labels, _numbers(test.patients)
-    rows = [shelf.embed(images) for shelf in space.shelves]
+    rows = [index.embed(images) for index in space.indexes]
     verification = verify(rows, patients, labels)
     interval = verification.interval(CONFIDENCE)
     shuffled = patients.copy()
@@ -171,14 +173,14 @@ def _verify(evidence: Evidence, space: Space, generator: np.random.Generator) ->
 
 
 def _recognises_changed(
-    evidence: Evidence, space: Space, rows: Sequence[Floats], generator: np.random.Generator
+    evidence: Evidence, space: EmbeddingSpace, rows: Sequence[Floats], generator: np.random.Generator
 ) -> Control:
     """An image and its strongly changed self must be closer than two images of different patients."""
     some = generator.permutation(len(evidence.test.images))[:CHANGED]
     changed = STRONG.plant(evidence.test.images[some])
     both = [
-        np.concatenate([row[some], shelf.embed(changed)])
-        for row, shelf in zip(rows, space.shelves, strict=True)
+        np.concatenate([row[some], index.embed(changed)])
+        for row, index in zip(rows, space.indexes, strict=True)
     ]
     labels = np.tile(evidence.test.labels[some], 2)
     verification = verify(both, np.tile(np.arange(len(some)), 2), labels)
@@ -187,7 +189,7 @@ def _recognises_changed(
     return Control(passed=passed, description=what)
 
 
-def _clean(verification: Verification) -> Control:
+def _clean(verification: PatientVerification) -> Control:
     low, high = verification.interval(0.998)
     what = f"patients' images shuffled among them (AUC {verification.value:.3f})"
     return Control(passed=low <= 0.5 <= high, description=what)
@@ -205,7 +207,7 @@ def _why_weak(interval: tuple[float, float], controls: Controls) -> str:
     return ""
 
 
-def _power(verification: Verification) -> Power:
+def _power(verification: PatientVerification) -> Power:
     low, _ = verification.interval(CONFIDENCE)
     smallest = min(1.0, ENOUGH_AUC + verification.value - low)
     return Power(

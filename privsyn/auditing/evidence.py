@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from privsyn.auditing.cache import Arrays, Cache, depending
 from privsyn.auditing.findings import Control, Finding, Settings
-from privsyn.auditing.statistics.blind_baseline import BlindClassifier, BlindGuess, appearance
+from privsyn.auditing.statistics.blind_baseline import BlindBaseline, BlindClassifier, appearance_components
 from privsyn.auditing.statistics.permutation import redrawn_members
 from privsyn.bit_depth import Images
 from privsyn.cohort.cohort import Cohort, Part, units_of_parts
@@ -35,7 +35,7 @@ from privsyn.progress import SILENT, Progress
 from privsyn.synthetic.dataset import SyntheticSet
 from privsyn.training.canaries import Canaries
 
-FEW = 16  # images are as quick to embed as to look up
+MIN_CACHED_IMAGES = 16  # images are as quick to embed as to look up
 PERMUTATIONS = 9_999  # of the members, for exact tests
 
 
@@ -88,14 +88,14 @@ class Population:
     Attributes:
         images: (n, H, W, C); first all of train, then all of holdout.
         rows: (n,) row of each image in the cohort.
-        unit: (n,) unit of each image, 0 to units - 1. A unit is a patient, or several who share an image.
-        is_member: (units,) True in train.
-        strata: (units,) label within which members were drawn at random.
+        cluster: (n,) cluster of each image, 0 to clusters - 1. A cluster is a patient, or several who share an image.
+        is_member: (clusters,) True in train.
+        strata: (clusters,) label within which members were drawn at random.
     """
 
     images: Images
     rows: NDArray[np.int64]
-    unit: NDArray[np.int64]
+    cluster: NDArray[np.int64]
     is_member: NDArray[np.bool_]
     strata: NDArray[np.int64]
 
@@ -165,50 +165,50 @@ class Evidence:
 
     @cached_property
     def population(self) -> Population:
-        """Train and holdout as one population with its permutation units."""
+        """Train and holdout as one population with its permutation clusters."""
         train, holdout = self.train, self.holdout
         images = np.concatenate([train.images, holdout.images])
         labels = np.concatenate([train.labels, holdout.labels])
-        unit = units_of_parts(train, holdout)
-        is_member = np.zeros(unit.max() + 1, dtype=np.bool_)
-        is_member[unit[: len(train.images)]] = True
-        strata = np.array(list(patient_strata(labels, unit).values()), dtype=np.int64)
-        return Population(images, np.concatenate([train.rows, holdout.rows]), unit, is_member, strata)
+        cluster = units_of_parts(train, holdout)
+        is_member = np.zeros(cluster.max() + 1, dtype=np.bool_)
+        is_member[cluster[: len(train.images)]] = True
+        strata = np.array(list(patient_strata(labels, cluster).values()), dtype=np.int64)
+        return Population(images, np.concatenate([train.rows, holdout.rows]), cluster, is_member, strata)
 
-    def units(self, part: str) -> NDArray[np.int64]:
+    def clusters(self, part: str) -> NDArray[np.int64]:
         """(n,) what the split moved together with each image of a part, as in `population`."""
         train = len(self.train.labels)
         if part == "test":
             return units_of_parts(self.test)
-        return self.population.unit[:train] if part == "train" else self.population.unit[train:]
+        return self.population.cluster[:train] if part == "train" else self.population.cluster[train:]
 
     @cached_property
-    def looks(self) -> NDArray[np.float64]:
-        """(units, k) what somebody sees of each unit of the population who knows nothing else."""
+    def appearance(self) -> NDArray[np.float64]:
+        """(clusters, k) what somebody sees of each cluster of the population who knows nothing else."""
         of = self.population
 
         def compute() -> Arrays:
-            return {"looks": appearance(self.embedding("lite0-mid", of.images), of.unit)}
+            return {"appearance": appearance_components(self.embedding("lite0-mid", of.images), of.cluster)}
 
-        return self.kept("looks", compute)["looks"]
+        return self.kept("appearance", compute)["appearance"]
 
     @cached_property
     def blind(self) -> BlindClassifier:
         """Guesses who is in train from the images alone."""
         generator = np.random.default_rng([0, *b"blind folds"])
-        return BlindClassifier.of(self.looks, self.population.strata, generator)
+        return BlindClassifier.of(self.appearance, self.population.strata, generator)
 
     @cached_property
-    def blind_guess(self) -> BlindGuess:
+    def blind_baseline(self) -> BlindBaseline:
         """What it guesses, and what it would of members drawn anew."""
         is_member = self.population.is_member
         chance = self.kept("blind guess", lambda: {"aucs": self.blind.aucs(self.redrawn)})["aucs"][1:]
         scores = self.blind.scores(self.redrawn[:, :1])[:, 0]
-        return BlindGuess(scores[is_member], scores[~is_member], chance)
+        return BlindBaseline(scores[is_member], scores[~is_member], chance)
 
     @cached_property
     def redrawn(self) -> NDArray[np.int8]:
-        """(units, 10,000) who is a member (1): in truth, then in random draws within strata.
+        """(clusters, 10,000) who is a member (1): in truth, then in random draws within strata.
 
         The draws are the same for every audit, policy and seed.
         """
@@ -222,9 +222,9 @@ class Evidence:
         bits = self.kept("members redrawn", compute)["bits"]
         return np.unpackbits(bits, axis=1, count=PERMUTATIONS + 1).view(np.int8)
 
-    def alike(self, level: float) -> Control:
-        """Train and holdout are alike to the blind guess; what every membership finding rests on."""
-        guess = self.blind_guess
+    def exchangeability(self, level: float) -> Control:
+        """Train and holdout cannot be told apart without the model, as every membership test assumes."""
+        guess = self.blind_baseline
         p_value = guess.p_value(guess.auc)
         what = f"train against holdout by their images alone: p {p_value:.2g}"
         return Control(passed=p_value > level, description=what, p_value=p_value)
@@ -285,7 +285,11 @@ class Evidence:
             def compute() -> Arrays:
                 return {"rows": whitening(self.embedding(name, images))}
 
-            known = self.kept(f"{key}, whitened", compute, images) if len(images) > FEW else compute()
+            known = (
+                self.kept(f"{key}, whitened", compute, images)
+                if len(images) > MIN_CACHED_IMAGES
+                else compute()
+            )
             return known["rows"]
 
         whitening = Whitening(**self.kept(f"whitening of {key}", fit))

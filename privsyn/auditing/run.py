@@ -34,7 +34,7 @@ from privsyn.training.shadow import finetune, train_shadow
 
 GROUP = "privsyn.audits"
 SHADOW_AUDIT = "membership-shadow"
-FEWEST_SHADOWS = 6  # with fewer, none has two models with and two without each patient to be judged by
+MIN_SHADOWS = 6  # with fewer, none has two models with and two without each patient to be judged by
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Plugin:
 
 
 @dataclass(frozen=True)
-class Question:
+class AuditInputs:
     """What is audited against what: every input of one audit run, as files; and what its images can show."""
 
     synthetic: Path
@@ -90,14 +90,12 @@ def audit(
     Raises:
         PrivsynError: an input is missing or broken, an audit is unknown, or `out` exists.
     """
-    question = _question(study, synthetic, cohort, policy, out)
-    if question.out.exists() and not force:
-        raise StudyError(
-            f"{question.out} already exists: pass --force to audit again (the attempt is counted)"
-        )
-    rules = _chosen(load_policy(question.policy), only)
+    inputs = _inputs(study, synthetic, cohort, policy, out)
+    if inputs.out.exists() and not force:
+        raise StudyError(f"{inputs.out} already exists: pass --force to audit again (the attempt is counted)")
+    rules = _chosen(load_policy(inputs.policy), only)
     _check_shadows(shadows, rules)
-    evidence, recipe_digest = _evidence(question, rules, shadows, progress)
+    evidence, recipe_digest = _evidence(inputs, rules, shadows, progress)
     plugins = [plugin for name, plugin in installed().items() if name in rules.audits]
     findings = [finding for plugin in plugins for finding in _run(plugin, evidence, rules)]
     evidence.keep_embeddings()
@@ -112,7 +110,7 @@ def audit(
         "policy": {"title": rules.title, "purpose": rules.purpose, "error_rate": rules.error_rate},
         "cohort_fingerprint": evidence.cohort.fingerprint,
         "inputs": {
-            "policy": load_policy(question.policy).digest,
+            "policy": load_policy(inputs.policy).digest,
             "recipe": recipe_digest,
             "synthetic": evidence.synthetic.digest,
             "findings": json_digest(document),
@@ -121,7 +119,7 @@ def audit(
         "privsyn_version": privsyn.__version__,
         "rules": rows,
     }
-    with whole_folder(question.out, replace=force) as folder:
+    with whole_folder(inputs.out, replace=force) as folder:
         write_json(folder / "findings.json", document)
         write_json(folder / "verdict.json", verdict)
     return verdict
@@ -146,18 +144,18 @@ def installed() -> dict[str, Plugin]:
     return found
 
 
-def _question(
+def _inputs(
     study: Study | Path | str | None,
     synthetic: Path | None,
     cohort: Path | None,
     policy: str | Path | None,
     out: Path | None,
-) -> Question:
+) -> AuditInputs:
     policy_file = None if policy is None else find_shipped("policies", str(policy))
     if study is not None:
         of = as_study(study)
         own = synthetic is None and cohort is None
-        return Question(
+        return AuditInputs(
             synthetic=synthetic or of.need(of.synthetic, "sample"),
             cohort=cohort or of.need(of.cohort, "prepare"),
             policy=policy_file or of.policy_file,
@@ -167,7 +165,7 @@ def _question(
         )
     if synthetic is None or cohort is None or policy_file is None or out is None:
         raise StudyError("auditing without a study needs --synthetic, --cohort, --policy and --out together")
-    return Question(Path(synthetic), Path(cohort), policy_file, Path(out))
+    return AuditInputs(Path(synthetic), Path(cohort), policy_file, Path(out))
 
 
 def _chosen(policy: Policy, only: Sequence[str]) -> Policy:
@@ -180,31 +178,31 @@ def _chosen(policy: Policy, only: Sequence[str]) -> Policy:
 def _check_shadows(shadows: int, policy: Policy) -> None:
     if not shadows:
         return
-    if shadows < FEWEST_SHADOWS or shadows % 2:
-        raise PrivsynError(f"--shadows {shadows}: must be even, and {FEWEST_SHADOWS} or more")
+    if shadows < MIN_SHADOWS or shadows % 2:
+        raise PrivsynError(f"--shadows {shadows}: must be even, and {MIN_SHADOWS} or more")
     if SHADOW_AUDIT not in policy.audits:
         raise PrivsynError(f"--shadows: no rule asks for {SHADOW_AUDIT}; add one to the policy")
 
 
 def _evidence(
-    question: Question, rules: Policy, shadows: int, progress: Progress
+    inputs: AuditInputs, rules: Policy, shadows: int, progress: Progress
 ) -> tuple[Evidence, str | None]:
-    cohort = load_cohort(question.cohort)
-    networks = _networks(rules, question.policy.parent, cohort)
+    cohort = load_cohort(inputs.cohort)
+    networks = _networks(rules, inputs.policy.parent, cohort)
     synthetic = read_synthetic(
-        question.synthetic,
+        inputs.synthetic,
         size=cohort.size,
         channels=cohort.channels,
         bit_depth=bit_depth_of(cohort.images),
         classes=cohort.classes,
     )
     evidence = partial(
-        Evidence, cohort, synthetic, biomarkers=question.biomarkers, networks=networks, progress=progress
+        Evidence, cohort, synthetic, biomarkers=inputs.biomarkers, networks=networks, progress=progress
     )
-    if question.model is None or synthetic.provenance is None:  # a set of unknown origin has no model
+    if inputs.model is None or synthetic.provenance is None:  # a set of unknown origin has no model
         return evidence(cache=_cache(cohort)), None
-    model, recipe, weights = load_model(question.model)
-    claim = as_sampled(read_json(question.model / "privacy.json"), synthetic.provenance)
+    model, recipe, weights = load_model(inputs.model)
+    claim = as_sampled(read_json(inputs.model / "privacy.json"), synthetic.provenance)
     if claim.get("imported"):  # whom it was trained on is unknown, so no attack on it has members
         _check_drawn_by(synthetic, weights)
         return evidence(claim=claim, cache=_cache(cohort)), recipe.digest
@@ -213,8 +211,8 @@ def _evidence(
         model=model,
         claim=claim,
         fine_tune=finetune,
-        canaries=_canaries(question.model, recipe, claim),
-        shadows=_shadows(shadows, cohort, recipe, question.model.parent, progress),
+        canaries=_canaries(inputs.model, recipe, claim),
+        shadows=_shadows(shadows, cohort, recipe, inputs.model.parent, progress),
         cache=_cache(cohort, weights),
     )
     return whole, recipe.digest

@@ -9,7 +9,7 @@ import pytest
 from real_cohorts import few_chests, make_cohort
 
 from privsyn.auditing.attacks.denoising import ATTACKS
-from privsyn.auditing.attacks.sampled_patients import Inquiry
+from privsyn.auditing.attacks.sampled_patients import ModelAttackContext
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
 from privsyn.auditing.run import installed
@@ -93,8 +93,8 @@ def test_every_attack_sees_the_over_trained_model(caught: tuple[Evidence, dict[s
     """Each but SecMI tells members from others by itself; the finding lists each with its interval."""
     evidence, findings = caught
     assert evidence.model is not None
-    inquiry = Inquiry(evidence, evidence.model, Settings())
-    members, others = inquiry.scores("train"), inquiry.scores("holdout")  # kept: nothing is asked anew
+    context = ModelAttackContext(evidence, evidence.model, Settings())
+    members, others = context.scores("train"), context.scores("holdout")  # kept: nothing is computed again
     found = {name: auc(members[name], others[name]) for name in ATTACKS}
     assert {name for name, least in ABOVE_CHANCE.items() if found[name] < least} == set(), found
     table = findings["auc"].details["attacks"]
@@ -117,17 +117,19 @@ def test_a_fresh_model_is_not_caught(over_trained: tuple[Cohort, Path]) -> None:
 
 @pytest.mark.slow  # trains for minutes
 def test_people_are_the_same_whoever_asks(over_trained: tuple[Cohort, Path]) -> None:
-    """Two inquiries with one seed choose the same units in the same order, with their own images."""
+    """Two inquiries with one seed choose the same clusters in the same order, with their own images."""
     cohort, folder = over_trained
     evidence = evidence_of(cohort, load_model(folder)[0])
     assert evidence.model is not None
-    first, second = (Inquiry(evidence, evidence.model, Settings(seed=4)).people for _ in range(2))
-    for part, people in first.items():
-        np.testing.assert_array_equal(people.unit, second[part].unit)
-        np.testing.assert_array_equal(people.images, second[part].images)
+    first, second = (
+        ModelAttackContext(evidence, evidence.model, Settings(seed=4)).patients for _ in range(2)
+    )
+    for part, patients in first.items():
+        np.testing.assert_array_equal(patients.cluster, second[part].cluster)
+        np.testing.assert_array_equal(patients.images, second[part].images)
     train, population = first["train"], evidence.population
     for image, owner in zip(train.images[:5], train.owner[:5], strict=True):
-        own = population.images[population.unit == train.unit[owner]]
+        own = population.images[population.cluster == train.cluster[owner]]
         assert (own == image).all(axis=(1, 2, 3)).any()
 
 

@@ -1,6 +1,6 @@
 """Membership attacks on a diffusion model: what its denoising says of an image that it may have seen.
 
-Six attacks, each a pure function named after its paper that turns what `Asked` measured into a score per
+Six attacks, each a pure function named after its paper that turns what `ModelQueries` measured into a score per
 image, high = member-like. All look at one grid of noise levels and noises, declared here and shared by every
 image. Nothing is tuned on the images that are judged.
 
@@ -71,12 +71,12 @@ class Grid:
         return cls(tuple(_times_at(LOG_SNRS, process)), noises, (*path, beyond))
 
 
-class Asked:
-    """What the network says of a batch of images at the grid; what several attacks need is asked once.
+class ModelQueries:
+    """What the network says of a batch of images at the grid; computed once for all attacks.
 
     Args:
         images: (B, C, H, W) in [-1, 1].
-        labels: (B,) the classes that training told.
+        labels: (B,) the classes as in training.
     """
 
     def __init__(self, model: DiffusionModel, images: Tensor, labels: Tensor, grid: Grid) -> None:
@@ -97,18 +97,18 @@ class Asked:
         )
 
     @cached_property
-    def told(self) -> Tensor:
-        """(levels, noises, B) errors with the class told."""
+    def with_class(self) -> Tensor:
+        """(levels, noises, B) errors given the class."""
         return self.errors(self.images)
 
     @cached_property
-    def hidden(self) -> Tensor:
-        """(levels, noises, B) errors with the class hidden."""
+    def without_class(self) -> Tensor:
+        """(levels, noises, B) errors with the null label in place of the class."""
         return self.errors(self.images, torch.full_like(self.labels, self.model.null_label))
 
     @cached_property
     def cropped(self) -> Tensor:
-        """(crops, levels, B) errors of crops at the first noise, with the class told."""
+        """(crops, levels, B) errors of crops at the first noise, given the class."""
         return torch.stack([self.errors(crop(self.images, side), noises=1)[:, 0] for side in CROPS])
 
     @cached_property
@@ -155,45 +155,45 @@ class Asked:
         return _power(self.epsilon(noisy, time, labels) - added, 2)
 
 
-def loss_grid(asked: Asked) -> Tensor:
+def loss_grid(queries: ModelQueries) -> Tensor:
     """The better the noise is seen, the likelier was the image trained on."""
-    return -_log(asked.told.mean(dim=1)).mean(dim=0)
+    return -_log(queries.with_class.mean(dim=1)).mean(dim=0)
 
 
-def label_drop(asked: Asked) -> Tensor:
+def label_drop(queries: ModelQueries) -> Tensor:
     """How much the class helps: training fits p(x | class) more than p(x), as CLiD found of texts.
 
-    Of a model that was trained without label dropout the hidden class says nothing, and this is a second
+    Of a model that was trained without label dropout the null label says nothing, and this is a second
     loss-grid.
     """
-    difference = _log(asked.hidden.mean(dim=1)) - _log(asked.told.mean(dim=1))
+    difference = _log(queries.without_class.mean(dim=1)) - _log(queries.with_class.mean(dim=1))
     return difference.mean(dim=0)
 
 
-def sima(asked: Asked) -> Tensor:
+def sima(queries: ModelQueries) -> Tensor:
     """Little noise is seen in an image that was trained on. SimA: ||epsilon(x, t)||_4^4, no noise added."""
-    return -_log(_power(asked.unnoised, NORM)).mean(dim=0)
+    return -_log(_power(queries.unnoised, NORM)).mean(dim=0)
 
 
-def pia(asked: Asked) -> Tensor:
+def pia(queries: ModelQueries) -> Tensor:
     """The noise seen in the image is seen again when it is added. PIA's R_t,p, averaged over t."""
-    first, later = asked.proximal
+    first, later = queries.proximal
     return -_log(_power(first - later, NORM)).mean(dim=0)
 
 
-def secmi(asked: Asked) -> Tensor:
+def secmi(queries: ModelQueries) -> Tensor:
     """A step of DDIM and back leads to the same point. SecMI's t-error."""
-    there, back = asked.inverted
+    there, back = queries.inverted
     return -_log(_power(there - back, 2))
 
 
-def pfami(asked: Asked) -> Tensor:
+def pfami(queries: ModelQueries) -> Tensor:
     """A member is a peak: its crops are denoised worse than itself. PFAMI, in log errors."""
-    rise = _log(asked.cropped) - _log(asked.told[:, 0])
+    rise = _log(queries.cropped) - _log(queries.with_class[:, 0])
     return rise.mean(dim=(0, 1))
 
 
-ATTACKS: Mapping[str, Callable[[Asked], Tensor]] = {
+ATTACKS: Mapping[str, Callable[[ModelQueries], Tensor]] = {
     "loss-grid": loss_grid,
     "label-drop": label_drop,
     "sima": sima,

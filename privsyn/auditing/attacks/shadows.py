@@ -18,13 +18,13 @@ OWN_VARIANCE = 32  # shadows on each side, from which on a person's own variance
 
 
 def random_halves(strata: NDArray[np.int64], count: int, generator: np.random.Generator) -> Halves:
-    """(count, units) who trains each shadow: pairs of halves that complement each other.
+    """(count, clusters) who trains each shadow: pairs of halves that complement each other.
 
     So everybody is inside half of the shadows (Carlini et al. 2022, section VI-A), and within a stratum the
     halves differ by one at the most.
 
     Args:
-        strata: (units,) within which the halves are equal.
+        strata: (clusters,) within which the halves are equal.
         count: even.
     """
     halves = np.empty((count, len(strata)), np.bool_)

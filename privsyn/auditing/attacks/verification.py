@@ -17,7 +17,7 @@ PATIENTS = 500
 
 
 @dataclass(frozen=True, eq=False)
-class Verification:
+class PatientVerification:
     """How often two images of one patient lie closer than two of different patients.
 
     Attributes:
@@ -56,7 +56,7 @@ class Verification:
 
 def verify(
     embeddings: Sequence[Floats], patients: NDArray[np.int64], labels: NDArray[np.int64]
-) -> Verification:
+) -> PatientVerification:
     """Compare images whose rows (n, d) in each embedding are given; several embeddings are averaged.
 
     Patients with one image take no part. At most 500 patients and 4 images of each do, in the order given,
@@ -65,7 +65,7 @@ def verify(
     chosen = _chosen(patients)
     who = pd.factorize(patients[chosen])[0]
     wins = [_wins(rows[chosen].astype(np.float64), who, labels[chosen]) for rows in embeddings]
-    return Verification(np.mean(wins, axis=0))
+    return PatientVerification(np.mean(wins, axis=0))
 
 
 def with_two_images(patients: NDArray[np.int64]) -> int:

@@ -35,32 +35,34 @@ class BlindClassifier:
     """A linear discriminant between members and others, cross-fitted: whom it scores it did not learn from.
 
     Attributes:
-        looks: (units, k) uncorrelated, of unit variance, so that the difference of the means discriminates
+        appearance: (clusters, k) uncorrelated, of unit variance, so that the difference of the means discriminates
             best (Fisher 1936).
-        fold: (units,) who is scored together; it does not know who is a member.
+        fold: (clusters,) who is scored together; it does not know who is a member.
     """
 
-    looks: Scores
+    appearance: Scores
     fold: Ints
 
     @classmethod
-    def of(cls, looks: Scores, strata: Ints, generator: np.random.Generator) -> BlindClassifier:
-        """From `appearance` (units, k); folds keep the shares of the strata (units,) of the split."""
-        spread = looks.std(axis=0)
+    def of(cls, appearance: Scores, strata: Ints, generator: np.random.Generator) -> BlindClassifier:
+        """From `appearance_components` (clusters, k); folds keep the shares of the strata (clusters,) of the split."""
+        spread = appearance.std(axis=0)
         kept = spread > 1e-6 * spread.max(initial=0)
-        return cls((looks[:, kept] - looks[:, kept].mean(axis=0)) / spread[kept], _folds(strata, generator))
+        return cls(
+            (appearance[:, kept] - appearance[:, kept].mean(axis=0)) / spread[kept], _folds(strata, generator)
+        )
 
     def scores(self, labels: Labels) -> Scores:
-        """(units, p) high for who looks like a member, given (units, p) who is one (1) in each of p draws."""
+        """(clusters, p) high for clusters that look like a member, given (clusters, p) who is one (1) in each of p draws."""
         away = labels - labels.mean(axis=0)
-        parts = [self.looks[here].T @ away[here] for here in self._folds]
+        parts = [self.appearance[here].T @ away[here] for here in self._folds]
         scores, whole = np.empty(labels.shape), sum(parts)
         for here, part in zip(self._folds, parts, strict=True):
-            scores[here] = self.looks[here] @ (whole - part)
+            scores[here] = self.appearance[here] @ (whole - part)
         return scores
 
     def aucs(self, labels: Labels) -> Scores:
-        """(p,) AUC in each of p draws of members (units, p)."""
+        """(p,) AUC in each of p draws of members (clusters, p)."""
         blocks = (labels[:, start : start + _AT_ONCE] for start in range(0, labels.shape[1], _AT_ONCE))
         return np.concatenate([aucs(self.scores(each).T, each.T.view(np.bool_)) for each in blocks])
 
@@ -70,7 +72,7 @@ class BlindClassifier:
 
 
 @dataclass(frozen=True, eq=False)
-class BlindGuess:
+class BlindBaseline:
     """What the classifier says of who is in train, and what it would say by chance.
 
     Attributes:
@@ -104,37 +106,39 @@ class BlindGuess:
         return max(0.0, min(low, value - width)), min(1.0, max(high, value + width))
 
 
-def appearance(rows: Floats, unit: Ints) -> Scores:
-    """(units, k) principal components of each unit's mean over its embedded images (n, d)."""
-    means = np.zeros((unit.max() + 1, rows.shape[1]))
-    np.add.at(means, unit, rows)
-    means /= np.bincount(unit)[:, None]
+def appearance_components(rows: Floats, cluster: Ints) -> Scores:
+    """(clusters, k) principal components of each cluster's mean over its embedded images (n, d)."""
+    means = np.zeros((cluster.max() + 1, rows.shape[1]))
+    np.add.at(means, cluster, rows)
+    means /= np.bincount(cluster)[:, None]
     components: Scores = PCA(min(COMPONENTS, *means.shape), svd_solver="full").fit_transform(means)
     return components
 
 
-def selected(looks: Scores, members: int, auc: float, generator: np.random.Generator) -> NDArray[np.bool_]:
-    """(units,) members redrawn by their looks, as another scanner or year would select them.
+def selected(
+    appearance: Scores, members: int, auc: float, generator: np.random.Generator
+) -> NDArray[np.bool_]:
+    """(clusters,) members redrawn by their appearance, as another scanner or year would select them.
 
     The chance to be a member rises linearly with the rank u in the first component, with density
     1 + b (2u - 1) for members and 1 - b' (2u - 1) for the others, of which u alone has the AUC
     1/2 + (b + b') / 6, `strongest` at the most.
     """
-    share = members / len(looks)
-    slope = 6 * (min(auc, strongest(members, len(looks))) - 0.5) * (1 - share)
-    rank = np.argsort(np.argsort(looks[:, 0])) / max(len(looks) - 1, 1)
-    chosen: NDArray[np.bool_] = generator.random(len(looks)) < share * (1 + slope * (2 * rank - 1))
+    share = members / len(appearance)
+    slope = 6 * (min(auc, strongest(members, len(appearance))) - 0.5) * (1 - share)
+    rank = np.argsort(np.argsort(appearance[:, 0])) / max(len(appearance) - 1, 1)
+    chosen: NDArray[np.bool_] = generator.random(len(appearance)) < share * (1 + slope * (2 * rank - 1))
     return chosen
 
 
-def strongest(members: int, units: int) -> float:
+def strongest(members: int, clusters: int) -> float:
     """The highest AUC that `selected` can give: no chance to be a member is beyond 0 and 1."""
-    share = members / units
+    share = members / clusters
     return 0.5 + min(1.0, (1 - share) / share) / (6 * (1 - share))
 
 
 def _folds(kind: Ints, generator: np.random.Generator) -> Ints:
-    """(units,) fold of each; every kind is spread evenly over the folds, in turn across kinds."""
+    """(clusters,) fold of each; every kind is spread evenly over the folds, in turn across kinds."""
     order = np.lexsort((generator.random(len(kind)), kind))
     fold = np.empty(len(kind), np.int64)
     fold[order] = np.arange(len(kind)) % FOLDS

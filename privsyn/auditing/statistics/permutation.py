@@ -21,7 +21,7 @@ _BLOCK = 64  # rows at a time: so many labels fit into the sum of an int8
 
 @dataclass(frozen=True, eq=False)
 class Counted:
-    """Who is above each threshold (kinds, t, units), and how many of them are members (kinds, t, P + 1)."""
+    """Who is above each threshold (kinds, t, clusters), and how many of them are members (kinds, t, P + 1)."""
 
     above: NDArray[np.bool_]
     members: Ints
@@ -30,7 +30,7 @@ class Counted:
 def redrawn_members(
     is_member: NDArray[np.bool_], strata: Ints, permutations: int, generator: np.random.Generator
 ) -> Labels:
-    """(units, permutations + 1) who is a member (1): in truth, and permuted within strata."""
+    """(clusters, permutations + 1) who is a member (1): in truth, and permuted within strata."""
     labels = np.empty((len(is_member), permutations + 1), np.int8)
     labels[:, 0] = is_member
     for stratum in np.unique(strata):
@@ -51,10 +51,10 @@ class Enrichment:
     members above each of several thresholds, takes the smallest p-value, and calibrates it on the same
     permutations (min-p of Westfall & Young, 1993): several thresholds and several kinds of score cost nothing
     in validity and little in power. Its limit: k members and nobody else above a threshold cannot give a
-    p-value below (members / units) ** k.
+    p-value below (members / clusters) ** k.
 
     Attributes:
-        labels: (units, P + 1) int8, 1 = member; column 0 is the truth, the others are permutations.
+        labels: (clusters, P + 1) int8, 1 = member; column 0 is the truth, the others are permutations.
         thresholds: (kinds, t) one row per kind of score, fixed without looking at member labels.
         known: what was counted of other scores; saves time and changes no number.
     """
@@ -72,7 +72,7 @@ class Enrichment:
         permutations: int,
         generator: np.random.Generator,
     ) -> Enrichment:
-        """Draw permutations of (units,) member labels within strata."""
+        """Draw permutations of (clusters,) member labels within strata."""
         return cls(redrawn_members(is_member, strata, permutations, generator), thresholds)
 
     def quick(self, permutations: int) -> Enrichment:
@@ -80,13 +80,13 @@ class Enrichment:
         return Enrichment(np.ascontiguousarray(self.labels[:, : permutations + 1]), self.thresholds)
 
     def near(self, scores: Floats) -> Enrichment:
-        """The same test, quicker about scores that differ from these in few units."""
+        """The same test, quicker about scores that differ from these in few clusters."""
         above = [[kind > threshold for threshold in row] for kind, row in self._pairs(scores)]
         counts = [[self._counted(each) for each in row] for row in above]
         return replace(self, known=Counted(np.array(above), np.array(counts)))
 
     def p_value(self, scores: Floats) -> float:
-        """One-sided p-value of (kinds, units) scores, high = suspicious; -inf takes no part."""
+        """One-sided p-value of (kinds, clusters) scores, high = suspicious; -inf takes no part."""
         smallest = np.ones(self.labels.shape[1])
         for row, (kind, thresholds) in enumerate(self._pairs(scores)):
             for column, threshold in enumerate(thresholds):
@@ -116,15 +116,17 @@ class Enrichment:
         return high
 
     def upper_bound(self, scores: Floats, level: float) -> int:
-        """Largest number of guilty members that the count of members among all scored units still allows.
+        """Largest number of guilty members that the count of members among all scored clusters still allows.
 
         One-sided upper confidence bound from the hypergeometric law; strata are ignored, which makes it wide.
         """
         scored = np.isfinite(scores).any(axis=0)
-        seen, units = int(self.labels[scored, 0].sum()), len(self.labels)
+        seen, clusters = int(self.labels[scored, 0].sum()), len(self.labels)
         members = int(self.labels[:, 0].sum())
         guilty = np.arange(seen + 1)
-        chance = stats.hypergeom.cdf(seen - guilty, units - guilty, members - guilty, scored.sum() - guilty)
+        chance = stats.hypergeom.cdf(
+            seen - guilty, clusters - guilty, members - guilty, scored.sum() - guilty
+        )
         return int(guilty[np.flatnonzero(chance > level)].max(initial=0))
 
     def excess(self, scores: Floats) -> float:
@@ -158,9 +160,9 @@ class Enrichment:
         members: Ints = self.known.members[kind, threshold] + came - went
         return members
 
-    def _counted(self, units: NDArray[np.bool_]) -> Ints:
+    def _counted(self, clusters: NDArray[np.bool_]) -> Ints:
         counts = np.zeros(self.labels.shape[1], np.int64)
-        chosen = np.flatnonzero(units)
+        chosen = np.flatnonzero(clusters)
         for start in range(0, len(chosen), _BLOCK):
             counts += self.labels[chosen[start : start + _BLOCK]].sum(axis=0, dtype=np.int8)
         return counts
