@@ -19,11 +19,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from privsyn.claim.document import Mechanism
 from privsyn.diffusion.interchange import CONFIG, LABELS, PIPELINE, labelled, read_diffusers
 from privsyn.diffusion.model import DiffusionModel, build_model, precision_on
 from privsyn.diffusion.swin_unet import SwinBlocks
 from privsyn.diffusion.unet import AttentionBlock
-from privsyn.dp.accounting import Mechanism
 from privsyn.dp.adam import AdamBC
 from privsyn.dp.dirac_canaries import add_marks
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError

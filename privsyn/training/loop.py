@@ -16,6 +16,7 @@ import torch
 
 from privsyn import ledger
 from privsyn.bit_depth import bit_depth_of
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import Cohort, Part, load_cohort
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp import accounting
@@ -263,7 +264,7 @@ def _reserve(state: State, cohort: Cohort, allow_unbounded: bool) -> None:
     )
 
 
-def charge(recipe: Recipe, planned: Sequence[accounting.Mechanism]) -> dict[str, Any]:
+def charge(recipe: Recipe, planned: Sequence[Mechanism]) -> dict[str, Any]:
     """What the ledger is told of a training."""
     why = _why_unbounded(recipe)
     return {
@@ -286,7 +287,7 @@ def _why_unbounded(recipe: Recipe) -> str:
     return ""
 
 
-def planned_mechanism(recipe: Recipe) -> accounting.Mechanism:
+def planned_mechanism(recipe: Recipe) -> Mechanism:
     """DP-SGD with the noise that keeps to the budget beside the warm-up, with no step taken yet."""
     privacy, steps = recipe.privacy, recipe.train.steps
     assert privacy.expected_units is not None  # the recipe demands it for DP
@@ -294,7 +295,7 @@ def planned_mechanism(recipe: Recipe) -> accounting.Mechanism:
     noise = accounting.noise_multiplier(
         privacy.epsilon, delta_of(recipe), rate, steps, composed=queries(recipe)
     )
-    return accounting.Mechanism(noise, rate, steps=0)
+    return Mechanism(noise, rate, steps=0)
 
 
 def _resumed(

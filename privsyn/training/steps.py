@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from privsyn.bit_depth import Images
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import Part
 from privsyn.diffusion.batches import Augment, Draws, draw, noise_draws, rows_of_step
 from privsyn.diffusion.model import DiffusionModel, device_of
-from privsyn.dp.accounting import Mechanism
 from privsyn.dp.adam import AdamBC
 from privsyn.dp.clipping import StepFacts, private_optimizer, private_step
 from privsyn.dp.dirac_canaries import marked
