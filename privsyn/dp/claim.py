@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import Cohort
 from privsyn.dp.accounting import (
-    Mechanism,
     accountant_name,
     default_delta,
     epsilon,

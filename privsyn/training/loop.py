@@ -16,12 +16,13 @@ import torch
 
 from privsyn import ledger
 from privsyn.bit_depth import bit_depth_of
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import Cohort, Part, load_cohort
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp import accounting
 from privsyn.dp.claim import NEIGHBOURING, claim, delta_of
 from privsyn.dp.clipping import StepFacts
-from privsyn.dp.dirac_canaries import MarkScores
+from privsyn.dp.dirac_canaries import DiracCanaryScores
 from privsyn.dp.layers import check_supported
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError, StudyError
 from privsyn.files import file_digest, whole_folder, write_json, write_text
@@ -97,7 +98,7 @@ def train(
         training, state = _begun(study, cohort, recipe, force, allow_unbounded, progress)
     if state.step == 0 and queries(state.recipe):
         # without canaries: they would spoil the moments, and no score looks at them
-        warm_up(study.central_images, training, state, cohort.part("train"), progress)
+        warm_up(study.class_means, training, state, cohort.part("train"), progress)
     state = run_steps(study, training, state, cohort.part("train"), _planted(study, state), progress)
     return _finish(study, cohort, state)
 
@@ -109,9 +110,9 @@ def run_steps(
     recipe, settings, first = state.recipe, state.recipe.train, state.step
     part = with_canaries(part, canaries)
     scored = None
-    if training.marks is not None:
+    if training.canary_weights is not None:
         clip_norm, scores = recipe.privacy.clip_norm, state.canary_scores
-        scored = MarkScores(state.history[-1], clip_norm, len(training.marks), scores)
+        scored = DiracCanaryScores(state.history[-1], clip_norm, len(training.canary_weights), scores)
     take_step = (
         private_steps(training, state, part, scored)
         if recipe.privacy.dp
@@ -263,7 +264,7 @@ def _reserve(state: State, cohort: Cohort, allow_unbounded: bool) -> None:
     )
 
 
-def charge(recipe: Recipe, planned: Sequence[accounting.Mechanism]) -> dict[str, Any]:
+def charge(recipe: Recipe, planned: Sequence[Mechanism]) -> dict[str, Any]:
     """What the ledger is told of a training."""
     why = _why_unbounded(recipe)
     return {
@@ -286,7 +287,7 @@ def _why_unbounded(recipe: Recipe) -> str:
     return ""
 
 
-def planned_mechanism(recipe: Recipe) -> accounting.Mechanism:
+def planned_mechanism(recipe: Recipe) -> Mechanism:
     """DP-SGD with the noise that keeps to the budget beside the warm-up, with no step taken yet."""
     privacy, steps = recipe.privacy, recipe.train.steps
     assert privacy.expected_units is not None  # the recipe demands it for DP
@@ -294,7 +295,7 @@ def planned_mechanism(recipe: Recipe) -> accounting.Mechanism:
     noise = accounting.noise_multiplier(
         privacy.epsilon, delta_of(recipe), rate, steps, composed=queries(recipe)
     )
-    return accounting.Mechanism(noise, rate, steps=0)
+    return Mechanism(noise, rate, steps=0)
 
 
 def _resumed(

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 
 from privsyn import ledger
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import load_cohort
 from privsyn.diffusion.batches import noise_draws
 from privsyn.diffusion.model import device_of
-from privsyn.dp.accounting import Mechanism, epsilon, epsilon_rdp, noise_multiplier
+from privsyn.dp.accounting import epsilon, epsilon_rdp, noise_multiplier
 from privsyn.dp.claim import delta_of
 from privsyn.dp.clipping import private_optimizer, private_step
 from privsyn.dp.generators import keyed_generator
@@ -168,7 +169,7 @@ def probe(recipe: Recipe) -> tuple[Cost, int]:
 
     def step(images: int, units: int) -> None:
         found = (
-            [passes(images).way(training.model, parameters, noise(units, images * draws))] if units else []
+            [passes(images).method(training.model, parameters, noise(units, images * draws))] if units else []
         )
         private_step(optimizer, found, keyed_generator(device, "plan noise"))
 

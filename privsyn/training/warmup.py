@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from privsyn.bit_depth import Images
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import Part
 from privsyn.diffusion.batches import rows_of_step
 from privsyn.diffusion.model import device_of, to_float, to_pixels
 from privsyn.dp import class_means, covariance
-from privsyn.dp.accounting import Mechanism
 from privsyn.dp.generators import CPU, keyed_generator
 from privsyn.dp.sampling import units_of
 from privsyn.files import whole_file
@@ -79,7 +79,8 @@ def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
     ]
     shape, noise = (channels, size, size), of_means.noise_multiplier
     shown = [
-        to_pixels(class_means.central_images(total, shape, noise), recipe.data.bit_depth) for total in totals
+        to_pixels(class_means.noisy_class_means(total, shape, noise), recipe.data.bit_depth)
+        for total in totals
     ]
     means = torch.from_numpy(np.stack(shown))
     if not of_covariance:
