@@ -25,7 +25,7 @@ from privsyn.auditing.findings import Control, Finding, Settings
 from privsyn.auditing.statistics.blind_baseline import BlindBaseline, BlindClassifier, appearance_components
 from privsyn.auditing.statistics.permutation import redrawn_members
 from privsyn.bit_depth import Images
-from privsyn.cohort.cohort import Cohort, Part, units_of_parts
+from privsyn.cohort.cohort import Cohort, Part, clusters_of_parts
 from privsyn.cohort.split import patient_strata
 from privsyn.diffusion.model import DiffusionModel
 from privsyn.errors import PrivsynError
@@ -177,7 +177,7 @@ class Evidence:
         train, holdout = self.train, self.holdout
         images = np.concatenate([train.images, holdout.images])
         labels = np.concatenate([train.labels, holdout.labels])
-        cluster = units_of_parts(train, holdout)
+        cluster = clusters_of_parts(train, holdout)
         is_member = np.zeros(cluster.max() + 1, dtype=np.bool_)
         is_member[cluster[: len(train.images)]] = True
         strata = np.array(list(patient_strata(labels, cluster).values()), dtype=np.int64)
@@ -187,7 +187,7 @@ class Evidence:
         """(n,) what the split moved together with each image of a part, as in `population`."""
         train = len(self.train.labels)
         if part == "test":
-            return units_of_parts(self.test)
+            return clusters_of_parts(self.test)
         return self.population.cluster[:train] if part == "train" else self.population.cluster[train:]
 
     @cached_property
