@@ -1,10 +1,11 @@
 """Does the model fit its training patients better than patients it never saw?
 
 Threat: model access. Six attacks from the literature, on one grid of noise levels and noises
-(`privsyn.auditing.attacks.denoising`); one score per patient. What is judged is the margin of the score above
-what never-trained patients of the same appearance have (`privsyn.auditing.attacks.calibration`): on the one
-over-trained toy where both were measured it beat the score itself in five attacks of six (docs/audits.md), and judging both
-would double the family for little. The strongest of the six is reported, corrected for all.
+(`privsyn.auditing.attacks.denoising`), with one score per patient. What is judged is the margin of the score
+above the threshold for never-trained patients of the same appearance
+(`privsyn.auditing.attacks.calibration`). On the one over-trained model where both were measured, the margin
+beat the score in five of six attacks (docs/audits.md); judging both would double the number of attacks for
+little. The strongest of the six is reported, corrected for all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from privsyn.auditing.attacks.membership import (
     findings,
     not_applicable,
 )
+from privsyn.auditing.attacks.null_hypothesis import NullHypothesis
 from privsyn.auditing.attacks.sampled_patients import (
     MIN_OVERFIT_PATIENTS,
     OVERFIT_PATIENTS,
@@ -30,29 +32,27 @@ from privsyn.auditing.attacks.sampled_patients import (
     patient_scores,
 )
 from privsyn.auditing.evidence import Evidence
-from privsyn.auditing.findings import Finding, Settings
+from privsyn.auditing.findings import AuditId, Finding, Settings
 
-NAME, VERSION = "membership-model", "2"
-OVERFIT_OTHERS = 1_000  # whom a TPR at 1 % FPR needs
+AUDIT = AuditId("membership-model", "2", "model")
+OVERFIT_NONMEMBERS = 1_000  # a TPR at 1 % FPR needs as many
 
 
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     """AUC and TPR of the strongest attack, train against holdout."""
     if evidence.model is None:
-        return not_applicable(NAME, VERSION, "model", "the set comes without its model")
+        return not_applicable(AUDIT, "the set comes without its model")
     context = ModelAttackContext(evidence, evidence.model, settings)
     planted = cache(lambda: overfitted(context))
     test = len(context.patients["test"])
     finding_context = FindingContext(
-        audit=NAME,
-        version=VERSION,
-        threat="model",
+        audit=AUDIT,
         n=context.sizes(),
         positive=lambda *_: planted(),
         negative=ControlTrial(
             _against_holdout(context, "test"), f"{test} test patients in place of the members"
         ),
-        blind=evidence.exchangeability(settings.control_level),
+        blind=NullHypothesis(evidence).control(settings.control_level),
     )
     return findings(_against_holdout(context, "train"), finding_context, settings)
 
@@ -60,15 +60,15 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
 def family(
     members: dict[str, Scores], nonmembers: dict[str, Scores], appearance: PatientAppearance
 ) -> Attacks:
-    """Every attack, by the margin over the threshold of each person."""
+    """Every attack, by the margin of each patient over its threshold."""
     return {name: margins(AttackScores(members[name], nonmembers[name]), appearance) for name in ATTACKS}
 
 
 def overfitted(context: ModelAttackContext) -> ControlTrial | None:
-    """A copy of the model, over-fitted on a few test patients: they are its members, holdout is not."""
+    """A copy of the model, over-fitted on a few test patients: they are its members, holdout are not."""
     evidence, test, holdout = context.evidence, context.patients["test"], context.patients["holdout"]
     some = test.first(min(OVERFIT_PATIENTS, len(test) // 2))
-    others = holdout.first(OVERFIT_OTHERS)
+    others = holdout.first(OVERFIT_NONMEMBERS)
     if evidence.fine_tune is None or len(some) < MIN_OVERFIT_PATIENTS:
         return None
 

@@ -1,14 +1,14 @@
 """Does the model fit its training patients better than models of the same recipe without them do?
 
 Threat: shadow models. Each is trained by the recipe of the model under audit on a random half of train and
-holdout together, so that both sides are treated alike, and the two standard attacks compare with them:
-LiRA and RMIA (`privsyn.auditing.attacks.shadows`), on the loss over the grid of `membership-model`; one score
-per patient.
+holdout together, so that both are treated alike. The two standard attacks, LiRA and RMIA
+(`privsyn.auditing.attacks.shadows`), compare the model with them, on the loss over the grid of
+`membership-model`, with one score per patient.
 
-The positive control is a copy of a shadow that was over-fitted on a few patients it had not seen. (A shadow
-as it is would not do: of an honest recipe nobody can tell its members either, and no audit of an honest model
-would be conclusive.) In the negative control a shadow is attacked for train against holdout among those
-whom it never saw.
+The positive control is a copy of a shadow model, over-fitted on a few patients that it had not seen. (A
+shadow model itself would not do: the members of an honest recipe cannot be told either, so no audit of an
+honest model would be conclusive.) In the negative control a shadow model is attacked for train against
+holdout among patients that it never saw.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from privsyn.auditing.attacks.membership import (
     findings,
     not_applicable,
 )
+from privsyn.auditing.attacks.null_hypothesis import NullHypothesis
 from privsyn.auditing.attacks.sampled_patients import (
     MIN_OVERFIT_PATIENTS,
     OVERFIT_PATIENTS,
@@ -35,11 +36,13 @@ from privsyn.auditing.attacks.sampled_patients import (
     patient_scores,
 )
 from privsyn.auditing.attacks.shadows import lira, random_halves, rmia
-from privsyn.auditing.evidence import Evidence, Shadows
-from privsyn.auditing.findings import Finding, Settings
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import AuditId, Finding, Settings
+from privsyn.auditing.model_under_audit import Shadows
 from privsyn.diffusion.model import DiffusionModel
 
-NAME, VERSION = "membership-shadow", "2"
+NAME = "membership-shadow"
+AUDIT = AuditId(NAME, "2", "shadow")
 
 Flags = NDArray[np.bool_]
 
@@ -47,32 +50,30 @@ Flags = NDArray[np.bool_]
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     """AUC and TPR of the stronger attack, train against holdout."""
     if evidence.model is None:
-        return not_applicable(NAME, VERSION, "shadow", "the set comes without its model")
+        return not_applicable(AUDIT, "the set comes without its model")
     if evidence.shadows is None:
-        return not_applicable(NAME, VERSION, "shadow", "shadow models are dear: ask with --shadows N")
+        return not_applicable(AUDIT, "training shadow models is expensive; use --shadows N")
     context = ModelAttackContext(evidence, evidence.model, settings)
     panel = _Panel(context, evidence.shadows, settings)
     finding_context = FindingContext(
-        audit=NAME,
-        version=VERSION,
-        threat="shadow",
+        audit=AUDIT,
         n=context.sizes() | {"shadow_models": evidence.shadows.count},
         positive=lambda *_: panel.overfitted(),
         negative=panel.never_seen(),
-        blind=evidence.exchangeability(settings.control_level),
+        blind=NullHypothesis(evidence).control(settings.control_level),
     )
     return findings(panel.attacks(), finding_context, settings)
 
 
 class _Panel:
-    """The shadows' scores of the patients of train and holdout; the models themselves are gone.
+    """Scores of the patients of train and holdout under the shadow models, which are not kept.
 
     Attributes:
-        is_member: (k,) in train.
-        inside: (N, k) who trained which shadow; 1 is the complement of 0.
+        is_member: (k,) whether the patient is in train.
+        inside: (N, k) whether the patient was in the training half of each shadow; 1 is the complement of 0.
         fits: (N, k) scores under the shadows; `target` (k,) under the model, `copy` under the over-fitted
             copy, if there is one.
-        fitted: (k,) on whom the copy of shadow 0 was over-fitted.
+        fitted: (k,) the patients on whom the copy of shadow 0 was over-fitted.
     """
 
     def __init__(self, context: ModelAttackContext, shadows: Shadows, settings: Settings) -> None:
@@ -103,7 +104,7 @@ class _Panel:
         return ControlTrial(attacks, f"a copy of a shadow over-fitted on {self.fitted.sum()} patients")
 
     def never_seen(self) -> ControlTrial:
-        """Shadow 0, attacked in the same way for who is in train, among those whom it never saw."""
+        """Shadow 0, attacked in the same way for train against holdout, among patients that it never saw."""
         there = ~self.inside[0]
         attacks = _sides(
             self.fits[0],
@@ -112,11 +113,11 @@ class _Panel:
             members=there & self.is_member,
             nonmembers=there & ~self.is_member,
         )
-        what = f"train against holdout among {there.sum()} patients whom the attacked shadow never saw"
+        what = f"train against holdout among {there.sum()} patients that the attacked shadow never saw"
         return ControlTrial(attacks, what)
 
     def _train_and_score(self) -> dict[str, Scores]:
-        """Shadows are trained one after the other; what is kept of each are scores."""
+        """Train the shadows one after the other and keep the scores of each."""
         evidence, model = self.context.evidence, self.context.model
         population = evidence.population
         found, fits = {"target": self._fit(model, self.pooled)}, []

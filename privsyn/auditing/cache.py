@@ -1,4 +1,4 @@
-"""What audits computed before, by content: a second policy on the same set costs seconds.
+"""A cache of computed arrays, addressed by content: a second policy on the same set costs seconds.
 
 It lies in the cohort's own folder, which never leaves: embeddings, distances and scores are un-noised
 statistics of real patients, as internal as the images that they come from, and go when the cohort goes.
@@ -47,6 +47,10 @@ class Cache:
                 self.write(name, found)
             self._arrays[name] = dict(sorted(found.items()))  # as they would come from disk
         return self._arrays[name]
+
+    def kept(self, name: str, compute: Callable[[], Arrays], *depends: NDArray[Any]) -> Arrays:
+        """The same under a name that also stands for the content of the arrays `depends`."""
+        return self.arrays(depending(name, *depends), compute)
 
     def write(self, name: str, arrays: Arrays) -> None:
         """Keep arrays on disk; a folder that cannot be written to is no fault."""

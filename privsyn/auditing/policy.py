@@ -11,18 +11,17 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from privsyn.auditing.findings import MARGIN, Finding
+from privsyn.auditing.verdict import RuleOutcome, RuleResult, Severity, Side, VerdictOutcome
 from privsyn.features.networks import Network
 from privsyn.files import json_digest
 from privsyn.recipe import Section, Slug, nearest, parse, read_toml
 
-Outcome = Literal["pass", "fail", "inconclusive", "accepted"]
-
-# What can answer a question by itself, besides `rule:<id>`; privsyn.release.checklist says how.
+# Evidence that answers a checklist item without a person, besides `rule:<id>`; see privsyn.release.checklist.
 EVIDENCE = (
     "verdict", "dp-claim", "identifier-scan", "scorecard", "use-terms", "valid-until", "ledger-head",
     "synthetic-marking",
@@ -40,12 +39,10 @@ class Rule(Section):
     """One demand on one statistic; every scope of the statistic must meet it."""
 
     id: str = Field(min_length=1)
-    severity: Literal["block", "warn"] = "block"
+    severity: Severity = "block"
     audit: str = Field(description="name of the audit, as its entry point is called")
     statistic: str
-    side: Literal["value", "lower", "upper"] = Field(
-        "value", description="what is judged: the point estimate, or a bound of its interval"
-    )
+    side: Side = Field("value", description="what is judged: the point estimate, or a bound of its interval")
     op: Literal["<=", "<", ">=", ">"]
     threshold: float
     rationale: str = Field(min_length=1, description="where the threshold comes from")
@@ -148,36 +145,35 @@ def load_policy(path: Path) -> Policy:
     return parse(read_toml(path), Policy, str(path))
 
 
-def judge(policy: Policy, findings: Sequence[Finding]) -> tuple[Outcome, list[dict[str, Any]]]:
-    """Hold findings against a policy: the verdict, and one row per rule and scope."""
-    rows = [row for rule in policy.rules for row in _judge_rule(rule, findings)]
-    blocking = {row["outcome"] for row in rows if row["severity"] == "block"}
-    for outcome in ("fail", "inconclusive"):
-        if outcome in blocking:
-            return outcome, rows
-    return "pass", rows
+def judge(policy: Policy, findings: Sequence[Finding]) -> tuple[VerdictOutcome, tuple[RuleResult, ...]]:
+    """Hold findings against a policy: the outcome, and one result per rule and scope."""
+    results = tuple(result for rule in policy.rules for result in _judge_rule(rule, findings))
+    blocking = {result.outcome for result in results if result.severity == "block"}
+    if "fail" in blocking:
+        return "fail", results
+    return ("inconclusive" if "inconclusive" in blocking else "pass"), results
 
 
-def _judge_rule(rule: Rule, findings: Sequence[Finding]) -> list[dict[str, Any]]:
+def _judge_rule(rule: Rule, findings: Sequence[Finding]) -> list[RuleResult]:
     matching = [f for f in findings if (f.audit, f.statistic) == (rule.audit, rule.statistic)]
     if not matching:
         reason = f"the evidence is missing: no finding {rule.statistic!r} of the audit {rule.audit!r}"
-        return [_row(rule, "fail", reason)]
+        return [_result(rule, "fail", reason)]
     return [_judge_finding(rule, finding) for finding in matching]
 
 
-def _judge_finding(rule: Rule, finding: Finding) -> dict[str, Any]:
+def _judge_finding(rule: Rule, finding: Finding) -> RuleResult:
     if not finding.applicable:
-        outcome: Outcome = "accepted" if rule.not_applicable == "accept" else "fail"
-        return _row(rule, outcome, f"not applicable: {finding.reason}", finding)
+        outcome: RuleOutcome = "accepted" if rule.not_applicable == "accept" else "fail"
+        return _result(rule, outcome, f"not applicable: {finding.reason}", finding)
     judged = _judged(rule, finding)
     if judged is not None and not _OPERATORS[rule.op](judged, rule.threshold):
-        return _row(
-            rule, "fail", f"{rule.statistic} {judged:.4g} is not {rule.op} {rule.threshold:g}", finding
-        )
+        reason = f"{rule.statistic} {judged:.4g} is not {rule.op} {rule.threshold:g}"
+        return _result(rule, "fail", reason, finding)
     if judged is None or not finding.conclusive:
-        return _row(rule, "inconclusive", finding.reason or "the statistic could not be measured", finding)
-    return _row(rule, "pass", "", finding)
+        reason = finding.reason or "the statistic could not be measured"
+        return _result(rule, "inconclusive", reason, finding)
+    return _result(rule, "pass", "", finding)
 
 
 def _judged(rule: Rule, finding: Finding) -> float | None:
@@ -186,12 +182,20 @@ def _judged(rule: Rule, finding: Finding) -> float | None:
     return None if finding.interval is None else finding.interval[rule.side == "upper"]
 
 
-def _row(rule: Rule, outcome: Outcome, reason: str, finding: Finding | None = None) -> dict[str, Any]:
-    row = rule.model_dump(mode="json", include={"id", "severity", "audit", "statistic", "side", "op"})
-    row |= {"threshold": rule.threshold, "rationale": rule.rationale, "outcome": outcome, "reason": reason}
-    row |= {
-        "scope": finding.scope if finding else {},
-        "value": _judged(rule, finding) if finding and finding.applicable else None,
-        "interval": list(finding.interval) if finding and finding.interval else None,
-    }
-    return row
+def _result(rule: Rule, outcome: RuleOutcome, reason: str, finding: Finding | None = None) -> RuleResult:
+    return RuleResult(
+        id=rule.id,
+        severity=rule.severity,
+        audit=rule.audit,
+        statistic=rule.statistic,
+        side=rule.side,
+        op=rule.op,
+        threshold=rule.threshold,
+        rationale=rule.rationale,
+        outcome=outcome,
+        reason=reason,
+        scope=finding.scope if finding else {},
+        value=_judged(rule, finding) if finding and finding.applicable else None,
+        interval=finding.interval if finding else None,
+        waivable_by=rule.waivable_by,
+    )

@@ -15,6 +15,8 @@ from privsyn.errors import StudyError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from privsyn.auditing.verdict import Verdict
+
 STAGES = 7
 WORST_FIRST = ("fail", "inconclusive", "accepted", "pass")
 
@@ -29,6 +31,7 @@ def demo(
     Takes minutes on a laptop, without network. The verdict is whatever the audits find. Exit code 0 when
     the chain ran, whatever the verdict.
     """
+    from privsyn.auditing.verdict import read_verdict
     from privsyn.cli.console import show
 
     make_room(out, force=force)
@@ -36,7 +39,7 @@ def demo(
     report = Path(document["internal_report"]).resolve().as_uri()
     show(
         document,
-        summary(document["claim"], document["verdict"]),
+        summary(document["claim"], read_verdict(document["verdict"])),
         f"open this report: {report}",
         as_json=as_json,
     )
@@ -86,10 +89,14 @@ def run_chain(out: Path, settings: Sequence[str]) -> dict[str, Any]:
     headline(7, "release draft", "what would leave the house, if people approved it")
     release = draft(study)
     paths = {"study": out, "internal_report": internal, "public_report": public, "release": release}
-    return {"claim": claim, "verdict": verdict, **{name: str(path) for name, path in paths.items()}}
+    return {
+        "claim": claim,
+        "verdict": verdict.to_document(),
+        **{name: str(path) for name, path in paths.items()},
+    }
 
 
-def summary(claim: dict[str, Any], verdict: dict[str, Any]) -> Table:
+def summary(claim: dict[str, Any], verdict: Verdict) -> Table:
     """Claim, epsilon, the worst outcome of each audit, and the verdict."""
     from privsyn.cli.audit import measured
     from privsyn.cli.console import table
@@ -104,10 +111,10 @@ def summary(claim: dict[str, Any], verdict: dict[str, Any]) -> Table:
             f"delta {claim['delta']:.2g}" if private else "",
         ),
     ]
-    for name in dict.fromkeys(rule["audit"] for rule in verdict["rules"]):
-        rules = [rule for rule in verdict["rules"] if rule["audit"] == name]
-        rules = [rule for rule in rules if rule["severity"] == "block"] or rules
-        worst = min(rules, key=lambda rule: WORST_FIRST.index(rule["outcome"]))
-        told = worst["reason"] or f"{worst['statistic']}: {measured(worst)}"
-        rows.append((f"audit {name}", worst["outcome"], told))
-    return table("", "result", "detail", rows=[*rows, ("verdict", verdict["verdict"], "")])
+    for name in dict.fromkeys(rule.audit for rule in verdict.rules):
+        rules = [rule for rule in verdict.rules if rule.audit == name]
+        rules = [rule for rule in rules if rule.severity == "block"] or rules
+        worst = min(rules, key=lambda rule: WORST_FIRST.index(rule.outcome))
+        told = worst.reason or f"{worst.statistic}: {measured(worst)}"
+        rows.append((f"audit {name}", worst.outcome, told))
+    return table("", "result", "detail", rows=[*rows, ("verdict", verdict.outcome, "")])

@@ -1,4 +1,4 @@
-"""The blind baseline: train and holdout are alike where privsyn split the patients, not where another scanner came in."""
+"""The blind baseline: train and holdout are alike if privsyn split them, not if another scanner came in."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from privsyn.auditing.attacks.null_hypothesis import NullHypothesis
 from privsyn.auditing.attacks.planted_leaks import brighten
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Settings
-from privsyn.auditing.run import installed
+from privsyn.auditing.plugins import installed
 from privsyn.auditing.statistics.blind_baseline import (
     BlindBaseline,
     BlindClassifier,
@@ -18,7 +19,7 @@ from privsyn.auditing.statistics.blind_baseline import (
     selected,
     strongest,
 )
-from privsyn.auditing.statistics.permutation import redrawn_members
+from privsyn.auditing.statistics.permutation import permuted_members
 from privsyn.auditing.statistics.roc import auc
 from privsyn.cohort.cohort import Cohort
 from privsyn.synthetic.dataset import SyntheticSet
@@ -38,7 +39,7 @@ def test_a_cohort_that_privsyn_split_is_alike(evidence: Evidence) -> None:
     assert finding.conclusive, finding.reason
     assert finding.interval is not None
     assert finding.interval[0] <= 0.5
-    assert evidence.exchangeability(1e-3).passed
+    assert NullHypothesis(evidence).control(1e-3).passed
 
 
 def test_another_scanner_for_the_holdout_is_noticed_and_voids_membership_findings(evidence: Evidence) -> None:
@@ -47,7 +48,7 @@ def test_another_scanner_for_the_holdout_is_noticed_and_voids_membership_finding
     evidence.__dict__["holdout"] = replace(
         holdout, images=np.stack([brighten(image, 1.15) for image in holdout.images])
     )
-    assert not evidence.exchangeability(1e-3).passed
+    assert not NullHypothesis(evidence).control(1e-3).passed
     (finding,) = installed()["blind-baseline"].load()(evidence, Settings())
     assert finding.interval is not None
     assert finding.interval[0] > 0.5
@@ -56,16 +57,16 @@ def test_another_scanner_for_the_holdout_is_noticed_and_voids_membership_finding
 
 
 def test_the_guess_is_at_chance_as_often_as_it_says_and_finds_what_is_planted() -> None:
-    """Over 400 draws of members at random few alarms at 5 %; selection by appearance has the AUC it was given."""
+    """Over 400 draws of members at random few alarms at 5 %; selection by appearance has its AUC."""
     generator = np.random.default_rng(0)
     appearance = appearance_components(
         generator.normal(0, 1, (900, 32)).astype(np.float32), np.arange(900) // 3
     )
     strata, is_member = np.arange(300) % 2, np.arange(300) < 200
     classifier = BlindClassifier.of(appearance, strata, generator)
-    chance = classifier.aucs(redrawn_members(is_member, strata, 1_999, generator)[:, 1:])
+    chance = classifier.aucs(permuted_members(is_member, strata, 1_999, generator)[:, 1:])
     alarms = 0
-    for value in classifier.aucs(redrawn_members(is_member, strata, 400, generator)[:, 1:]):
+    for value in classifier.aucs(permuted_members(is_member, strata, 400, generator)[:, 1:]):
         alarms += BlindBaseline(np.zeros(1), np.zeros(1), chance).p_value(value) <= 0.05
     assert alarms / 400 <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 400)
     found = []
@@ -80,7 +81,7 @@ def test_chance_spreads_a_cross_fitted_guess_more_than_a_rank_test_thinks() -> N
     generator = np.random.default_rng(0)
     strata, is_member = np.zeros(2000, np.int64), np.arange(2000) < 1500
     classifier = BlindClassifier.of(generator.normal(0, 1, (2000, 32)), strata, generator)
-    chance = classifier.aucs(redrawn_members(is_member, strata, 2_000, generator)[:, 1:])
+    chance = classifier.aucs(permuted_members(is_member, strata, 2_000, generator)[:, 1:])
     independent = np.sqrt(2001 / (12 * 1500 * 500))
     assert chance.std() / independent == pytest.approx(np.sqrt(2), abs=0.07)  # three standard errors
     assert chance.mean() == pytest.approx(0.5, abs=2e-3)
@@ -93,7 +94,7 @@ def test_the_interval_leaves_chance_only_where_the_p_value_does(shift: float) ->
     strata, is_member = np.zeros(300, np.int64), np.arange(300) < 200
     appearance = generator.normal(0, 1, (300, 8)) + shift * is_member[:, np.newaxis]
     classifier = BlindClassifier.of(appearance, strata, generator)
-    labels = redrawn_members(is_member, strata, 999, generator)
+    labels = permuted_members(is_member, strata, 999, generator)
     truth, chance = classifier.scores(labels[:, :1])[:, 0], classifier.aucs(labels)
     guess = BlindBaseline(truth[is_member], truth[~is_member], chance[1:])
     assert guess.auc == chance[0]

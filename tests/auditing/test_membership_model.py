@@ -12,7 +12,8 @@ from privsyn.auditing.attacks.denoising import ATTACKS
 from privsyn.auditing.attacks.sampled_patients import ModelAttackContext
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
-from privsyn.auditing.run import installed
+from privsyn.auditing.model_under_audit import ModelUnderAudit
+from privsyn.auditing.plugins import installed
 from privsyn.auditing.statistics.roc import auc
 from privsyn.cohort.cohort import Cohort
 from privsyn.diffusion.model import DiffusionModel, build_model
@@ -63,7 +64,7 @@ def caught(over_trained: tuple[Cohort, Path]) -> tuple[Evidence, dict[str, Findi
 def evidence_of(cohort: Cohort, model: DiffusionModel | None, *, controls: bool = True) -> Evidence:
     test = cohort.part("test")
     synthetic = SyntheticSet(test.images[:10], test.labels[:10], cohort.classes, None, "0" * 64)
-    return Evidence(cohort, synthetic, model=model, fine_tune=finetune if controls else None)
+    return Evidence(cohort, synthetic, ModelUnderAudit(model, fine_tune=finetune if controls else None))
 
 
 def attack(evidence: Evidence) -> dict[str, Finding]:
@@ -85,7 +86,7 @@ def test_a_model_over_trained_on_64_images_is_caught(
     assert auc.interval[0] > 0.75
     assert tpr.interval is not None
     assert tpr.interval[0] > 0.05
-    assert "10000 would do" in findings["tpr-at-0.1%-fpr"].reason
+    assert "10000 are needed" in findings["tpr-at-0.1%-fpr"].reason
 
 
 @pytest.mark.slow  # trains for minutes

@@ -8,7 +8,8 @@ from privsyn_audits.outliers import NEIGHBOUR, REPRESENTATIONS, isolated, rare_c
 from real_cohorts import blends
 from sklearn.neighbors import NearestNeighbors
 
-from privsyn.auditing.attacks.exposure import EmbeddingSpace, ExposureTest
+from privsyn.auditing.attacks.embedding_space import EmbeddingSpace
+from privsyn.auditing.attacks.exposure import ExposureTest
 from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings

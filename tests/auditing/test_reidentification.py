@@ -11,7 +11,8 @@ from privsyn_audits.reidentification import Fitted, fit, halves, judge, run
 from real_cohorts import blends, make_cohort
 from scipy import ndimage
 
-from privsyn.auditing.attacks.exposure import EmbeddingSpace, ExposureTest
+from privsyn.auditing.attacks.embedding_space import EmbeddingSpace
+from privsyn.auditing.attacks.exposure import ExposureTest
 from privsyn.auditing.attacks.planted_leaks import STRONG
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings

@@ -14,10 +14,12 @@ from digits_study import in_16_bits as widened
 from real_cohorts import make_cohort
 from sklearn.datasets import load_digits
 
-from privsyn.auditing.attacks.planted_leaks import planted_copies
+from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
-from privsyn.auditing.run import audit, installed
+from privsyn.auditing.plugins import installed
+from privsyn.auditing.run import audit
+from privsyn.auditing.verdict import Verdict
 from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.errors import PrivsynError, StudyError, SyntheticError
 from privsyn.study import Study
@@ -41,7 +43,7 @@ def evidence(cohort: Cohort, images: np.ndarray) -> Evidence:
 
 def run(
     a_set: Path, cohort: Cohort, out: Path, *only: str, policy: str = "public-release", **changes: bool
-) -> dict:
+) -> Verdict:
     return audit(synthetic=a_set, cohort=cohort.folder, policy=policy, out=out, only=only, **changes)
 
 
@@ -50,11 +52,11 @@ def test_a_set_of_another_generator_is_audited_without_a_study(
 ) -> None:
     """Findings and verdict are written; `only` marks the verdict partial and judges those rules alone."""
     verdict = run(a_set, digits_cohort, tmp_path / "out", *QUICK)
-    assert json.loads((tmp_path / "out" / "verdict.json").read_text()) == verdict
-    assert verdict["partial"]
-    assert {row["audit"] for row in verdict["rules"]} == set(QUICK)
-    assert {plugin["name"] for plugin in verdict["plugins"]} == set(QUICK)
-    assert verdict["inputs"]["recipe"] is None
+    assert json.loads((tmp_path / "out" / "verdict.json").read_text()) == verdict.to_document()
+    assert verdict.partial
+    assert {row.audit for row in verdict.rules} == set(QUICK)
+    assert {plugin.name for plugin in verdict.plugins} == set(QUICK)
+    assert verdict.inputs.recipe is None
     findings = json.loads((tmp_path / "out" / "findings.json").read_text())
     assert findings["schema_version"] == 1
     assert [Finding.model_validate(entry).audit for entry in findings["findings"]] == QUICK
@@ -63,15 +65,15 @@ def test_a_set_of_another_generator_is_audited_without_a_study(
 def test_a_demanded_claim_that_cannot_exist_fails(tmp_path: Path, a_set: Path, digits_cohort: Cohort) -> None:
     """Public release wants a DP claim; a set without a model has none."""
     verdict = run(a_set, digits_cohort, tmp_path / "out", "privacy-claim")
-    assert verdict["verdict"] == "fail"
-    assert "not applicable" in verdict["rules"][0]["reason"]
+    assert verdict.outcome == "fail"
+    assert "not applicable" in verdict.rules[0].reason
 
 
 def test_every_attempt_is_counted(tmp_path: Path, a_set: Path, digits_cohort: Cohort) -> None:
     """Neither another output folder nor --force starts the count again."""
-    attempts = [run(a_set, digits_cohort, tmp_path / "1", *QUICK)["attempt"]]
-    attempts.append(run(a_set, digits_cohort, tmp_path / "1", *QUICK, force=True)["attempt"])
-    attempts.append(run(a_set, digits_cohort, tmp_path / "2", *QUICK)["attempt"])
+    attempts = [run(a_set, digits_cohort, tmp_path / "1", *QUICK).attempt]
+    attempts.append(run(a_set, digits_cohort, tmp_path / "1", *QUICK, force=True).attempt)
+    attempts.append(run(a_set, digits_cohort, tmp_path / "2", *QUICK).attempt)
     assert attempts == [1, 2, 3]
 
 
@@ -170,7 +172,7 @@ def test_audits_by_distance_find_copies_in_16_bits(tmp_path: Path) -> None:
     cohort = make_cohort(tmp_path / "study", "digits", tmp_path / "digits.npz", tmp_path / "home")
     cohort = in_16_bits(cohort, tmp_path / "wide")
     train, test = cohort.part("train"), cohort.part("test")
-    copies = np.concatenate([planted_copies(train.images[:60]), test.images[60:]])
+    copies = np.concatenate([LIGHT.plant(train.images[:60]), test.images[60:]])
     assert copies.dtype == np.uint16
     for name, drawn, outcomes in (
         ("copies", copies, {"fail"}),
@@ -178,4 +180,4 @@ def test_audits_by_distance_find_copies_in_16_bits(tmp_path: Path) -> None:
     ):
         np.savez(tmp_path / f"{name}.npz", images=drawn, labels=test.labels)
         verdict = run(tmp_path / f"{name}.npz", cohort, tmp_path / name, "nearest-neighbour", "attributes")
-        assert verdict["verdict"] in outcomes
+        assert verdict.outcome in outcomes

@@ -8,7 +8,7 @@ from digits_study import copied, in_16_bits, prepared
 from sklearn.datasets import load_digits
 
 from privsyn import ledger
-from privsyn.auditing.attacks.planted_leaks import planted_copies
+from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.cohort.prepare import prepare
 from privsyn.dp.claim import as_sampled
@@ -39,7 +39,7 @@ def test_copies_are_near_and_fresh_patients_are_not(cohort: Cohort, near: NearCo
     some = cohort.part("train").images[:64]
     assert near.among(some).all()
     assert near.among(some[:, :, ::-1]).all()
-    assert near.among(planted_copies(some)).mean() > 0.5
+    assert near.among(LIGHT.plant(some)).mean() > 0.5
     holdout = cohort.part("holdout").images
     # two representations, each image and its mirror image: four looks of which each may hit by nature
     assert near.among(holdout).mean() <= 4 * NATURAL + 3 * np.sqrt(4 * NATURAL / len(holdout))

@@ -1,8 +1,8 @@
-"""How high would anybody like this score? Thresholds per person, learned from people never trained on.
+"""Per-patient thresholds of a membership score, from quantile regression on non-members.
 
-An image that is easy for everybody scores high although nobody trained on it. So a quantile of the score is
-regressed on what the images look like, among people known not to be members, and a person is judged by the
-margin: Bertran et al. 2023, "Scalable Membership Inference Attacks via Quantile Regression",
+An image that is easy for any model scores high although no model was trained on it. So a quantile of the
+score is regressed on the appearance of the images of known non-members, and a patient is judged by the margin
+above it: Bertran et al. 2023, "Scalable Membership Inference Attacks via Quantile Regression",
 https://arxiv.org/abs/2307.03694; for diffusion models Tang et al. 2023, https://arxiv.org/abs/2312.05140.
 """
 
@@ -18,7 +18,7 @@ from privsyn.auditing.attacks.membership import AttackScores
 
 QUANTILE = 0.9  # of non-members; nearer to 1 the regression rests on few of them
 COMPONENTS = 32  # of the appearance
-EACH = 8  # people, at the least, for a component
+PATIENTS_PER_COMPONENT = 8  # at least
 
 Scores = NDArray[np.float64]
 
@@ -32,13 +32,18 @@ class PatientAppearance:
 
 
 def margins(scores: AttackScores, appearance: PatientAppearance, quantile: float = QUANTILE) -> AttackScores:
-    """Each score minus the quantile that non-members of the same appearance have.
+    """Each score minus the quantile of non-members of the same appearance.
 
-    Cross-fitted in two folds: those at even places are judged by what the non-members at odd places teach,
-    and the other way round. The places must be random. Within a fold nobody, on either side, is judged by a
-    regression that saw his score, so if nobody's score knows who is a member, neither does anybody's margin.
+    Cross-fitted in two folds: even rows are judged by a regression on the non-members in odd rows, and the
+    other way round. The rows must be in random order. Within a fold no patient, member or not, is judged by a
+    regression that used its score, so if the scores do not depend on membership, neither do the margins.
     """
-    components = max(1, min(COMPONENTS, len(scores.nonmembers) // (2 * EACH), appearance.nonmembers.shape[1]))
+    components = max(
+        1,
+        min(
+            COMPONENTS, len(scores.nonmembers) // (2 * PATIENTS_PER_COMPONENT), appearance.nonmembers.shape[1]
+        ),
+    )
     members, nonmembers = np.empty_like(scores.members), np.empty_like(scores.nonmembers)
     for fold in (0, 1):
         there, here = slice(1 - fold, None, 2), slice(fold, None, 2)

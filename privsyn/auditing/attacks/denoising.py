@@ -1,8 +1,8 @@
 """Membership attacks on a diffusion model: what its denoising says of an image that it may have seen.
 
-Six attacks, each a pure function named after its paper that turns what `ModelQueries` measured into a score per
-image, high = member-like. All look at one grid of noise levels and noises, declared here and shared by every
-image. Nothing is tuned on the images that are judged.
+Six attacks, each a pure function named after its paper that turns what `ModelQueries` measured into a score
+per image, high = member-like. All look at one grid of noise levels and noises, declared here and shared by
+every image. Nothing is tuned on the images that are judged.
 
 An error is the mean square of (epsilon said - epsilon added) over channels and pixels. What the network says
 is turned into epsilon first, so every target gives the same attack; at a fixed level the losses of the

@@ -1,149 +1,51 @@
-"""Whom a synthetic set exposes, and whether those are training patients more often than chance allows.
+"""Tests whether a synthetic set exposes training patients more often than held-out patients.
 
-A synthetic image exposes the patient whose image is nearest to it, and the more so the more that neighbour
-stands out: exposure = log(median distance to 50 neighbours / distance to the nearest), the adaptive ratio of
-Carlini et al. (2023, https://arxiv.org/abs/2301.13188) on a log scale, which a merely smooth generator does
-not raise because it sits closer to everybody. What exposure is natural is calibrated on `test` patients.
-Train and holdout patients are searched together; were the generator ignorant of who was in train, every
-permutation of the two would be as likely (`privsyn.auditing.statistics.permutation.Enrichment`, exact).
+A synthetic image exposes the patient whose image is nearest to it, the more so the more that neighbour stands
+out: exposure = log(median distance to 50 neighbours / distance to the nearest), the adaptive ratio of Carlini
+et al. (2023, https://arxiv.org/abs/2301.13188) on a log scale. A merely smooth generator does not raise it,
+because its images are closer to all patients. Thresholds are calibrated on `test` patients. Train and holdout
+are searched together; if the generator does not depend on the assignment to train and holdout, all
+permutations of it are equally likely (`privsyn.auditing.statistics.permutation.Enrichment`, exact).
 
-What it cannot see: many copies of ONE patient are one observation, however many there are.
+Limit: many copies of one patient count as one observation.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from privsyn.auditing.attacks.embedding_space import EmbeddingSpace, Matches
+from privsyn.auditing.attacks.null_hypothesis import NullHypothesis
 from privsyn.auditing.attacks.planted_leaks import LIGHT, Leak
-from privsyn.auditing.cache import Arrays, content
+from privsyn.auditing.cache import Arrays
 from privsyn.auditing.evidence import Evidence
-from privsyn.auditing.findings import Control, Controls, Power, Settings
+from privsyn.auditing.findings import AuditId, Control, Controls, Finding, Power, Settings
 from privsyn.auditing.statistics.permutation import Enrichment
 from privsyn.bit_depth import Images
-from privsyn.features.embed import Floats
 from privsyn.features.neighbours import nearest
 
-NEIGHBOURS = 50
-POOL = 256  # planted copies prepared; the positive control cannot be larger
+MAX_PLANTED = 256  # copies; the positive control cannot be larger
 TRIALS = 20  # per leak size, for the power statement
 PAIRS = 12  # shown to the reviewer
-EXPOSURE_QUANTILES = (
-    1.0,
-    0.99,
-    0.95,
-    0.8,
-)  # quantiles of the test patients' exposure above which the tails begin
+EXPOSURE_QUANTILES = (1.0, 0.99, 0.95, 0.8)  # of test patients; each is a threshold of the test
 
 Scores = NDArray[np.float64]
-Embed = Callable[[Images], Floats]
-
-
-@dataclass(frozen=True, eq=False)
-class Matches:
-    """Per queried image and index of a space: how much it exposes a cluster of the population, and which.
-
-    Attributes:
-        exposure: (m, indexes) log ratio of distances, high = suspicious.
-        cluster, index: (m, indexes) the nearest cluster, and the nearest image among the population's.
-        mirrored: (m, indexes) the mirror image was the nearer one.
-    """
-
-    exposure: Scores
-    cluster: NDArray[np.int64]
-    index: NDArray[np.int64]
-    mirrored: NDArray[np.bool_]
-
-    def of(self, rows: NDArray[np.int64]) -> Matches:
-        return Matches(self.exposure[rows], self.cluster[rows], self.index[rows], self.mirrored[rows])
-
-    def with_planted(self, planted: Matches, places: NDArray[np.int64]) -> Matches:
-        """These matches with those of planted images in some places."""
-        columns = []
-        for field in ("exposure", "cluster", "index", "mirrored"):
-            column = getattr(self, field).copy()
-            column[places] = getattr(planted, field)
-            columns.append(column)
-        return Matches(*columns)
-
-    def per_cluster(self, clusters: int) -> Scores:
-        """(clusters,) the highest exposure of each cluster; -inf where no image is nearest to it."""
-        scores = np.full(clusters, -np.inf)
-        np.maximum.at(scores, self.cluster, self.exposure)
-        return scores
-
-
-@dataclass(frozen=True, eq=False)
-class Index:
-    """Some images of the population, in one embedding.
-
-    Attributes:
-        images: (k,) which images of the population lie here.
-        clusters: (k,) the cluster of each.
-        rows: (k, d) where they lie.
-    """
-
-    images: NDArray[np.int64]
-    clusters: NDArray[np.int64]
-    rows: Floats
-    embed: Embed
-
-    @cached_property
-    def content(self) -> NDArray[np.uint8]:
-        """(32,) digest of who lies where."""
-        return np.frombuffer(content(self.images, self.clusters, self.rows), np.uint8)
-
-    def match(self, images: Images) -> Matches:
-        """Find whom each image (m, H, W, C), or its mirror image, exposes on this index."""
-        straight = nearest(self.embed(images), self.rows, NEIGHBOURS)
-        turned = nearest(self.embed(images[:, :, ::-1]), self.rows, NEIGHBOURS)
-        mirrored = turned.distances[:, 0] < straight.distances[:, 0]
-        distances = np.where(mirrored[:, None], turned.distances, straight.distances)
-        indices = np.where(mirrored[:, None], turned.indices, straight.indices)
-        clusters = self.clusters[indices]
-        # other images of the same patient are as near as the first and would hide it
-        others = np.where(clusters == clusters[:, :1], np.nan, distances)
-        others[np.isnan(others).all(axis=1)] = distances[:, -1:][np.isnan(others).all(axis=1)]
-        exposure = np.log(np.nanmedian(others, axis=1) / np.maximum(distances[:, 0], 1e-9) + 1e-12)
-        first = self.images[indices[:, 0]]
-        return Matches(exposure[:, None], clusters[:, :1], first[:, None], mirrored[:, None])
-
-
-@dataclass(frozen=True, eq=False)
-class EmbeddingSpace:
-    """One representation of the population: all of it on one index, or cross-fitted parts on several."""
-
-    name: str
-    indexes: tuple[Index, ...]
-
-    @classmethod
-    def of(cls, name: str, evidence: Evidence) -> EmbeddingSpace:
-        """Train and holdout together, as `Evidence.representation` has them."""
-        population, embed = evidence.population, evidence.representation(name)
-        everybody = np.arange(len(population.images))
-        return cls(name, (Index(everybody, population.cluster, embed(population.images), embed),))
-
-    def match(self, images: Images) -> Matches:
-        found = [index.match(images) for index in self.indexes]
-        fields = ("exposure", "cluster", "index", "mirrored")
-        return Matches(*(np.hstack([getattr(each, field) for each in found]) for field in fields))
 
 
 class ExposureTest:
-    """A synthetic set matched in every space, and the test that judges it.
+    """The exposure test of a synthetic set, in one or several embedding spaces judged together.
 
     Args:
-        spaces: judged together; all embed the population of `evidence`.
-        group: (clusters,) whom the question is about; everybody if None. It must not know who is in train.
+        spaces: embeddings of the population of `evidence`.
+        group: (clusters,) the clusters under test; all if None. It must not depend on who is in train.
         leak: what the controls plant, and what the power is stated for.
     """
 
@@ -162,10 +64,10 @@ class ExposureTest:
         self.synthetic = self.match(evidence.synthetic.images)
         self.fresh = self.match(evidence.test.images)
         thresholds = [[*np.quantile(fresh.exposure, EXPOSURE_QUANTILES), -np.inf] for fresh in self.fresh]
-        self.test = Enrichment(evidence.redrawn, np.array(thresholds))
+        self.test = Enrichment(NullHypothesis(evidence).member_labels, np.array(thresholds))
 
     def among(self, group: NDArray[np.bool_]) -> ExposureTest:
-        """The same test about another group (clusters,); what was matched of set and test patients is kept."""
+        """The same test of another group (clusters,); the matches of set and test patients are kept."""
         other = copy.copy(self)
         for about_others in ("found", "pool"):
             other.__dict__.pop(about_others, None)
@@ -174,11 +76,11 @@ class ExposureTest:
 
     @cached_property
     def pool(self) -> list[Matches]:
-        """Matches of the copies that may be planted; the same at every level, for their choice is its own."""
+        """Matches of the copies that may be planted; the same at every level."""
         return self.match(self.leak.plant(self._training_images(self.generator.spawn(1)[0])))
 
     def match(self, images: Images) -> list[Matches]:
-        """Whom images expose, in each space; kept by the content of images and space."""
+        """The nearest patients to images in each space; cached by the content of images and space."""
         return [self._match(space, images) for space in self.spaces]
 
     def _match(self, space: EmbeddingSpace, images: Images) -> Matches:
@@ -191,7 +93,7 @@ class ExposureTest:
         return Matches(**found)
 
     def scores(self, matches: Sequence[Matches]) -> Scores:
-        """(spaces, clusters) exposures; -inf for whoever is not in the group."""
+        """(spaces, clusters) exposures; -inf outside of the group."""
         scores = np.stack([each.per_cluster(len(self.group)) for each in matches])
         scores[:, ~self.group] = -np.inf
         return scores
@@ -201,33 +103,46 @@ class ExposureTest:
         """The scores of the set under audit."""
         return self.scores(self.synthetic)
 
-    def measured(self, settings: Settings) -> dict[str, Any]:
-        """For a `Finding`: how many training patients of the group are exposed, being trained on."""
+    def finding(
+        self,
+        audit: AuditId,
+        statistic: str,
+        settings: Settings,
+        *,
+        scope: Mapping[str, str],
+        n: Mapping[str, int] | None = None,
+    ) -> Finding:
+        """How many training patients of the group are exposed because they were trained on.
+
+        Args:
+            n: sizes beyond those of the set and the parts.
+        """
         level, control_level = settings.alpha, settings.control_level
         smallest = self.smallest_leak(level, control_level)
         controls = Controls(
             positive=self._positive(smallest, control_level), negative=self._negative(control_level)
         )
-        reason = _why_inconclusive(controls)
         low, high = self.test.lower_bound(self.found, level), self.test.upper_bound(self.found, level)
-        return {
-            "value": min(max(self.test.excess(self.found), low), high),  # no guess below what is proven
-            "interval": (low, high),
-            "confidence": 1 - 2 * level,
-            "n": self.evidence.sizes(),
-            "baseline": 0.0,
-            "controls": controls,
-            "power": self._power(smallest),
-            "conclusive": not reason,
-            "reason": reason,
-            "details": {"p_value": self.test.p_value(self.found), "pairs": self.pairs()},
-        }
+        return Finding.measured(
+            audit,
+            statistic,
+            scope=scope,
+            value=min(max(self.test.excess(self.found), low), high),  # never below what is proven
+            interval=(low, high),
+            confidence=1 - 2 * level,
+            n=self.evidence.sizes() | dict(n or {}),
+            baseline=0.0,
+            controls=controls,
+            power=self._power(smallest),
+            doubt=_why_inconclusive(controls),
+            details={"p_value": self.test.p_value(self.found), "pairs": self.pairs()},
+        )
 
     def smallest_leak(self, level: float, control_level: float) -> int | None:
         """Fewest planted copies that are found at `level` in at least 80 % of trials.
 
-        Twice as many must be found at `control_level` in every trial: the positive control plants them, and
-        should not fail by itself where the data suffice.
+        Twice as many must be found at `control_level` in every trial, because the positive control plants
+        them.
         """
         thorough, most = self.test.near(self.found), len(self.pool[0].cluster)
         quick = self.test.quick(max(999, int(10 / level))).near(self.found)
@@ -242,9 +157,9 @@ class ExposureTest:
         return sum(test.p_value(self._planted(size)) <= level for _ in range(TRIALS))
 
     def pairs(self) -> list[JsonValue]:
-        """The most exposed training patients, in whichever space shows them best."""
+        """The most exposed training patients, each in the space with the highest exposure."""
         placed = [index.content for space in self.spaces for index in space.indexes]
-        fresh = self.evidence.test.images  # say what is natural
+        fresh = self.evidence.test.images  # they calibrate the exposure
         found = self.evidence.computed("exposed pairs", self._pairs, self.group, fresh, *placed)
         pairs: list[JsonValue] = json.loads(found["json"].tobytes())
         return pairs
@@ -264,7 +179,7 @@ class ExposureTest:
         return {"json": np.frombuffer(json.dumps(pairs).encode(), np.uint8)}
 
     def _planted(self, size: int) -> Scores:
-        """Scores of the synthetic set in which `size` images gave way to copies drawn from the pool."""
+        """Scores of the synthetic set with `size` images replaced by copies drawn from the pool."""
         copies = self.generator.choice(len(self.pool[0].cluster), size, replace=False)
         places = self.generator.choice(len(self.synthetic[0].cluster), size, replace=False)
         pairs = zip(self.synthetic, self.pool, strict=True)
@@ -279,7 +194,7 @@ class ExposureTest:
         return Control(passed=p_value <= level, description=what, p_value=p_value)
 
     def _negative(self, level: float) -> Control:
-        """Real test patients in place of the synthetic set must come out clean."""
+        """Real test patients in place of the synthetic set must raise no alarm."""
         size = min(len(self.fresh[0].cluster), len(self.synthetic[0].cluster))
         some = np.sort(self.generator.choice(len(self.fresh[0].cluster), size, replace=False))
         p_value = self.test.p_value(self.scores([fresh.of(some) for fresh in self.fresh]))
@@ -301,7 +216,7 @@ class ExposureTest:
         )
 
     def _pair(self, image: int, space: int, index: int) -> JsonValue:
-        """A synthetic image, its nearest training image, and as a control its nearest held-out one."""
+        """A synthetic image, its nearest training image, and for comparison its nearest held-out one."""
         mirrored = bool(self.synthetic[space].mirrored[image, index])
         pixels = self.evidence.synthetic.images[image : image + 1]
         there, boundary = self.spaces[space].indexes[index], len(self.evidence.train.images)
@@ -321,20 +236,20 @@ class ExposureTest:
         }
 
     def _training_images(self, generator: np.random.Generator) -> Images:
-        """One image each of up to POOL training patients in the group, at most as many as the set has."""
+        """One image each of MAX_PLANTED training patients of the group, or as many as there are."""
         images, patients = self.evidence.train.images, self.evidence.train.patients
         rows = np.flatnonzero(~pd.Series(patients).duplicated())
         rows = rows[self.group[self.evidence.population.cluster[rows]]]
-        most = min(POOL, len(rows), len(self.evidence.synthetic.images))
+        most = min(MAX_PLANTED, len(rows), len(self.evidence.synthetic.images))
         chosen: Images = images[generator.choice(rows, most, replace=False)]
         return chosen
 
 
 def _why_inconclusive(controls: Controls) -> str:
     if controls.positive is None:
-        return "the set or the cohort is too small: not even the largest planted leak is found reliably"
+        return "the set or the cohort is too small: the largest planted leak is not found reliably"
     if not controls.positive.passed:
         return f"the positive control was missed: {controls.positive.description}"
     if controls.negative is None or not controls.negative.passed:
-        return "the negative control raised an alarm: fresh test patients look like copies"
+        return "the negative control raised an alarm: test patients look like copies"
     return ""

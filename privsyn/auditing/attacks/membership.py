@@ -1,23 +1,24 @@
 """Membership attacks as findings: several attacks, declared beforehand, judged together.
 
-An attack gives every patient a score, high = member-like, and did not look at who is a member. A finding says
-what the strongest of the attacks achieved, with an interval that holds for all of them at once (Bonferroni),
-so that having many attacks makes nobody look guilty. The false positive rate is that of a score of a
-non-member, never interpolated, and is not stated where there are fewer than 10 / FPR non-members; the
-lower bound of the AUC decides there.
+An attack gives every patient a score, high = member-like, computed without knowing who is a member. A finding
+reports the strongest of the attacks, with an interval that holds for all of them at once (Bonferroni), so
+that trying many attacks raises no false alarm. The threshold at a false positive rate is the score of a
+non-member, never interpolated. Where there are fewer than 10 / FPR non-members, the TPR is not reported and
+the lower bound of the AUC decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 from scipy import stats
 
-from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings, Threat
+from privsyn.auditing.findings import AuditId, Control, Controls, Finding, Power, Settings
 from privsyn.auditing.statistics.roc import (
     RatePoint,
     auc,
@@ -35,7 +36,7 @@ FPRS = (0.01, 0.001)
 
 @dataclass(frozen=True, eq=False)
 class AttackScores:
-    """What one attack says: (l,) and (n,) scores, one per patient, high = member-like."""
+    """Scores of one attack, one per patient, high = member-like: members (l,), nonmembers (n,)."""
 
     members: Scores
     nonmembers: Scores
@@ -46,27 +47,29 @@ Attacks = Mapping[str, AttackScores]
 
 @dataclass(frozen=True, eq=False)
 class ControlTrial:
-    """The attacks on a situation whose answer is known."""
+    """The attacks on an input whose answer is known, for a control."""
 
     attacks: Attacks
     description: str
 
 
 class Statistic(Protocol):
-    """A way to sum up an attack."""
+    """A summary statistic of an attack."""
 
     @property
     def name(self) -> str: ...
     @property
     def baseline(self) -> float: ...
     @property
-    def needed(self) -> int: ...  # non-members without whom it cannot be measured
+    def needed(self) -> int: ...  # least number of non-members
     def measured(self, scores: AttackScores) -> float: ...
     def interval(self, scores: AttackScores, confidence: float) -> tuple[float, float]: ...
     def smallest(self, members: int, nonmembers: int, level: float) -> float: ...
-    def given_away(self, value: float) -> float: ...  # share of members, if the others are at chance
+    def given_away(
+        self, value: float
+    ) -> float: ...  # share of members that are revealed, if the others are at chance
     def p_value(self, scores: AttackScores) -> float: ...
-    def details(self, scores: AttackScores, confidence: float) -> dict[str, Any]: ...
+    def details(self, scores: AttackScores, confidence: float) -> dict[str, JsonValue]: ...
     def in_words(self, smallest: float) -> str: ...
 
 
@@ -88,19 +91,19 @@ class Auc:
         return smallest_auc(members, nonmembers, level)
 
     def given_away(self, value: float) -> float:
-        """A share s of members who top everybody adds s / 2."""
+        """A share s of members who score above all others adds s / 2 to the AUC."""
         return 2 * (value - self.baseline)
 
     def p_value(self, scores: AttackScores) -> float:
         """One-sided rank test (Mann & Whitney 1947)."""
         return float(stats.mannwhitneyu(scores.members, scores.nonmembers, alternative="greater").pvalue)
 
-    def details(self, scores: AttackScores, confidence: float) -> dict[str, Any]:  # noqa: ARG002 - of the protocol
+    def details(self, scores: AttackScores, confidence: float) -> dict[str, JsonValue]:  # noqa: ARG002 - of the protocol
         fpr, tpr = roc(scores.members, scores.nonmembers)
         return {"roc": {"fpr": fpr.tolist(), "tpr": tpr.tolist()}}
 
     def in_words(self, smallest: float) -> str:
-        return f"an AUC of {smallest:.3f} is told from chance in 80 % of trials"
+        return f"an AUC of {smallest:.3f} is distinguished from chance in 80 % of trials"
 
 
 @dataclass(frozen=True)
@@ -136,16 +139,16 @@ class TprAtFpr:
     def p_value(self, scores: AttackScores) -> float:
         return caught_by_chance(scores.members, scores.nonmembers, self.fpr)
 
-    def details(self, scores: AttackScores, confidence: float) -> dict[str, Any]:
+    def details(self, scores: AttackScores, confidence: float) -> dict[str, JsonValue]:
         point = self._point(scores, confidence)
         return {"achieved_fpr": point.fpr, "achieved_fpr_interval": list(point.fpr_interval)}
 
     def in_words(self, smallest: float) -> str:
-        return f"a TPR of {smallest:.1%} is told from {self.fpr:g} in 80 % of trials"
+        return f"a TPR of {smallest:.1%} is distinguished from {self.fpr:g} in 80 % of trials"
 
     def _point(self, scores: AttackScores, confidence: float) -> RatePoint:
         point = tpr_at_fpr(scores.members, scores.nonmembers, self.fpr, confidence)
-        assert point is not None  # `measurable` asked
+        assert point is not None  # `findings` checked `needed`
         return point
 
 
@@ -154,18 +157,16 @@ STATISTICS: tuple[Statistic, ...] = (Auc(), *(TprAtFpr(fpr) for fpr in FPRS))
 
 @dataclass(frozen=True)
 class FindingContext:
-    """Whose findings these are, and what has to hold before they may be believed.
+    """The audit of some findings, and the controls that they depend on.
 
     Attributes:
-        positive: the attacks on a leak that is planted, of twice the smallest size if that is possible; given
-            the statistic and its smallest value that is seen. None: it cannot be planted.
-        negative: the attacks with people who were never trained on in place of members.
-        blind: train and holdout are alike to somebody who saw neither model nor synthetic set.
+        positive: the attacks on a planted leak, of twice the smallest size if that is possible; called with
+            the statistic and its smallest detectable value. None: no leak can be planted.
+        negative: the attacks with patients that were never trained on in place of members.
+        blind: train and holdout cannot be told apart without model and synthetic set.
     """
 
-    audit: str
-    version: str
-    threat: Threat
+    audit: AuditId
     n: dict[str, int]
     positive: Callable[[Statistic, float], ControlTrial | None]
     negative: ControlTrial
@@ -181,18 +182,13 @@ def findings(attacks: Attacks, context: FindingContext, settings: Settings) -> l
     return known + [_unmeasurable(each, context, size) for each in STATISTICS if each not in measurable]
 
 
-def not_applicable(audit: str, version: str, threat: Threat, reason: str) -> list[Finding]:
+def not_applicable(audit: AuditId, reason: str) -> list[Finding]:
     """The findings of an audit whose evidence cannot exist."""
-    return [
-        Finding(
-            audit=audit, version=version, threat=threat, statistic=each.name, applicable=False, reason=reason
-        )
-        for each in STATISTICS
-    ]
+    return [Finding.not_applicable(audit, each.name, reason) for each in STATISTICS]
 
 
 def family_p_value(statistic: Statistic, attacks: Attacks) -> float:
-    """Of the strongest attack, corrected for the number of attacks."""
+    """p-value of the strongest attack, corrected for the number of attacks (Bonferroni)."""
     return min(1.0, len(attacks) * min(statistic.p_value(scores) for scores in attacks.values()))
 
 
@@ -208,16 +204,13 @@ def _finding(
         positive=_positive(statistic, context.positive(statistic, smallest), settings.control_level),
         negative=_negative(statistic, context.negative, settings.control_level),
     )
-    reason = _why_inconclusive(controls, context.blind)
-    table = {
+    table: dict[str, JsonValue] = {
         name: {"value": statistic.measured(attacks[name]), "interval": list(interval)}
         for name, interval in intervals.items()
     }
-    return Finding(
-        audit=context.audit,
-        version=context.version,
-        threat=context.threat,
-        statistic=statistic.name,
+    return Finding.measured(
+        context.audit,
+        statistic.name,
         scope={"attack": f"strongest of {len(attacks)}"} if len(attacks) > 1 else {},
         value=statistic.measured(scores),
         interval=(intervals[strongest][0], max(high for _, high in intervals.values())),
@@ -226,31 +219,22 @@ def _finding(
         baseline=statistic.baseline,
         controls=controls,
         power=Power(smallest_leak=smallest, description=statistic.in_words(smallest)),
-        conclusive=not reason,
-        reason=reason,
         details={"strongest": strongest, "attacks": table, **statistic.details(scores, confidence)},
+        doubt=_why_inconclusive(controls, context.blind),
     )
 
 
 def _unmeasurable(statistic: Statistic, context: FindingContext, size: int) -> Finding:
-    return Finding(
-        audit=context.audit,
-        version=context.version,
-        threat=context.threat,
-        statistic=statistic.name,
-        n=context.n,
-        baseline=statistic.baseline,
-        conclusive=False,
-        reason=f"{size} holdout patients cannot measure a {statistic.baseline:.1%} FPR: "
-        f"{statistic.needed} would do",
-    )
+    fpr, needed = statistic.baseline, statistic.needed
+    reason = f"{size} holdout patients cannot measure a {fpr:.1%} FPR: {needed} are needed"
+    return Finding.inconclusive(context.audit, statistic.name, reason, n=context.n, baseline=fpr)
 
 
 def _positive(statistic: Statistic, trial: ControlTrial | None, level: float) -> Control | None:
     if trial is None:
         return None
     p_value = family_p_value(statistic, trial.attacks)
-    # in words the AUC: a trial may have too few people for a TPR, which its p-value does not mind
+    # described by its AUC: the trial may have too few patients for a TPR
     best = max(auc(scores.members, scores.nonmembers) for scores in trial.attacks.values())
     return Control(
         passed=p_value <= level,
@@ -266,5 +250,7 @@ def _negative(statistic: Statistic, trial: ControlTrial, level: float) -> Contro
 
 def _why_inconclusive(controls: Controls, blind: Control) -> str:
     if not blind.passed:
-        return f"train and holdout differ without any model, so membership means nothing: {blind.description}"
+        return (
+            f"train and holdout differ without the model, so membership cannot be tested: {blind.description}"
+        )
     return controls.fault("the set or the cohort is too small for a positive control")

@@ -111,11 +111,6 @@ STRONG = Leak(
 )
 
 
-def planted_copies(images: Images) -> Images:
-    """Disturb each image (n, H, W, C) lightly."""
-    return LIGHT.plant(images)
-
-
 def _through_pillow(image: Images, change: Callable[[Image.Image], Image.Image]) -> Images:
     if image.dtype == np.uint8:
         return np.asarray(change(_picture(image)), np.uint8).reshape(image.shape)

@@ -1,4 +1,4 @@
-"""Whom the model audits ask about, and how one score per person comes of a model and their images."""
+"""The patients that audits of a model attack, and one membership score per patient and attack."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PATIENTS_PER_PART = {
     "train": 1_000,
     "holdout": 1_500,
     "test": 500,
-}  # scored; more costs time and shrinks little
+}  # scored; more cost time and narrow the intervals little
 IMAGES_EACH = 4
-OVERFIT_PATIENTS, OVERFIT_STEPS = 16, 600  # enough for a small network that has hardly learned anything
+OVERFIT_PATIENTS, OVERFIT_STEPS = 16, 600  # enough for a small, hardly trained network
 MIN_OVERFIT_PATIENTS = 8
 PARTS = tuple(PATIENTS_PER_PART)
 _BATCH = 128
@@ -61,7 +61,7 @@ class SampledPatients:
         )
 
     def first(self, number: int) -> SampledPatients:
-        """The first so many."""
+        """The first `number`."""
         return self.select(np.arange(len(self)) < number)
 
     def concatenated_with(self, others: SampledPatients) -> SampledPatients:
@@ -75,11 +75,12 @@ class SampledPatients:
 
 
 class ModelAttackContext:
-    """One model, queried about patients of all parts at one grid; several audits share its answers.
+    """A model and the patients of all parts that are attacked, on one grid; several audits share the scores.
 
     Attributes:
-        patients: by part, at most `PATIENTS_PER_PART` random clusters with at most `IMAGES_EACH` random images each.
-        grid: where they are looked at; follows from the model's process and the seed.
+        patients: by part, at most `PATIENTS_PER_PART` random clusters with at most `IMAGES_EACH` random
+            images each.
+        grid: noise levels and noises; determined by the model's process and the seed.
     """
 
     def __init__(self, evidence: Evidence, model: DiffusionModel, settings: Settings) -> None:
@@ -97,7 +98,7 @@ class ModelAttackContext:
 
     @cached_property
     def appearance(self) -> dict[str, Scores]:
-        """(k, d) what the patients of each part look like, in components common to all parts."""
+        """(k, d) principal components of the patients of each part, common to all parts."""
         pooled = (
             self.patients["train"]
             .concatenated_with(self.patients["holdout"])
@@ -119,10 +120,10 @@ def patient_scores(
     grid: Grid,
     attacks: Mapping[str, Attack],
 ) -> dict[str, Scores]:
-    """(k,) scores by every attack: the mean over a person's images."""
+    """(k,) scores by every attack: the mean over a patient's images."""
     images, counts = len(patients.images), np.bincount(patients.owner)
     total = {name: np.zeros(images) for name in attacks}
-    with evidence.progress.stage(f"ask the model about {images} images", images) as advance:
+    with evidence.progress.stage(f"query the model about {images} images", images) as advance:
         for start in range(0, images, _BATCH):
             batch = slice(start, start + _BATCH)
             for name, scores in _scores(model, patients, batch, grid, attacks).items():
@@ -142,7 +143,7 @@ def _scores(
 
 
 def _chosen(evidence: Evidence, part: str, generator: np.random.Generator) -> SampledPatients:
-    side, cluster = getattr(evidence, part), evidence.clusters(part)
+    side, cluster = evidence.part(part), evidence.clusters(part)
     some = generator.permutation(np.unique(cluster))[: PATIENTS_PER_PART[part]]
     place = {number: index for index, number in enumerate(some.tolist())}
     seen = np.zeros(len(some), np.int64)

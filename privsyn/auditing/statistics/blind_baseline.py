@@ -1,13 +1,13 @@
-"""Can train be told from holdout by somebody who saw neither the model nor the synthetic set?
+"""Blind baseline: can train be told from holdout without the model and the synthetic set?
 
 If so, the two are not exchangeable (another scanner, another year), and a membership attack would find that
-difference and call it a leak: "blind baselines beat membership inference attacks" (Das, Zhang & Tramer 2024,
-https://arxiv.org/abs/2406.16201).
+difference and report it as a leak: "blind baselines beat membership inference attacks" (Das, Zhang & Tramer
+2024, https://arxiv.org/abs/2406.16201).
 
-The guess is cross-fitted, and its AUC is judged by what it is for members drawn anew. A rank test would treat
-its scores as independent, which they are not: two patients in different folds who look alike raise each
-other's score if both are members, so that each such pair counts twice. The AUC varies 1.4 times as much
-(compare Bengio & Grandvalet 2004, JMLR 5: no unbiased estimator of the variance of cross-validation).
+The classifier is cross-fitted, and its AUC is compared with its AUC for permuted members. A rank test would
+treat its scores as independent, which they are not: two similar patients in different folds raise each
+other's score if both are members, so each such pair counts twice. The AUC varies 1.4 times as much (compare
+Bengio & Grandvalet 2004, JMLR 5: no unbiased estimator of the variance of cross-validation).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class BlindClassifier:
-    """A linear discriminant between members and others, cross-fitted: whom it scores it did not learn from.
+    """A linear discriminant between members and others, cross-fitted: a fold is scored by the others.
 
     Attributes:
-        appearance: (clusters, k) uncorrelated, of unit variance, so that the difference of the means discriminates
-            best (Fisher 1936).
-        fold: (clusters,) who is scored together; it does not know who is a member.
+        appearance: (clusters, k) uncorrelated, of unit variance, so that the difference of the means
+            discriminates best (Fisher 1936).
+        fold: (clusters,) the fold of each, independent of the members.
     """
 
     appearance: Scores
@@ -45,7 +45,7 @@ class BlindClassifier:
 
     @classmethod
     def of(cls, appearance: Scores, strata: Ints, generator: np.random.Generator) -> BlindClassifier:
-        """From `appearance_components` (clusters, k); folds keep the shares of the strata (clusters,) of the split."""
+        """From `appearance_components` (clusters, k); folds keep the shares of the strata (clusters,)."""
         spread = appearance.std(axis=0)
         kept = spread > 1e-6 * spread.max(initial=0)
         return cls(
@@ -53,7 +53,7 @@ class BlindClassifier:
         )
 
     def scores(self, labels: Labels) -> Scores:
-        """(clusters, p) high for clusters that look like a member, given (clusters, p) who is one (1) in each of p draws."""
+        """(clusters, p) high = member-like, given the members (1) in each of p draws (clusters, p)."""
         away = labels - labels.mean(axis=0)
         parts = [self.appearance[here].T @ away[here] for here in self._folds]
         scores, whole = np.empty(labels.shape), sum(parts)
@@ -73,12 +73,12 @@ class BlindClassifier:
 
 @dataclass(frozen=True, eq=False)
 class BlindBaseline:
-    """What the classifier says of who is in train, and what it would say by chance.
+    """The classifier's scores of members and non-members, and its AUC by chance.
 
     Attributes:
         members, nonmembers: (l,) and (n,) scores.
-        chance: (P,) AUC for members drawn anew within strata, each draw as likely as the truth under the null
-            hypothesis.
+        chance: (P,) AUC for members permuted within strata, each permutation as likely as the truth under the
+            null hypothesis.
     """
 
     members: Scores
@@ -90,15 +90,15 @@ class BlindBaseline:
         return auc(self.members, self.nonmembers)
 
     def p_value(self, value: float) -> float:
-        """Exact one-sided p-value of an AUC: how often chance does as well, the truth counted in."""
+        """Exact one-sided p-value of an AUC: the share of permutations that reach it, the truth included."""
         return float(1 + (self.chance >= value).sum()) / (1 + len(self.chance))
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Of the AUC; its lower end is above 1/2 only where the p-value is at most (1 - confidence) / 2.
 
-        DeLong's interval of the scores as they are, or what chance spreads where that is wider.
+        DeLong's interval of the scores, or the spread of the permutations where that is wider.
         """
-        # so many draws may do as well, one of which is the truth
+        # permutations that may reach the AUC, one of which is the truth
         draws = int((1 - confidence) / 2 * (1 + len(self.chance)) + 1e-9)
         to_beat = float(np.sort(self.chance)[-draws]) if draws else 1.0
         value, width = self.auc, max(to_beat - 0.5, 0.0)
@@ -118,7 +118,7 @@ def appearance_components(rows: Floats, cluster: Ints) -> Scores:
 def selected(
     appearance: Scores, members: int, auc: float, generator: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """(clusters,) members redrawn by their appearance, as another scanner or year would select them.
+    """(clusters,) members selected by their appearance, as another scanner or year would select them.
 
     The chance to be a member rises linearly with the rank u in the first component, with density
     1 + b (2u - 1) for members and 1 - b' (2u - 1) for the others, of which u alone has the AUC
@@ -132,13 +132,13 @@ def selected(
 
 
 def strongest(members: int, clusters: int) -> float:
-    """The highest AUC that `selected` can give: no chance to be a member is beyond 0 and 1."""
+    """The highest AUC that `selected` can give, since the chance to be a member lies in [0, 1]."""
     share = members / clusters
     return 0.5 + min(1.0, (1 - share) / share) / (6 * (1 - share))
 
 
 def _folds(kind: Ints, generator: np.random.Generator) -> Ints:
-    """(clusters,) fold of each; every kind is spread evenly over the folds, in turn across kinds."""
+    """(clusters,) fold of each; every stratum is spread evenly over the folds."""
     order = np.lexsort((generator.random(len(kind)), kind))
     fold = np.empty(len(kind), np.int64)
     fold[order] = np.arange(len(kind)) % FOLDS
