@@ -264,9 +264,10 @@ def test_a_network_that_cannot_be_meant_is_refused(
         load_policy(written(tmp_path / "policy.toml", "networks", networks))
 
 
-def test_reading_a_policy_takes_no_torch() -> None:
-    """`privsyn policies` answers at once, networks or not."""
-    program = "import sys, privsyn.auditing.policy; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("module", ["policy", "findings", "verdict"])
+def test_reading_policies_findings_and_verdicts_takes_no_torch(module: str) -> None:
+    """`privsyn policies` and the reports start at once, networks or not."""
+    program = f"import sys, privsyn.auditing.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

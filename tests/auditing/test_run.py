@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from digits_study import in_16_bits as widened
+from privsyn_audits import privacy_claim
 from real_cohorts import make_cohort
 from sklearn.datasets import load_digits
 
@@ -18,10 +19,12 @@ from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
 from privsyn.auditing.plugins import installed
+from privsyn.auditing.policy import load_policy
 from privsyn.auditing.run import audit
-from privsyn.auditing.verdict import Verdict
+from privsyn.auditing.verdict import Verdict, read_verdict
 from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.errors import PrivsynError, StudyError, SyntheticError
+from privsyn.recipe import shipped
 from privsyn.study import Study
 from privsyn.synthetic.dataset import SyntheticSet
 
@@ -84,6 +87,34 @@ def test_an_audit_is_not_overwritten_unasked(tmp_path: Path, a_set: Path, digits
     with pytest.raises(StudyError, match="--force"):
         run(a_set, digits_cohort, tmp_path / "out", *QUICK)
     assert (tmp_path / "out" / "verdict.json").read_bytes() == before
+
+
+def test_the_verdict_names_the_policy_that_judged(
+    tmp_path: Path, a_set: Path, digits_cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy that is edited while audits run neither judges nor is named in the verdict."""
+    file = tmp_path / "policy.toml"
+    file.write_text(shipped("policies")["public-release"].read_text())
+    before = load_policy(file).digest
+    judged = privacy_claim.run
+
+    def editing(evidence: Evidence, settings: Settings) -> list[Finding]:
+        file.write_text(file.read_text().replace("threshold = ", "threshold = 1"))
+        return judged(evidence, settings)
+
+    monkeypatch.setattr(privacy_claim, "run", editing)
+    verdict = run(a_set, digits_cohort, tmp_path / "out", "privacy-claim", policy=str(file))
+    assert load_policy(file).digest != before
+    assert verdict.inputs.policy == before
+
+
+def test_a_rule_result_names_who_may_waive_it(tmp_path: Path, a_set: Path, digits_cohort: Cohort) -> None:
+    """The roles are those of the policy, also in the document, so the policy is not read again."""
+    policy = shipped("policies")["public-release"]
+    verdict = run(a_set, digits_cohort, tmp_path / "out", *QUICK, policy=str(policy))
+    rules = {rule.id: rule for rule in load_policy(policy).rules}
+    assert all(rule.waivable_by == rules[rule.id].waivable_by for rule in verdict.rules)
+    assert read_verdict(json.loads((tmp_path / "out" / "verdict.json").read_text())) == verdict
 
 
 def test_an_audit_that_no_rule_asks_for_is_refused(
