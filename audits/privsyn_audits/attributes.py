@@ -32,7 +32,7 @@ MAX_PLANTED = 1024  # planted copies prepared; the positive control cannot be la
 TRIALS = 50  # per leak size, for the power statement
 _SAME = 1e-6  # nearer images are the same
 NO_LEAK_FOUND = "the set or the cohort is too small: the largest planted leak is not found reliably"
-ANSWERED = 0.1  # share of `test` patients for whom the attacker does not abstain
+ANSWERED = 0.1  # share of `test` patients; for all others the attacker abstains
 CHANCE_SUCCESS = 0.05  # share of `test` patients whose masked half counts as inferred
 
 

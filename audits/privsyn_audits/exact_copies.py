@@ -1,6 +1,6 @@
 """Is any synthetic image a training image, pixel for pixel, also when flipped or turned?
 
-Threat: synthetic set only. There is no test: one copy is one too many. An identical image can be a
+Threat: synthetic set only. A single copy is a finding. An identical image can be a
 coincidence only where images carry almost no information (blank ones). Copies of holdout images show how
 often that happens; they are the baseline.
 """

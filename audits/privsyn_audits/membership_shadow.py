@@ -73,7 +73,7 @@ class _Panel:
         inside: (N, k) whether the patient was in the training half of each shadow; 1 is the complement of 0.
         fits: (N, k) scores under the shadows; `target` (k,) under the model, `copy` under the over-fitted
             copy, if there is one.
-        fitted: (k,) the patients on whom the copy of shadow 0 was over-fitted.
+        fitted: (k,) whether the copy of shadow 0 was over-fitted on the patient.
     """
 
     def __init__(self, context: ModelAttackContext, shadows: Shadows, settings: Settings) -> None:
@@ -144,6 +144,6 @@ class _Panel:
 
 
 def _sides(target: Scores, fits: Scores, inside: Flags, *, members: Flags, nonmembers: Flags) -> Attacks:
-    """Both attacks; everybody in either group is compared with everybody."""
+    """Both attacks, with scores relative to all patients given."""
     scores = {"lira": lira(target, fits, inside), "rmia": rmia(target, fits)}
     return {name: AttackScores(each[members], each[nonmembers]) for name, each in scores.items()}

@@ -29,9 +29,9 @@ ISOLATED = 0.1  # share of the patients that counts as isolated (choice)
 NEIGHBOUR = 5  # the distance to it measures isolation; more robust than the first
 RARE = 0.1  # a class with a smaller share of the patients is rare (choice)
 MIN_GROUP_PATIENTS = 10  # training patients; copies of fewer cannot be significant
-EXPOSED_QUANTILE = 0.99  # quantile of the test patients' exposure above which an image exposes somebody
+EXPOSED_QUANTILE = 0.99  # of test patients' exposure; an image above it exposes a patient
 MOST_BY_CHANCE = 3  # images of test patients that may expose one and the same patient
-SAMPLED = 20  # training patients of whom copies are tried
+SAMPLED = 20  # training patients whose copies are tried
 TABLE = 50
 
 Ints = NDArray[np.int64]

@@ -137,7 +137,7 @@ def _indexes(
 
 
 def _verify(evidence: Evidence, space: EmbeddingSpace, generator: np.random.Generator) -> Finding:
-    """How well the encoders tell `test` patients apart, on whom neither was trained."""
+    """How well the encoders tell `test` patients apart; neither was trained on them."""
     test = evidence.test
     images, labels, patients = test.images, test.labels, _numbers(test.patients)
     rows = [index.embed(images) for index in space.indexes]

@@ -1,9 +1,9 @@
-"""The data steward's file: which findings block a release, what people answer for, and why.
+"""The policy, the data steward's file: which findings block a release, and the checklist that people answer.
 
-Never part of the recipe. What becomes of the checklist is in `privsyn.release.checklist`.
+It is not part of the recipe. How the checklist is answered is in `privsyn.release.checklist`.
 
-Order of outcomes: fail over inconclusive over pass. A leak that was found fails also when the audit's own
-controls are not all in order; an audit that could not have seen a leak never passes.
+Order of outcomes: fail over inconclusive over pass. A leak that was found fails even if a control of the
+audit failed; an audit that could not have detected a leak never passes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
 
 
 class Rule(Section):
-    """One demand on one statistic; every scope of the statistic must meet it."""
+    """A requirement on one statistic; every scope of the statistic must meet it."""
 
     id: str = Field(min_length=1)
     severity: Severity = "block"
@@ -50,22 +50,24 @@ class Rule(Section):
         "fail", description="outcome when the evidence cannot exist, such as a set without a model"
     )
     waivable_by: tuple[Slug, ...] = Field(
-        (), description="roles that may waive this rule with a reason; nobody when absent"
+        (), description="roles that may waive this rule with a reason; none when absent"
     )
 
 
 class ChecklistItem(Section):
-    """One question that must be answered before a set leaves, by evidence or by somebody in a role."""
+    """A question that must be answered before a release, by evidence or by a person in a role."""
 
     id: Slug
     question: str = Field(min_length=1, description="to be answered with yes, no or not applicable")
     role: Slug = Field(description="who answers, as in the trust file")
-    evidence: str | None = Field(None, description="what of the release statement answers it by itself")
+    evidence: str | None = Field(
+        None, description="the part of the release statement that answers it without a person"
+    )
     reference: str = Field(min_length=1, description="the norm that asks for it")
 
 
 class Policy(Section):
-    """What a synthetic set must show before it may be used in a given way."""
+    """Requirements on a synthetic set for a given use."""
 
     title: str = Field(min_length=1)
     purpose: str
@@ -74,7 +76,7 @@ class Policy(Section):
     )
     rules: tuple[Rule, ...] = Field(min_length=1)
     checklist: tuple[ChecklistItem, ...] = Field(
-        (), description="what people must answer for, since no audit can"
+        (), description="questions that people must answer, since no audit can"
     )
     margin: float = Field(
         MARGIN, gt=0, description="equivalence of image biomarkers: a shift that counts for none, in SDs"
@@ -108,8 +110,8 @@ class Policy(Section):
     def digest(self) -> str:
         """sha256 (hex) of the policy's content; comments and order of keys do not matter.
 
-        Where a network lies does not either, for its sha256 says which it is. A policy without networks and
-        margin has the digest that it had before there were any: releases are bound to it.
+        The path of a network does not matter either, because its sha256 identifies it. A policy without
+        networks and margin has the digest that it had before these keys existed: releases are bound to it.
         """
         content = self.model_dump(mode="json")
         for network in content["networks"]:
@@ -131,7 +133,7 @@ class Policy(Section):
         return self.model_copy(update={"rules": rules})
 
     def alpha(self, audit: str) -> float:
-        """The part of the error rate that an audit may spend: equal shares for the bounds that block."""
+        """The share of the error rate that an audit may spend: equal shares for the bounds that block."""
         blocking = [rule.audit for rule in self.rules if rule.severity == "block" and rule.side != "value"]
         return self.error_rate * max(blocking.count(audit), 1) / max(len(blocking), 1)
 

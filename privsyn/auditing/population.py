@@ -1,4 +1,4 @@
-"""The patients among whom members were drawn, as permutation tests need them."""
+"""Train and holdout together: the population of membership tests and their permutations."""
 
 from __future__ import annotations
 

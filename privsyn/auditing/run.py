@@ -15,6 +15,7 @@ from privsyn.files import json_digest, whole_folder, write_json
 from privsyn.home import count_attempt
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import find_shipped, load_recipe, nearest
+from privsyn.strict_json import JsonObject
 from privsyn.study import Study, as_study
 
 SHADOW_AUDIT = "membership-shadow"
@@ -55,28 +56,31 @@ def audit(
     plugins = [plugin for name, plugin in installed().items() if name in rules.audits]
     findings = run_plugins(plugins, evidence, rules)
     evidence.keep_embeddings()
+    document: JsonObject = {
+        "schema_version": 1,
+        "findings": [finding.model_dump(mode="json") for finding in findings],
+    }
+    digests = Inputs(whole.digest, recipe_digest, evidence.synthetic.digest, json_digest(document))
     outcome, results = judge(rules, findings)
-    document = {"schema_version": 1, "findings": [finding.model_dump(mode="json") for finding in findings]}
     verdict = Verdict(
         outcome=outcome,
         partial=bool(only),
         attempt=count_attempt(evidence.cohort.fingerprint, partial=bool(only)),
         policy=PolicySummary(rules.title, rules.purpose, rules.error_rate),
         cohort_fingerprint=evidence.cohort.fingerprint,
-        inputs=Inputs(
-            policy=whole.digest,
-            recipe=recipe_digest,
-            synthetic=evidence.synthetic.digest,
-            findings=json_digest(document),
-        ),
+        inputs=digests,
         plugins=tuple(plugin.identity for plugin in plugins),
         privsyn_version=privsyn.__version__,
         rules=results,
     )
-    with whole_folder(inputs.out, replace=force) as folder:
-        write_json(folder / "findings.json", document)
-        write_json(folder / "verdict.json", verdict.to_document())
+    _write(inputs.out, document, verdict, force=force)
     return verdict
+
+
+def _write(out: Path, findings: JsonObject, verdict: Verdict, *, force: bool) -> None:
+    with whole_folder(out, replace=force) as folder:
+        write_json(folder / "findings.json", findings)
+        write_json(folder / "verdict.json", verdict.to_document())
 
 
 def _inputs(

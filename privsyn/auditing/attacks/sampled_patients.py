@@ -18,11 +18,8 @@ from privsyn.auditing.statistics.blind_baseline import appearance_components
 from privsyn.bit_depth import Images
 from privsyn.diffusion.model import DiffusionModel, to_float
 
-PATIENTS_PER_PART = {
-    "train": 1_000,
-    "holdout": 1_500,
-    "test": 500,
-}  # scored; more cost time and narrow the intervals little
+# Scored at most; more cost time and narrow the intervals little.
+PATIENTS_PER_PART = {"train": 1_000, "holdout": 1_500, "test": 500}
 IMAGES_EACH = 4
 OVERFIT_PATIENTS, OVERFIT_STEPS = 16, 600  # enough for a small, hardly trained network
 MIN_OVERFIT_PATIENTS = 8
@@ -40,7 +37,7 @@ class SampledPatients:
     Attributes:
         images: (n, H, W, C).
         labels: (n,).
-        owner: (n,) 0 to k - 1, ascending.
+        owner: (n,) row in `cluster` of each image, 0 to k - 1, ascending.
         cluster: (k,) which cluster of the population each is (of `test`: of the test patients).
     """
 
@@ -65,7 +62,7 @@ class SampledPatients:
         return self.select(np.arange(len(self)) < number)
 
     def concatenated_with(self, others: SampledPatients) -> SampledPatients:
-        """These, then the others; they may be of different parts."""
+        """These, then the others, which may be of another part."""
         return SampledPatients(
             np.concatenate([self.images, others.images]),
             np.concatenate([self.labels, others.labels]),
@@ -109,7 +106,7 @@ class ModelAttackContext:
         return dict(zip(PARTS, np.split(rows, ends[:-1]), strict=True))
 
     def sizes(self) -> dict[str, int]:
-        """For `Finding.n`."""
+        """Patients of each part, for `Finding.n`."""
         return {f"{part}_patients": len(patients) for part, patients in self.patients.items()}
 
 

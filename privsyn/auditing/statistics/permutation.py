@@ -103,10 +103,7 @@ class Enrichment:
         evidence as setting aside the c members that were copied.
         """
         orders = self._most_suspicious(scores)
-        low, high = (
-            -1,
-            max(map(len, orders)),
-        )  # rejected with `low` set aside (or never asked), accepted with `high`
+        low, high = -1, max(map(len, orders))  # rejected with `low` set aside, accepted with `high`
         while high - low > 1:
             middle = (low + high) // 2
             rest = scores.copy()
@@ -134,7 +131,7 @@ class Enrichment:
         share = self.labels[:, 0].mean()
         found = [0.0]
         for kind, thresholds in zip(scores, self.thresholds, strict=True):
-            for threshold in thresholds[:-1]:  # the last takes everybody: too noisy for an estimate
+            for threshold in thresholds[:-1]:  # the last includes all: too noisy for an estimate
                 above = self.labels[kind > threshold, 0]
                 found.append(float((above.sum() - len(above) * share) / max(1 - share, 1e-9)))
         return max(found)
