@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from privsyn.claim.words import rounded_up
 from privsyn.cli.options import HERE, Json, StudyFolder, group
-from privsyn.cli.train import rounded_up
 
 if TYPE_CHECKING:
     from privsyn.ledger import Allowance, Figure, Population
