@@ -20,7 +20,7 @@ from dp_accounting.rdp import RdpAccountant
 from scipy.optimize import brentq
 from scipy.stats import binom
 
-from privsyn.claim.document import Mechanism as Mechanism
+from privsyn.claim.document import Mechanism
 from privsyn.errors import PrivsynError, RecipeError
 
 GRID = 1e-4  # discretisation of the privacy loss, by epsilon: 1e-3 at epsilon .2 would cost 10 % noise

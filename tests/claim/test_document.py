@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import Cohort
-from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.dp.accounting import epsilon
 from privsyn.dp.claim import claim
 from privsyn.recipe import find_shipped, load_recipe
 

@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from scipy.stats import chi2, kstest
 from torch import Tensor
 
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import Part
 from privsyn.diffusion.model import DiffusionModel, build_model
-from privsyn.dp.accounting import Mechanism
 from privsyn.dp.clipping import StepFacts
 from privsyn.recipe import Recipe, find_shipped, load_recipe
 from privsyn.training.checkpoint import State, Training

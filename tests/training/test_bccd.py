@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import load_cohort
 from privsyn.cohort.prepare import prepare
-from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.dp.accounting import epsilon
 from privsyn.dp.generators import CPU, keyed_generator
 from privsyn.dp.sampling import capped, units_of
 from privsyn.study import init

@@ -19,9 +19,10 @@ from digits_study import KillAt, Killed, copied, prepared
 from sklearn.datasets import load_digits
 
 from privsyn import ledger
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import load_cohort
 from privsyn.cohort.prepare import prepare
-from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.dp.accounting import epsilon
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError, Refused
 from privsyn.files import read_json, tree_digests
 from privsyn.study import Study, init

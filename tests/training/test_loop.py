@@ -10,10 +10,11 @@ import pytest
 import torch
 from digits_study import KillAt, Killed, copied, prepared, weights
 
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import load_cohort
 from privsyn.cohort.prepare import prepare
 from privsyn.diffusion.model import to_float
-from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.dp.accounting import epsilon
 from privsyn.errors import CheckpointError, RecipeError, StudyError
 from privsyn.files import read_json, tree_digests
 from privsyn.recipe import Train

@@ -10,8 +10,9 @@ import pytest
 from digits_study import prepared
 
 from privsyn import ledger
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import load_cohort
-from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.dp.accounting import epsilon
 from privsyn.errors import RecipeError
 from privsyn.files import tree_digests
 from privsyn.recipe import find_shipped, load_recipe

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 
 from privsyn import ledger
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import load_cohort
-from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.dp.accounting import epsilon
 from privsyn.errors import RecipeError
 from privsyn.files import file_digest, read_json
 from privsyn.progress import Advance
