@@ -16,7 +16,17 @@ import torch
 
 from privsyn import ledger
 from privsyn.bit_depth import bit_depth_of
-from privsyn.claim.document import DP_SGD, NEIGHBOURING, Claim, Clipping, Mechanism, Query, mechanisms
+from privsyn.claim.document import (
+    DP_SGD,
+    NEIGHBOURING,
+    Claim,
+    Clipping,
+    CumulativeCost,
+    LedgerEntry,
+    Mechanism,
+    Query,
+    mechanisms,
+)
 from privsyn.claim.words import rounded_up
 from privsyn.cohort.cohort import Cohort, Part, load_cohort
 from privsyn.diffusion.model import DiffusionModel, device_of
@@ -361,7 +371,8 @@ def _finish(study: Study, cohort: Cohort, state: State) -> Claim:
     recipe = state.recipe
     weights = file_digest(newest(study.checkpoints) / EMA)
     ledger.settle(state.reference, charge(recipe, mechanisms(state.queries))["mechanisms"], outcome=weights)
-    entry, cumulative = ledger.account(state.reference)
+    account = ledger.account(state.reference)
+    entry, cumulative = LedgerEntry(**account["ledger"]), CumulativeCost(**account["cumulative"])
     claim = claim_of_training(
         recipe,
         cohort,
