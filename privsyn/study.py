@@ -66,7 +66,7 @@ class Study:
         return self.model / "train.jsonl"
 
     @property
-    def central_images(self) -> Path:
+    def class_means(self) -> Path:
         return self.model / "central-images.safetensors"
 
     @property

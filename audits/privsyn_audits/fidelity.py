@@ -89,7 +89,7 @@ class _Measured:
             statistic=measure,
             scope=self.scope,
             n=self.sides.n,
-            details={"network": self.evidence.told(self.network), **details},
+            details={"network": self.evidence.embedding_info(self.network), **details},
             **known,
         )
 

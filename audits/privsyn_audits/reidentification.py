@@ -27,7 +27,7 @@ from privsyn.auditing.evidence import Evidence, Population
 from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
 from privsyn.bit_depth import Images
 from privsyn.features.embed import Floats, Whitening
-from privsyn.features.encoder import Training, train_encoder
+from privsyn.features.encoder import EncoderTraining, train_encoder
 
 NAME, VERSION = "reidentification", "2"
 CONFIDENCE = 0.95  # of the verification AUC, which says how good the attack is and accuses nobody
@@ -81,7 +81,7 @@ def halves(population: Population, generator: np.random.Generator) -> NDArray[np
     return first
 
 
-def fit(evidence: Evidence, settings: Settings, training: Training = Training()) -> Fitted:  # noqa: B008
+def fit(evidence: Evidence, settings: Settings, training: EncoderTraining = EncoderTraining()) -> Fitted:  # noqa: B008
     """Train both encoders and lay out the population."""
     generator = evidence.generator(NAME, settings)
     population = evidence.population
@@ -118,7 +118,7 @@ def _shelves(
     trains: NDArray[np.bool_],
     lies_here: NDArray[np.bool_],
     generator: np.random.Generator,
-    training: Training,
+    training: EncoderTraining,
 ) -> tuple[Shelf, Shelf]:
     """The images of one half as the encoder trained on the other sees them: as it is, and whitened."""
     population = evidence.population

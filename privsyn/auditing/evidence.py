@@ -30,7 +30,15 @@ from privsyn.cohort.cohort import Cohort, Part, units_of_parts
 from privsyn.cohort.split import patient_strata
 from privsyn.diffusion.model import DiffusionModel
 from privsyn.errors import PrivsynError
-from privsyn.features.embed import CHEAP, EMBEDDINGS, Embedding, Floats, Told, Whitening, told
+from privsyn.features.embed import (
+    CHEAP,
+    EMBEDDINGS,
+    Embedding,
+    EmbeddingInfo,
+    Floats,
+    Whitening,
+    embedding_info,
+)
 from privsyn.features.inference import OpenNetwork
 from privsyn.progress import SILENT, Progress
 from privsyn.synthetic.dataset import SyntheticSet
@@ -235,10 +243,10 @@ class Evidence:
         """Names of the embeddings that the policy brings along, in its order."""
         return tuple(self._networks)
 
-    def told(self, name: str) -> Told:
+    def embedding_info(self, name: str) -> EmbeddingInfo:
         """What a reader must know to compare numbers in an embedding: network, sha256, size, resizing."""
         self._embedder(name)
-        return self._networks[name].told() if name in self._networks else told(name)
+        return self._networks[name].embedding_info() if name in self._networks else embedding_info(name)
 
     def embedding(self, name: str, images: Images) -> Floats:
         """Rows (n, d) of an embedding, built in or of `networks`; an image embedded before is not again.

@@ -15,7 +15,7 @@ import torch
 from opacus.optimizers.optimizer import DPOptimizer
 from torch import Tensor, nn
 
-from privsyn.dp.gradients import Found
+from privsyn.dp.gradients import UnitGradients
 from privsyn.dp.layers import check_supported
 
 
@@ -76,7 +76,9 @@ def private_optimizer(
     return private
 
 
-def private_step(optimizer: DPOptimizer, passes: Iterable[Found], generator: torch.Generator) -> StepFacts:
+def private_step(
+    optimizer: DPOptimizer, passes: Iterable[UnitGradients], generator: torch.Generator
+) -> StepFacts:
     """One noisy step on a Poisson sample; an empty sample still gets its noise.
 
     Args:

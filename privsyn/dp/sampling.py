@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from privsyn.recipe import Unit
 
-Rows = NDArray[np.int64]
+ImageRows = NDArray[np.int64]
 
 
-def units_of(patients: NDArray[np.str_], unit: Unit) -> list[Rows]:
+def units_of(patients: NDArray[np.str_], unit: Unit) -> list[ImageRows]:
     """The image rows of each unit (patient, or image by itself), in the order of first appearance.
 
     Args:
@@ -36,9 +36,9 @@ def poisson_sample(number: int, sample_rate: float, generator: torch.Generator) 
     return (coins < sample_rate).nonzero().flatten().tolist()
 
 
-def capped(rows: Rows, most: int, generator: torch.Generator) -> Rows:
+def capped(rows: ImageRows, most: int, generator: torch.Generator) -> ImageRows:
     """At most `most` of one unit's rows, uniformly without replacement."""
     if len(rows) <= most:
         return rows
-    chosen: Rows = rows[torch.randperm(len(rows), generator=generator)[:most].numpy()]
+    chosen: ImageRows = rows[torch.randperm(len(rows), generator=generator)[:most].numpy()]
     return chosen

@@ -6,7 +6,7 @@
               copies where the pooled head does not; whitening them helps most (`Whitening`).
 `lite0`       the pooled head of the same network, as it is: what Fréchet and kernel distances are taken in.
 
-`told` says of each what has to be known to compare its numbers. Networks that a policy names are in
+`embedding_info` says of each what has to be known to compare its numbers. Networks that a policy names are in
 `privsyn.features.networks`.
 """
 
@@ -41,7 +41,7 @@ _MID, _HEAD = 1088, 1280  # numbers in a row
 
 Floats = NDArray[np.float32]
 Embedding = Callable[[Images, Progress], Floats]
-Told = dict[str, str | int]
+EmbeddingInfo = dict[str, str | int]
 
 
 def embed(name: str, images: Images, progress: Progress = SILENT) -> Floats:
@@ -78,7 +78,7 @@ def lite0(images: Images, progress: Progress = SILENT) -> Floats:
     return in_batches(features, images, BATCH, _HEAD, "embed images (lite0)", progress)
 
 
-def told(name: str) -> Told:
+def embedding_info(name: str) -> EmbeddingInfo:
     """What a reader must know to compare numbers in an embedding: network, weights, size in px, dimension."""
     if name == "pixels":
         return {"network": "none, the pixels in [0, 1]", "resize": "none"}
@@ -87,7 +87,7 @@ def told(name: str) -> Told:
         "lite0": ("last convolution, averaged over the image", _HEAD),
     }[name]
     network = f"EfficientNet-Lite0 of ImageNet, {part}"
-    weights: Told = {"sha256": LITE0_SHA256, "size": _INPUT_SIZE, "resize": RESIZE}
+    weights: EmbeddingInfo = {"sha256": LITE0_SHA256, "size": _INPUT_SIZE, "resize": RESIZE}
     return {"network": network, **weights, "dimension": dimension}
 
 

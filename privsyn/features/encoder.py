@@ -33,7 +33,7 @@ _BATCH = 256  # images embedded at once
 
 
 @dataclass(frozen=True)
-class Training:
+class EncoderTraining:
     """How an encoder is trained.
 
     Attributes:
@@ -67,7 +67,7 @@ def train_encoder(
     images: Images,
     patients: NDArray[np.int64],
     generator: np.random.Generator,
-    training: Training = Training(),
+    training: EncoderTraining = EncoderTraining(),
     progress: Progress = SILENT,
 ) -> Encoder:
     """Train on images (n, H, W, C) of `patients` (n,); one generator state gives one encoder.
@@ -102,7 +102,7 @@ def nt_xent(rows: Tensor, temperature: float) -> Tensor:
 
 
 def _batches(
-    patients: NDArray[np.int64], training: Training, generator: np.random.Generator
+    patients: NDArray[np.int64], training: EncoderTraining, generator: np.random.Generator
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Two images of each of some patients per step: different ones where the patient has two."""
     order = np.argsort(patients, kind="stable")

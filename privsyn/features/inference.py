@@ -27,7 +27,7 @@ from torch import Tensor
 
 from privsyn.bit_depth import Images
 from privsyn.errors import PrivsynError
-from privsyn.features.embed import BATCH, RESIZE, Floats, Told, in_batches, resized
+from privsyn.features.embed import BATCH, RESIZE, EmbeddingInfo, Floats, in_batches, resized
 from privsyn.features.networks import FORMATS, Network
 from privsyn.progress import SILENT, Progress
 
@@ -76,7 +76,7 @@ class OpenNetwork:
                 "take it out of the policy, or name one with channels = 3"
             )
 
-    def told(self) -> Told:
+    def embedding_info(self) -> EmbeddingInfo:
         """What a reader must know to compare numbers in this embedding."""
         mean, std = (", ".join(f"{each:g}" for each in numbers) for numbers in self.network.per_channel)
         return {

@@ -6,12 +6,12 @@ corrected downward when it ends (`settle`), and taken back only if no step was t
 leaves its reservation standing, for its steps may have been seen. Under a `grant` of the data steward, a
 training that would exceed it is refused; without one, all is recorded and nothing refused.
 
-`chain` keeps the entries and `books` adds them up; `terms` says what may be asked; `population` recognises
+`chain` keeps the entries and `balances` adds them up; `terms` says what may be asked; `population` recognises
 patients and limits what is spent on them, `training` spends it.
 """
 
 from privsyn.ledger.balances import Charge, Grant
-from privsyn.ledger.hash_chain import Checked, Entry
+from privsyn.ledger.hash_chain import ChainCheck, LedgerRecord
 from privsyn.ledger.population import (
     Allowance,
     Overview,
@@ -27,7 +27,26 @@ from privsyn.ledger.population import (
 from privsyn.ledger.training import Outlook, account, outlook, release, reserve, settle, state_of, void
 
 __all__ = [
-    "Allowance", "Charge", "Checked", "Entry", "Grant", "Outlook", "Overview", "Population",
-    "account", "check", "grant", "ids_of", "outlook", "overview", "populations", "recognised", "register",
-    "release", "reserve", "settle", "state_of", "void",
+    "Allowance",
+    "ChainCheck",
+    "Charge",
+    "Grant",
+    "LedgerRecord",
+    "Outlook",
+    "Overview",
+    "Population",
+    "account",
+    "check",
+    "grant",
+    "ids_of",
+    "outlook",
+    "overview",
+    "populations",
+    "recognised",
+    "register",
+    "release",
+    "reserve",
+    "settle",
+    "state_of",
+    "void",
 ]  # fmt: skip

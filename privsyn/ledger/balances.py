@@ -1,7 +1,7 @@
 """What the entries of the ledger add up to: populations, charges, grants, figures. Pure functions of a log.
 
-Nothing here is stored. The books are folded anew from the entries at each use, so that they cannot disagree
-with them, and folding fewer entries gives the books as they once were.
+Nothing here is stored. The balances are computed from the entries at each use, so they cannot disagree with
+them, and fewer entries give the balances at an earlier time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from privsyn.claim.document import CumulativeCost, Mechanism
 from privsyn.dp import accounting
-from privsyn.ledger.hash_chain import Entry
+from privsyn.ledger.hash_chain import LedgerRecord
 
 RESERVED, SETTLED, VOIDED = "reserved", "settled", "voided"
 Kind = tuple[str, str]  # unit and neighbouring relation; figures of two kinds are never added
@@ -25,7 +25,7 @@ class Charge:
     """One training on a population.
 
     Attributes:
-        population: the id it was charged to; `Books.canonical` says which one stands for it now.
+        population: the id it was charged to; `Balances.canonical` says which one stands for it now.
         mechanisms: as planned while reserved, as run once settled; empty if nothing bounds the training.
         unbounded: why nothing bounds it, else "".
         state: `reserved`, `settled` or `voided`.
@@ -70,7 +70,7 @@ class Grant:
 
 
 @dataclass(frozen=True)
-class Books:
+class Balances:
     """Where the fold has got to.
 
     Attributes:
@@ -91,12 +91,14 @@ class Books:
         return [charge for charge in mine if charge.state != VOIDED]
 
 
-def fold(entries: Iterable[Entry]) -> Books:
-    """The books after these entries, which begin with the first."""
-    return reduce(_after, entries, Books())
+def fold(entries: Iterable[LedgerRecord]) -> Balances:
+    """The balances after these entries, which begin with the first."""
+    return reduce(_after, entries, Balances())
 
 
-def cumulative_cost(books: Books, population: str, kind: Kind, *, released: bool = False) -> CumulativeCost:
+def cumulative_cost(
+    balances: Balances, population: str, kind: Kind, *, released: bool = False
+) -> CumulativeCost:
     """The cumulative figure of one kind, at the delta of the grant in force, else at the smallest named.
 
     A training that nothing bounds leaves no figure of its population finite, whatever its unit.
@@ -104,10 +106,10 @@ def cumulative_cost(books: Books, population: str, kind: Kind, *, released: bool
     Args:
         released: of the trainings alone whose images left; what was merely seen here is left out.
     """
-    standing = [charge for charge in books.standing(population) if charge.released or not released]
+    standing = [charge for charge in balances.standing(population) if charge.released or not released]
     mine = [charge for charge in standing if charge.kind == kind and not charge.unbounded]
     unbounded = [charge for charge in standing if charge.unbounded]
-    granted = [grant.delta for grant in books.grants.get(population, ()) if grant.kind == kind]
+    granted = [grant.delta for grant in balances.grants.get(population, ()) if grant.kind == kind]
     named = [charge.delta for charge in standing if charge.kind == kind and charge.delta is not None]
     at = min(granted or named, default=None)
     history = composed(mine)
@@ -122,9 +124,9 @@ def cumulative_cost(books: Books, population: str, kind: Kind, *, released: bool
     )
 
 
-def spent(books: Books, population: str, grant: Grant) -> float:
+def spent(balances: Balances, population: str, grant: Grant) -> float:
     """epsilon at the grant's delta of all trainings of its kind that have a bound."""
-    mine = [c for c in books.standing(population) if c.kind == grant.kind and not c.unbounded]
+    mine = [c for c in balances.standing(population) if c.kind == grant.kind and not c.unbounded]
     return accounting.epsilon(composed(mine), grant.delta)
 
 
@@ -137,7 +139,7 @@ def composed(charges: Iterable[Charge]) -> tuple[Mechanism, ...]:
     return tuple(Mechanism(*key, count) for key, count in sorted(steps.items()) if count)
 
 
-def refusal(before: Books, after: Books, reference: str, *, allow: bool) -> str:
+def refusal(before: Balances, after: Balances, reference: str, *, allow: bool) -> str:
     """Why the grants in force do not allow a training that `after` has and `before` has not; "" if they do.
 
     Both have the same populations and grants.
@@ -180,7 +182,7 @@ def _mismatch(population: str, charge: Charge, grant: Grant) -> str:
     )
 
 
-def _excess(before: Books, after: Books, population: str, grant: Grant) -> str:
+def _excess(before: Balances, after: Balances, population: str, grant: Grant) -> str:
     total = spent(after, population, grant)
     if total <= grant.epsilon:
         return ""
@@ -201,45 +203,45 @@ def _note(unbounded: Sequence[Charge], others: int, kind: Kind) -> str:
     return "; ".join(notes)
 
 
-def _after(books: Books, entry: Entry) -> Books:
+def _after(balances: Balances, entry: LedgerRecord) -> Balances:
     match entry.kind:
         case "cohort":
-            return _joined(books, entry)
+            return _joined(balances, entry)
         case "grant":
-            population = books.canonical[entry.body["population"]]
+            population = balances.canonical[entry.body["population"]]
             facts = {key: value for key, value in entry.body.items() if key != "population"}
             grant = Grant(**facts, time=entry.time, entry=entry.seq)
-            return replace(books, grants={**books.grants, population: (grant,)})
+            return replace(balances, grants={**balances.grants, population: (grant,)})
         case "reserve":
-            return _with(books, _reservation(entry))
+            return _with(balances, _reservation(entry))
         case "settle":
             run = mechanisms_of(entry.body["mechanisms"])
-            return _with(books, replace(_charge(books, entry), state=SETTLED, mechanisms=run))
+            return _with(balances, replace(_charge(balances, entry), state=SETTLED, mechanisms=run))
         case "release":
-            charge = _charge(books, entry)
-            return _with(books, replace(charge, released=(*charge.released, entry.body["statement"])))
+            charge = _charge(balances, entry)
+            return _with(balances, replace(charge, released=(*charge.released, entry.body["statement"])))
         case _:
-            return _with(books, replace(_charge(books, entry), state=VOIDED))
+            return _with(balances, replace(_charge(balances, entry), state=VOIDED))
 
 
-def _joined(books: Books, entry: Entry) -> Books:
+def _joined(balances: Balances, entry: LedgerRecord) -> Balances:
     """A cohort founds the population, adds patients to it, or makes several one; all grants stay in force."""
     population = str(entry.body["population"])
     ids = {population, *entry.body["joined"]}
-    canonical = {key: population if now in ids else now for key, now in books.canonical.items()}
-    grants = [grant for key in ids for grant in books.grants.get(key, ())]
+    canonical = {key: population if now in ids else now for key, now in balances.canonical.items()}
+    grants = [grant for key in ids for grant in balances.grants.get(key, ())]
     return replace(
-        books,
+        balances,
         canonical={**canonical, population: population},
-        cohorts={**books.cohorts, entry.seq: population},
+        cohorts={**balances.cohorts, entry.seq: population},
         grants={
-            **{key: value for key, value in books.grants.items() if key not in ids},
+            **{key: value for key, value in balances.grants.items() if key not in ids},
             **({population: tuple(sorted(grants, key=lambda grant: grant.entry))} if grants else {}),
         },
     )
 
 
-def _reservation(entry: Entry) -> Charge:
+def _reservation(entry: LedgerRecord) -> Charge:
     body = entry.body
     return Charge(
         reference=body["reference"],
@@ -254,9 +256,9 @@ def _reservation(entry: Entry) -> Charge:
     )
 
 
-def _charge(books: Books, entry: Entry) -> Charge:
-    return books.charges[entry.body["reference"]]
+def _charge(balances: Balances, entry: LedgerRecord) -> Charge:
+    return balances.charges[entry.body["reference"]]
 
 
-def _with(books: Books, charge: Charge) -> Books:
-    return replace(books, charges={**books.charges, charge.reference: charge})
+def _with(balances: Balances, charge: Charge) -> Balances:
+    return replace(balances, charges={**balances.charges, charge.reference: charge})

@@ -57,7 +57,7 @@ _REST = (
 
 
 @dataclass(frozen=True)
-class Entry:
+class LedgerRecord:
     """One line of the ledger.
 
     Attributes:
@@ -83,7 +83,7 @@ class Log:
         members: HMAC of a patient (hex) to the `cohort` entry that brought it in.
     """
 
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[LedgerRecord, ...] = ()
     members: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -95,12 +95,12 @@ class Log:
         """The log with one entry more, stamped with the time of now; nothing is written."""
         seq, time, text = len(self.entries) + 1, _now(), _canonical(body)
         chained = _chained(self.head or GENESIS, seq, kind, time, text)
-        entry = Entry(seq, kind, time, json.loads(text), chained)
+        entry = LedgerRecord(seq, kind, time, json.loads(text), chained)
         return Log((*self.entries, entry), {**self.members, **dict.fromkeys(members, seq)})
 
 
 @dataclass(frozen=True)
-class Checked:
+class ChainCheck:
     """What an inspection found.
 
     Attributes:
@@ -164,7 +164,7 @@ def amend(change: Callable[[Log], Log]) -> Log:
     return after
 
 
-def inspect(head: str | None = None) -> Checked:
+def inspect(head: str | None = None) -> ChainCheck:
     """Recompute the chain and the digests of the patients, and let SQLite check its file.
 
     Args:
@@ -194,7 +194,7 @@ def inspect(head: str | None = None) -> Checked:
             "short, or is another ledger"
         )
     since = log.entries[-1].seq - places[0] if places else None
-    return Checked(len(log.entries), log.head, tuple(faults), since)
+    return ChainCheck(len(log.entries), log.head, tuple(faults), since)
 
 
 def _now() -> str:
@@ -292,19 +292,19 @@ def _examined(path: Path, database: sqlite3.Connection) -> tuple[Log, list[str]]
         raise PrivsynError(f"{path} is of version {version}, not {VERSION}: use the privsyn that wrote it")
     if _schema(database) != _expected_schema(version):
         return Log(), ["its tables, or what guards them against changes, are not those that privsyn made"]
-    entries: list[Entry] = []
+    entries: list[LedgerRecord] = []
     for seq, kind, time, text, hashed in database.execute("SELECT * FROM entry ORDER BY seq"):
         place, previous = len(entries) + 1, entries[-1].hash if entries else GENESIS
         if seq != place:
             return Log(tuple(entries)), [f"entry {place} is missing"]
         if hashed != _chained(previous, seq, kind, time, text):
             return Log(tuple(entries)), [f"entry {place} is not as it was written"]
-        entries.append(Entry(seq, kind, time, json.loads(text), hashed))
+        entries.append(LedgerRecord(seq, kind, time, json.loads(text), hashed))
     members = dict(database.execute("SELECT patient, entry FROM member").fetchall())
     return Log(tuple(entries), members), _member_faults(entries, members)
 
 
-def _member_faults(entries: Iterable[Entry], members: Mapping[str, int]) -> list[str]:
+def _member_faults(entries: Iterable[LedgerRecord], members: Mapping[str, int]) -> list[str]:
     found: dict[int, list[str]] = defaultdict(list)
     for patient, seq in members.items():
         found[seq].append(patient)

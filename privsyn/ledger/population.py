@@ -15,8 +15,8 @@ from typing import Any
 from privsyn.claim.document import CumulativeCost
 from privsyn.errors import PrivsynError
 from privsyn.home import home, patient_key
-from privsyn.ledger.balances import VOIDED, Books, Charge, Grant, cumulative_cost, fold, spent
-from privsyn.ledger.hash_chain import Checked, Entry, Log, amend, inspect, members_digest, read
+from privsyn.ledger.balances import VOIDED, Balances, Charge, Grant, cumulative_cost, fold, spent
+from privsyn.ledger.hash_chain import ChainCheck, LedgerRecord, Log, amend, inspect, members_digest, read
 from privsyn.ledger.validation import NEIGHBOURINGS, check_delta, check_epsilon, check_kind, people_of
 
 KEY_PURPOSE = b"privsyn ledger: the key of its patients"
@@ -101,7 +101,7 @@ def grant(
     delta: float,
     neighbouring: str = NEIGHBOURINGS[0],
     note: str = "",
-) -> Entry:
+) -> LedgerRecord:
     """Limit what is spent on a population; takes the place of every grant that it has.
 
     Args:
@@ -133,9 +133,9 @@ def overview() -> Overview:
         PrivsynError: the ledger cannot be used.
     """
     log = read()
-    books = fold(log.entries)
-    ids = dict.fromkeys(books.canonical.values())
-    return Overview(log.head, tuple(_population(log, books, each) for each in ids))
+    balances = fold(log.entries)
+    ids = dict.fromkeys(balances.canonical.values())
+    return Overview(log.head, tuple(_population(log, balances, each) for each in ids))
 
 
 def populations() -> list[Population]:
@@ -143,7 +143,7 @@ def populations() -> list[Population]:
     return list(overview().populations)
 
 
-def check(head: str | None = None) -> Checked:
+def check(head: str | None = None) -> ChainCheck:
     """Whether the ledger is as it was written and, given what was once its head, still the same one.
 
     Args:
@@ -177,9 +177,9 @@ def enrolled(log: Log, people: frozenset[str], key: str) -> tuple[Log, str]:
         PrivsynError: the log knows its patients under another key.
     """
     _check_key(log, key)
-    books = fold(log.entries)
-    known = _met(log, books, people)
-    ids = [each for each in books.canonical if each in known]  # oldest first
+    balances = fold(log.entries)
+    known = _met(log, balances, people)
+    ids = [each for each in balances.canonical if each in known]  # oldest first
     strangers = people - log.members.keys()
     if len(ids) == 1 and not strangers:
         return log, ids[0]
@@ -211,9 +211,9 @@ def _check_key(log: Log, key: str) -> None:
 def ids_of(patients: Iterable[str]) -> frozenset[str]:
     """Every id of the populations that these patients belong to; reads only."""
     log = read()
-    books = fold(log.entries)
-    known = _met(log, books, people_of(patients))
-    return frozenset(key for key, now in books.canonical.items() if now in known)
+    balances = fold(log.entries)
+    known = _met(log, balances, people_of(patients))
+    return frozenset(key for key, now in balances.canonical.items() if now in known)
 
 
 def recognised(patients: Callable[[], Iterable[str]]) -> list[dict[str, Any]]:
@@ -225,15 +225,15 @@ def recognised(patients: Callable[[], Iterable[str]]) -> list[dict[str, Any]]:
     log = read()
     if not log.members:
         return []
-    books = fold(log.entries)
+    balances = fold(log.entries)
     people = people_of(patients()) & log.members.keys()
-    met = Counter(books.canonical[books.cohorts[log.members[each]]] for each in people)
+    met = Counter(balances.canonical[balances.cohorts[log.members[each]]] for each in people)
     return [{"population": name, "of_these": count} for name, count in sorted(met.items())]
 
 
-def _met(log: Log, books: Books, people: frozenset[str]) -> set[str]:
+def _met(log: Log, balances: Balances, people: frozenset[str]) -> set[str]:
     """The populations, by canonical id, that some of these patients are known to belong to."""
-    return {books.canonical[books.cohorts[log.members[each]]] for each in people & log.members.keys()}
+    return {balances.canonical[balances.cohorts[log.members[each]]] for each in people & log.members.keys()}
 
 
 def _known(log: Log, population: str) -> str:
@@ -243,24 +243,24 @@ def _known(log: Log, population: str) -> str:
     return ids[population]
 
 
-def _population(log: Log, books: Books, population: str) -> Population:
-    charges = tuple(c for c in books.charges.values() if books.canonical[c.population] == population)
+def _population(log: Log, balances: Balances, population: str) -> Population:
+    charges = tuple(c for c in balances.charges.values() if balances.canonical[c.population] == population)
     kinds = dict.fromkeys(charge.kind for charge in charges if charge.state != VOIDED)
-    cohorts = {seq for seq, key in books.cohorts.items() if books.canonical[key] == population}
+    cohorts = {seq for seq, key in balances.cohorts.items() if balances.canonical[key] == population}
     return Population(
         id=population,
-        aliases=tuple(key for key, now in books.canonical.items() if now == population != key),
+        aliases=tuple(key for key, now in balances.canonical.items() if now == population != key),
         patients=sum(seq in cohorts for seq in log.members.values()),
         entries=charges,
-        seen=tuple(cumulative_cost(books, population, kind) for kind in kinds),
+        seen=tuple(cumulative_cost(balances, population, kind) for kind in kinds),
         released=tuple(
-            cumulative_cost(books, population, kind, released=True)
+            cumulative_cost(balances, population, kind, released=True)
             for kind in dict.fromkeys(charge.kind for charge in charges if charge.released)
         ),
-        grants=tuple(_allowance(books, population, each) for each in books.grants.get(population, ())),
+        grants=tuple(_allowance(balances, population, each) for each in balances.grants.get(population, ())),
     )
 
 
-def _allowance(books: Books, population: str, limit: Grant) -> Allowance:
-    used = spent(books, population, limit)
+def _allowance(balances: Balances, population: str, limit: Grant) -> Allowance:
+    used = spent(balances, population, limit)
     return Allowance(limit, used, max(0.0, math.floor((limit.epsilon - used) * 1e6) / 1e6))

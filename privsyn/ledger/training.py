@@ -13,7 +13,7 @@ from privsyn.ledger.balances import (
     RESERVED,
     SETTLED,
     VOIDED,
-    Books,
+    Balances,
     Charge,
     Grant,
     cumulative_cost,
@@ -21,7 +21,7 @@ from privsyn.ledger.balances import (
     mechanisms_of,
     refusal,
 )
-from privsyn.ledger.hash_chain import Entry, Log, amend, read
+from privsyn.ledger.hash_chain import LedgerRecord, Log, amend, read
 from privsyn.ledger.population import enrolled, key_check
 from privsyn.ledger.validation import exact, people_of, training_body
 
@@ -57,7 +57,7 @@ def reserve(
     mechanisms: Sequence[Mechanism],
     allow_unbounded: bool = False,
     why_unbounded: str = "",
-) -> Entry:
+) -> LedgerRecord:
     """Charge a training to the population of its patients, before its first step.
 
     Doing it again with the same reference and content changes nothing, so a resumed run may.
@@ -82,9 +82,9 @@ def reserve(
     key = key_check()
 
     def change(log: Log) -> Log:
-        books = fold(log.entries)
-        if reference in books.charges:
-            _check_same(log, books.charges[reference], body)
+        balances = fold(log.entries)
+        if reference in balances.charges:
+            _check_same(log, balances.charges[reference], body)
             return log
         before, after = _proposed(log, people, body, key)
         reason = refusal(fold(before.entries), fold(after.entries), reference, allow=allow_unbounded)
@@ -95,7 +95,7 @@ def reserve(
     return _newest(amend(change), reference, "reserve")
 
 
-def settle(reference: str, mechanisms: Sequence[Mechanism], *, outcome: str = "") -> Entry:
+def settle(reference: str, mechanisms: Sequence[Mechanism], *, outcome: str = "") -> LedgerRecord:
     """Correct a reservation to the steps that were taken, which may be fewer and never more.
 
     Args:
@@ -130,7 +130,7 @@ def settle(reference: str, mechanisms: Sequence[Mechanism], *, outcome: str = ""
     return _newest(amend(change), reference, "settle")
 
 
-def void(reference: str) -> Entry:
+def void(reference: str) -> LedgerRecord:
     """Take back a reservation of which NOT ONE step was taken.
 
     Raises:
@@ -147,7 +147,7 @@ def void(reference: str) -> Entry:
     return _newest(amend(change), reference, "void")
 
 
-def release(head: str, statement: str) -> Entry | None:
+def release(head: str, statement: str) -> LedgerRecord | None:
     """Record that images of a training's model leave; it costs nothing more and is never taken back.
 
     Args:
@@ -182,8 +182,7 @@ def state_of(reference: str) -> str | None:
 def account(reference: str) -> dict[str, Any]:
     """`ledger` and `cumulative` for `model/privacy.json`.
 
-    They are the books as they stood after the newest entry of this training, so that what others record later
-    does not change them.
+    They are as of the newest entry of this training, so later entries of others do not change them.
 
     Raises:
         PrivsynError: no such reference, or the ledger cannot be used.
@@ -191,12 +190,12 @@ def account(reference: str) -> dict[str, Any]:
     log = read()
     _charge(fold(log.entries), reference)
     newest = _newest(log, reference)
-    books = fold(log.entries[: newest.seq])
-    charge = books.charges[reference]
-    population = books.canonical[charge.population]
+    balances = fold(log.entries[: newest.seq])
+    charge = balances.charges[reference]
+    population = balances.canonical[charge.population]
     return {
         "ledger": {"population": population, "entry": newest.seq, "head": newest.hash},
-        "cumulative": cumulative_cost(books, population, charge.kind).to_dict(),
+        "cumulative": cumulative_cost(balances, population, charge.kind).to_dict(),
     }
 
 
@@ -266,13 +265,13 @@ def _check_open(charge: Charge) -> None:
         raise PrivsynError(f"training {charge.reference!r} was {charge.state} before: that stands")
 
 
-def _charge(books: Books, reference: str) -> Charge:
-    if reference not in books.charges:
+def _charge(balances: Balances, reference: str) -> Charge:
+    if reference not in balances.charges:
         raise PrivsynError(f"no training {reference!r} in the ledger: is PRIVSYN_HOME the one it ran with?")
-    return books.charges[reference]
+    return balances.charges[reference]
 
 
-def _newest(log: Log, reference: str, kind: str | None = None) -> Entry:
+def _newest(log: Log, reference: str, kind: str | None = None) -> LedgerRecord:
     """The newest entry of one kind, or else of the training itself, whatever was released since."""
     mine = (entry for entry in reversed(log.entries) if entry.body.get("reference") == reference)
     return next(e for e in mine if e.kind == kind or (kind is None and e.kind != "release"))

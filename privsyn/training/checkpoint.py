@@ -24,7 +24,7 @@ from privsyn.diffusion.model import DiffusionModel, build_model, precision_on
 from privsyn.diffusion.swin_unet import SwinBlocks
 from privsyn.diffusion.unet import AttentionBlock
 from privsyn.dp.adam import AdamBC
-from privsyn.dp.dirac_canaries import add_marks
+from privsyn.dp.dirac_canaries import add_canary_weights
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError
 from privsyn.files import file_digest, read_json, whole_folder, write_json
 from privsyn.recipe import Recipe, parse
@@ -88,13 +88,13 @@ class Training:
 
     Attributes:
         ema: the exponential moving average of `model`; what samples are drawn from.
-        marks: one weight for each canary, of the optimiser's alone; only with DP.
+        canary_weights: one extra weight per canary, held by the optimiser alone; only with DP.
     """
 
     model: DiffusionModel
     ema: DiffusionModel
     optimizer: torch.optim.Optimizer
-    marks: torch.nn.Parameter | None = None
+    canary_weights: torch.nn.Parameter | None = None
 
 
 def fresh_training(recipe: Recipe, device: torch.device) -> Training:
@@ -114,9 +114,9 @@ def fresh_training(recipe: Recipe, device: torch.device) -> Training:
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kind = AdamBC if recipe.privacy.dp and recipe.privacy.adam_bias_correction else torch.optim.AdamW
     optimizer = kind(learning, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    marked = recipe.privacy.dp and recipe.train.canaries > 0
-    marks = add_marks(optimizer, recipe.train.canaries, device) if marked else None
-    return Training(model, ema, optimizer, marks)
+    scored = recipe.privacy.dp and recipe.train.canaries > 0
+    canary_weights = add_canary_weights(optimizer, recipe.train.canaries, device) if scored else None
+    return Training(model, ema, optimizer, canary_weights)
 
 
 def _only_attention_learns(model: DiffusionModel) -> None:

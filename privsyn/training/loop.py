@@ -32,7 +32,7 @@ from privsyn.cohort.cohort import Cohort, Part, load_cohort
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp import accounting
 from privsyn.dp.clipping import StepFacts
-from privsyn.dp.dirac_canaries import MarkScores
+from privsyn.dp.dirac_canaries import DiracCanaryScores
 from privsyn.dp.layers import check_supported
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError, StudyError
 from privsyn.files import file_digest, whole_folder, write_json, write_text
@@ -110,7 +110,7 @@ def train(
         training, state = _begun(study, cohort, recipe, force, allow_unbounded, progress)
     if state.step == 0 and warm_up_queries(state.recipe):
         # without canaries: they would spoil the moments, and no score looks at them
-        warm_up(study.central_images, training, state, cohort.part("train"), progress)
+        warm_up(study.class_means, training, state, cohort.part("train"), progress)
     state = run_steps(study, training, state, cohort.part("train"), _planted(study, state), progress)
     return _finish(study, cohort, state)
 
@@ -122,9 +122,9 @@ def run_steps(
     recipe, settings, first = state.recipe, state.recipe.train, state.step
     part = with_canaries(part, canaries)
     scored = None
-    if training.marks is not None:
+    if training.canary_weights is not None:
         clip_norm, scores = recipe.privacy.clip_norm, state.canary_scores
-        scored = MarkScores(state.dp_sgd, clip_norm, len(training.marks), scores)
+        scored = DiracCanaryScores(state.dp_sgd, clip_norm, len(training.canary_weights), scores)
     take_step = (
         private_steps(training, state, part, scored)
         if recipe.privacy.dp

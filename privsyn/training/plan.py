@@ -263,7 +263,7 @@ def probe(recipe: Recipe) -> tuple[Cost, int]:
 
     def step(images: int, units: int) -> None:
         found = (
-            [passes(images).way(training.model, parameters, noise(units, images * draws))] if units else []
+            [passes(images).method(training.model, parameters, noise(units, images * draws))] if units else []
         )
         private_step(optimizer, found, keyed_generator(device, "plan noise"))
 

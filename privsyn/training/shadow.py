@@ -103,6 +103,6 @@ def train_shadow(
         study = Study(Path(folder))
         study.model.mkdir()
         if warm:
-            warm_up(study.central_images, training, state, part, progress)
+            warm_up(study.class_means, training, state, part, progress)
         run_steps(study, training, state, part, None, progress)
     return training.ema.cpu()

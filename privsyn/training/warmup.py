@@ -80,7 +80,8 @@ def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
     ]
     shape, noise = (channels, size, size), of_means.noise_multiplier
     shown = [
-        to_pixels(class_means.central_images(total, shape, noise), recipe.data.bit_depth) for total in totals
+        to_pixels(class_means.noisy_class_means(total, shape, noise), recipe.data.bit_depth)
+        for total in totals
     ]
     means = torch.from_numpy(np.stack(shown))
     if not of_covariance:

@@ -16,10 +16,10 @@ from privsyn.auditing.attacks.planted_leaks import STRONG
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
 from privsyn.cohort.cohort import Cohort, Part
-from privsyn.features.encoder import Training
+from privsyn.features.encoder import EncoderTraining
 from privsyn.synthetic.dataset import SyntheticSet
 
-SHORT = Training(steps=80)  # a quarter of what the audit trains: enough for these patients
+SHORT = EncoderTraining(steps=80)  # a quarter of what the audit trains: enough for these patients
 COUNT = 300
 
 
@@ -163,7 +163,7 @@ def test_honest_sets_raise_alarms_at_the_nominal_rate(evidence: Evidence) -> Non
     alarms = 0
     for seed in range(20):
         settings = Settings(seed=seed)
-        encoders = fit(evidence, settings, Training(steps=30))
+        encoders = fit(evidence, settings, EncoderTraining(steps=30))
         images = with_some(evidence, evidence.test.images[:0], seed=100 + seed)
         exposed, _ = judge(evidence.about(about(evidence.cohort, images)), settings, encoders)
         assert exposed.interval is not None

@@ -302,7 +302,7 @@ def test_a_network_out_of_another_programs_wheel_works() -> None:
 def test_what_a_reader_must_know_is_told(tmp_path: Path) -> None:
     """Format, digest, size, scale and dimension, and never where the file lies."""
     network = opened(tmp_path, scripted(small()), mean=[0.5, 0.5, 0.5])
-    told = network.told()
+    told = network.embedding_info()
     assert told["network"] == "net (TorchScript)"
     assert told["sha256"] == network.network.sha256
     assert (told["size"], told["dimension"], told["channels"]) == (SIZE, 5, 3)
@@ -481,8 +481,8 @@ def test_evidence_embeds_by_the_networks_of_the_policy(tmp_path: Path, cohort: C
     assert of.networks == ("net",)
     np.testing.assert_array_equal(of.embedding("net", images), network(images))
     np.testing.assert_array_equal(of.embedding("lite0", images), embed("lite0", images))
-    assert of.told("net") == network.told()
-    assert of.told("lite0")["dimension"] == 1280
+    assert of.embedding_info("net") == network.embedding_info()
+    assert of.embedding_info("lite0")["dimension"] == 1280
     assert of.representation("net")(images).shape[0] == len(images)
     for ask in (of.told, lambda name: of.embedding(name, images)):
         with pytest.raises(PrivsynError, match=r"'inception': choose from pixels, lite0-mid, lite0, net"):

@@ -140,7 +140,7 @@ def test_a_ledger_that_is_gone_is_found_by_a_head_alone(path: Path) -> None:
     kept = ledger.overview().head
     path.unlink()
     assert ledger.populations() == []
-    assert ledger.check() == ledger.Checked(0, None, ())
+    assert ledger.check() == ledger.ChainCheck(0, None, ())
     assert not ledger.check(kept)
     assert not path.exists()
     with pytest.raises(PrivsynError, match="64 hexadecimal digits"):
