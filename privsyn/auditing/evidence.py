@@ -26,7 +26,7 @@ from privsyn.auditing.statistics.blind_baseline import BlindClassifier, BlindGue
 from privsyn.auditing.statistics.permutation import redrawn_members
 from privsyn.bit_depth import Images
 from privsyn.claim.document import Claim
-from privsyn.cohort.cohort import Cohort, Part, units_of_parts
+from privsyn.cohort.cohort import Cohort, Part, clusters_of_parts
 from privsyn.cohort.split import patient_strata
 from privsyn.diffusion.model import DiffusionModel
 from privsyn.errors import PrivsynError
@@ -178,7 +178,7 @@ class Evidence:
         train, holdout = self.train, self.holdout
         images = np.concatenate([train.images, holdout.images])
         labels = np.concatenate([train.labels, holdout.labels])
-        unit = units_of_parts(train, holdout)
+        unit = clusters_of_parts(train, holdout)
         is_member = np.zeros(unit.max() + 1, dtype=np.bool_)
         is_member[unit[: len(train.images)]] = True
         strata = np.array(list(patient_strata(labels, unit).values()), dtype=np.int64)
@@ -188,7 +188,7 @@ class Evidence:
         """(n,) what the split moved together with each image of a part, as in `population`."""
         train = len(self.train.labels)
         if part == "test":
-            return units_of_parts(self.test)
+            return clusters_of_parts(self.test)
         return self.population.unit[:train] if part == "train" else self.population.unit[train:]
 
     @cached_property

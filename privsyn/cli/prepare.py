@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from privsyn.cohort.prepare import Report
+    from privsyn.cohort.prepare import SourceReport
 
 LISTED = 20  # names of files, of each kind
 
@@ -111,7 +111,7 @@ def prepare(
         show(report.to_dict(), *findings(report), *outlook(report), as_json=as_json)
         raise typer.Exit(0 if report.document else 1)
 
-    def tell(report: Report) -> None:
+    def tell(report: SourceReport) -> None:
         for part in findings(report):
             console(stderr=True).print(part, soft_wrap=isinstance(part, str))
 
@@ -136,7 +136,7 @@ def counts(document: Mapping[str, Any]) -> Table:
     return table("", *splits, rows=rows)
 
 
-def findings(report: Report) -> list[RenderableType]:
+def findings(report: SourceReport) -> list[RenderableType]:
     """What was found in the source, by name where a name helps: for the terminal alone."""
     from privsyn.cli.console import table
 
@@ -162,7 +162,7 @@ def findings(report: Report) -> list[RenderableType]:
     return parts
 
 
-def outlook(report: Report) -> list[RenderableType]:
+def outlook(report: SourceReport) -> list[RenderableType]:
     """What the cohort would be, or why there would be none."""
     if report.document is None:
         return [f"refused: {report.refusal}", "nothing was written"]

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from privsyn.cohort.entries import Pixels
+from privsyn.bit_depth import Images
 from privsyn.cohort.records import COLUMNS, GROUP, SUBGROUP
-from privsyn.cohort.split import SPLITS, linked_groups
+from privsyn.cohort.split import SPLITS, linked_clusters
 from privsyn.errors import CohortError, PrivsynError, StudyError
 from privsyn.files import file_digest, read_json
 
@@ -46,7 +46,7 @@ class Part:
             together as well; None if near-duplicates were not linked.
     """
 
-    images: Pixels
+    images: Images
     labels: NDArray[np.int64]
     patients: NDArray[np.str_]
     rows: NDArray[np.int64]
@@ -71,7 +71,7 @@ class Cohort:
 
     folder: Path
     document: Mapping[str, Any]
-    images: Pixels
+    images: Images
 
     @cached_property
     def records(self) -> pd.DataFrame:
@@ -117,16 +117,16 @@ class Cohort:
         return Part(images, labels, _texts(chosen["patient"]), rows, subgroups, groups)
 
 
-def units_of_parts(*parts: Part) -> NDArray[np.int64]:
+def clusters_of_parts(*parts: Part) -> NDArray[np.int64]:
     """(n,) unit of each image of some parts in turn: what the split moved together, numbered as it comes.
 
     A patient, or several who share an identical image, or near-duplicates if those were linked.
     """
     patients = np.concatenate([part.patients for part in parts])
     digests = np.array([digest for part in parts for digest in part.digests])
-    units = linked_groups(patients, digests)
+    units = linked_clusters(patients, digests)
     groups = [part.groups for part in parts if part.groups is not None]
-    return linked_groups(units, np.concatenate(groups)) if groups else units
+    return linked_clusters(units, np.concatenate(groups)) if groups else units
 
 
 def _texts(column: pd.Series) -> NDArray[np.str_]:

@@ -18,11 +18,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from privsyn.cohort.entries import MARK_LENGTH
+
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
-
-SHOWN = 64
-"""Characters of a value that are shown."""
 
 CURVE_GROUPS = range(0x5000, 0x5100, 2)
 OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
@@ -223,9 +222,9 @@ def identifying(dataset: Dataset, keyword_for_tag: Callable[[int], str]) -> dict
         keyword_for_tag: the dictionary of pydicom, which is imported where DICOM is read.
 
     Returns:
-        `DICOM PatientName` and so on to the value, or its different values, cut to `SHOWN` characters; how
-        many private elements, overlays and curves there are, if any; and always `DICOM BurnedInAnnotation`,
-        what the file claims of text in its pixels, or `absent`.
+        `DICOM PatientName` and so on to the value, or its different values, cut to `MARK_LENGTH` characters;
+        the numbers of private elements, overlays and curves, if there are any; and always
+        `DICOM BurnedInAnnotation`, what the file claims about text in its pixels, or `absent`.
     """
     found: dict[str, dict[str, None]] = {}
     private = 0
@@ -241,10 +240,10 @@ def identifying(dataset: Dataset, keyword_for_tag: Callable[[int], str]) -> dict
                 curves.add(group)
             elif keyword in CONFIDENTIAL:
                 found.setdefault(f"DICOM {keyword}", {})[value] = None
-    marks = {name: "\\".join(values)[:SHOWN] for name, values in found.items()}
+    marks = {name: "\\".join(values)[:MARK_LENGTH] for name, values in found.items()}
     counts = {"private tags": private, "overlay": len(overlays), "curve": len(curves)}
     marks.update({f"DICOM {name}": str(count) for name, count in counts.items() if count})
-    claim = as_text(dataset.get("BurnedInAnnotation")).upper()[:SHOWN]
+    claim = as_text(dataset.get("BurnedInAnnotation")).upper()[:MARK_LENGTH]
     return {**marks, "DICOM BurnedInAnnotation": claim or "absent"}
 
 

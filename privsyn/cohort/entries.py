@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from privsyn.bit_depth import Images
 from privsyn.errors import CohortError
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+MARK_LENGTH = 64  # characters that are kept of the value of a mark
 
 
 class NotAnImage(CohortError):
     """The file is something else: listed and passed over, where other files are refused."""
 
 
-class Picture(NamedTuple):
+class SourceImage(NamedTuple):
     """One image as its source has it, before it is made what the recipe declares.
 
     Attributes:
@@ -34,14 +32,14 @@ class Picture(NamedTuple):
             first picture.
     """
 
-    pixels: Pixels
+    pixels: Images
     label: str | None = None
     patient: str | None = None
     part: str = ""
     marks: Mapping[str, str] = {}
 
 
-class Entry(NamedTuple):
+class SourceEntry(NamedTuple):
     """One file, or one row of an array or table, of a source; can be sent to another process.
 
     Attributes:
@@ -56,6 +54,6 @@ class Entry(NamedTuple):
     where: str
     label: str | int | None
     patient: str | None
-    read: Callable[[], Iterable[Picture]]
+    read: Callable[[], Iterable[SourceImage]]
     stamp: str = ""
     subgroup: str | None = None

@@ -22,11 +22,11 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from privsyn.cohort.entries import Pixels
+from privsyn.bit_depth import Images
 from privsyn.errors import PrivsynError
 from privsyn.files import read_json, write_json
 
-RECORD = np.dtype(
+RECORD_DTYPE = np.dtype(
     [
         ("sha256", "S32"),  # of the pixels
         ("patient", "S32"),  # HMAC of the unit; empty while the image has no patient
@@ -37,12 +37,12 @@ RECORD = np.dtype(
         ("source", "<u8"),  # what it was read from, a keyed hash
     ]
 )
-Records = NDArray[np.void]
+IndexRecords = NDArray[np.void]
 _FILES = ("records", "pixels", "notes")
 _BLOCK = 256  # records under one mask
 
 
-class Index:
+class ImageIndex:
     """Records and pixels of the images read so far.
 
     Args:
@@ -92,7 +92,7 @@ class Index:
         self.rows += len(pixels) // self.bytes_per_image
         return row
 
-    def finish(self, records: Records, note: Mapping[str, Any]) -> None:
+    def finish(self, records: IndexRecords, note: Mapping[str, Any]) -> None:
         """Append records whose pixels are there, with a note on what they came from."""
         masked = records.copy()
         masked["draw"] = self._masked(records["draw"], self.images)
@@ -109,15 +109,15 @@ class Index:
             self._cut(handle, 0)
         self.images = self.rows = 0
 
-    def records(self) -> Records:
-        """(n,) of `RECORD`, a copy."""
-        found = self._all(self._records, RECORD)
+    def records(self) -> IndexRecords:
+        """(n,) of `RECORD_DTYPE`, a copy."""
+        found = self._all(self._records, RECORD_DTYPE)
         for start in range(0, len(found), _BLOCK):
             block = found[start : start + _BLOCK]
             block["draw"] = self._masked(block["draw"], start)
         return found
 
-    def read(self, rows: NDArray[Any]) -> Pixels:
+    def read(self, rows: NDArray[Any]) -> Images:
         """(k, H, W, C) images by their rows; read, not mapped, so that memory holds these alone."""
         assert self._pixels is not None
         self._pixels.flush()
@@ -136,7 +136,7 @@ class Index:
         if self.folder is None:
             return
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        about = hashlib.sha256(f"{about} {RECORD.descr} {self.shape} {self.dtype}".encode()).hexdigest()
+        about = hashlib.sha256(f"{about} {RECORD_DTYPE.descr} {self.shape} {self.dtype}".encode()).hexdigest()
         with suppress(PrivsynError, KeyError, TypeError):
             found = read_json(self.folder / "about.json")
             if found["about"] == about:
@@ -165,11 +165,11 @@ class Index:
         if self._pixels is not None:
             self.rows = self._length(self._pixels) // self.bytes_per_image
             self._cut(self._pixels, self.rows * self.bytes_per_image)
-        lost = self._length(self._records) < images * RECORD.itemsize
-        if lost or (images and self._all(self._records, RECORD)["row"][:images].max() >= self.rows):
+        lost = self._length(self._records) < images * RECORD_DTYPE.itemsize
+        if lost or (images and self._all(self._records, RECORD_DTYPE)["row"][:images].max() >= self.rows):
             self.clear()  # the disk lost something that was written earlier
             return 0
-        self._cut(self._records, images * RECORD.itemsize)
+        self._cut(self._records, images * RECORD_DTYPE.itemsize)
         return images
 
     def _handles(self) -> list[BinaryIO]:
@@ -207,7 +207,7 @@ class Index:
         handle.seek(0, os.SEEK_END)
 
 
-def pixel_digest(pixels: Pixels) -> str:
+def pixel_digest(pixels: Images) -> str:
     """sha256 (hex) of the bytes of an image, rows first, channels last."""
     return hashlib.sha256(pixels.tobytes()).hexdigest()
 

@@ -19,29 +19,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privsyn.cohort.entries import Entry, NotAnImage, Picture
-from privsyn.cohort.index import RECORD, Index, Records
+from privsyn.cohort.entries import NotAnImage, SourceEntry, SourceImage
+from privsyn.cohort.index import RECORD_DTYPE, ImageIndex, IndexRecords
 from privsyn.cohort.labels import label_index
 from privsyn.cohort.pixels import fit_pixels
 from privsyn.cohort.split import draw
 from privsyn.cohort.subgroups import coarse, subgroup_name
-from privsyn.cohort.workers import Again, Event, Lost, in_process, in_processes
+from privsyn.cohort.workers import ChunkRestarted, ItemLost, WorkerEvent, in_process, in_processes
 from privsyn.errors import CohortError
 from privsyn.progress import Progress
 from privsyn.recipe import Data
 
 BURNED_IN = "DICOM BurnedInAnnotation"
-FEW = 200  # entries for which no process is worth being started
+FEWEST_FOR_PROCESSES = 200  # entries for which no process is worth being started
 CHUNK = 64  # entries that go to a worker at once, unless they are large
 CHUNK_BYTES = 8 << 20
 EXAMPLES = 3  # values of an identifier that are shown to a user who asks
 _RECORD = struct.Struct("<32s32s32sH2xIQ")  # the subgroup is 0, until the chunk is whole
 _PACK = _RECORD.pack
-assert _RECORD.size == RECORD.itemsize
+assert _RECORD.size == RECORD_DTYPE.itemsize
 
 
 @dataclass(frozen=True)
-class Reader:
+class EntryReader:
     """What is done with every entry; sent to each worker once.
 
     Attributes:
@@ -57,18 +57,18 @@ class Reader:
     opted_out: frozenset[bytes] = frozenset()
     keep_values: bool = False
 
-    def __call__(self, entries: Sequence[Entry]) -> Iterator[Rows | list[Outcome]]:
+    def __call__(self, entries: Sequence[SourceEntry]) -> Iterator[ReadImages | list[EntryOutcome]]:
         """Rows in pieces of bounded size, then an outcome for each entry."""
-        rows, outcomes = Rows(), []
+        rows, outcomes = ReadImages(), []
         for entry in entries:
-            outcome = Outcome(entry_hash(entry, self.key))
+            outcome = EntryOutcome(entry_hash(entry, self.key))
             try:
                 for picture in entry.read():
                     outcome.note(picture, self.keep_values)
                     self._add(rows, outcome, entry, picture)
                     if len(rows.pixels) > CHUNK_BYTES:
                         yield rows
-                        rows = Rows()
+                        rows = ReadImages()
             except NotAnImage as fault:
                 outcome.passed_over = str(fault)
             except CohortError as fault:
@@ -80,7 +80,7 @@ class Reader:
             yield rows
         yield outcomes
 
-    def _add(self, rows: Rows, outcome: Outcome, entry: Entry, picture: Picture) -> None:
+    def _add(self, rows: ReadImages, outcome: EntryOutcome, entry: SourceEntry, picture: SourceImage) -> None:
         patient = normal_id(entry.patient) or normal_id(picture.patient)
         pseudonym = drawn = b""
         if patient:
@@ -101,7 +101,7 @@ class Reader:
 
 
 @dataclass
-class Rows:
+class ReadImages:
     """Images as bytes, one after another, and their records, whose rows count from 0."""
 
     records: bytearray = field(default_factory=bytearray)
@@ -110,7 +110,7 @@ class Rows:
 
 
 @dataclass
-class Outcome:
+class EntryOutcome:
     """What became of one entry.
 
     Attributes:
@@ -129,7 +129,7 @@ class Outcome:
     marks: tuple[str, ...] = ()
     values: dict[str, str] = field(default_factory=dict)
 
-    def note(self, picture: Picture, keep_values: bool) -> None:
+    def note(self, picture: SourceImage, keep_values: bool) -> None:
         if picture.marks:
             declared = picture.marks.get(BURNED_IN)
             self.marks += tuple(f"{name} {declared}" if name == BURNED_IN else name for name in picture.marks)
@@ -158,7 +158,7 @@ class Ingested:
     examples: dict[str, set[str]] = field(default_factory=dict)
     subgroups: list[str] = field(default_factory=list)
 
-    def resume(self, index: Index) -> None:
+    def resume(self, index: ImageIndex) -> None:
         """Count what an interrupted run has read."""
         for note in index.notes():
             self.files += len(note["sources"])
@@ -166,7 +166,7 @@ class Ingested:
             self.marks.update(note["marks"])
             self.subgroups += note.get("subgroups", ())
 
-    def add(self, entry: Entry, outcome: Outcome) -> None:
+    def add(self, entry: SourceEntry, outcome: EntryOutcome) -> None:
         self.files += 1
         if outcome.refused:
             self.refused.append((entry.where, outcome.refused))
@@ -179,7 +179,9 @@ class Ingested:
             if len(known) < EXAMPLES:
                 known.add(value)
 
-    def number(self, records: Records, chunk: Sequence[Entry], outcomes: Sequence[Outcome]) -> list[str]:
+    def number(
+        self, records: IndexRecords, chunk: Sequence[SourceEntry], outcomes: Sequence[EntryOutcome]
+    ) -> list[str]:
         """Put the numbers of their subgroups into records; returns the names that were not known before."""
         numbers = {name: number for number, name in enumerate(self.subgroups)}
         found = {
@@ -195,9 +197,9 @@ class Ingested:
 
 
 def ingest(
-    entries: Callable[[], Iterable[Entry]],
-    reader: Reader,
-    index: Index,
+    entries: Callable[[], Iterable[SourceEntry]],
+    reader: EntryReader,
+    index: ImageIndex,
     *,
     processes: int,
     progress: Progress,
@@ -214,9 +216,9 @@ def ingest(
     told = Ingested()
     known = _known(entries, reader.key, index)
     told.resume(index)
-    waiting: dict[int, Sequence[Entry]] = {}
+    waiting: dict[int, Sequence[SourceEntry]] = {}
 
-    def chunks() -> Iterator[Sequence[Entry]]:
+    def chunks() -> Iterator[Sequence[SourceEntry]]:
         unread = coarse(entries(), index.clear)
         if not known.all_taken:
             unread = (entry for entry in unread if not known.takes(entry_hash(entry, reader.key)))
@@ -228,8 +230,11 @@ def ingest(
             yield chunk
 
     with progress.stage("read images", None) as advance:
-        events: Iterator[Event[Rows | list[Outcome], Entry]]
-        if processes == 1 or len(list(itertools.islice(entries(), FEW))) < FEW:
+        events: Iterator[WorkerEvent[ReadImages | list[EntryOutcome], SourceEntry]]
+        if (
+            processes == 1
+            or len(list(itertools.islice(entries(), FEWEST_FOR_PROCESSES))) < FEWEST_FOR_PROCESSES
+        ):
             events = in_process(reader, chunks())
         else:
             events = in_processes(reader, chunks(), processes)
@@ -243,33 +248,33 @@ def ingest(
 
 
 def _whole_chunks(
-    events: Iterable[Event[Rows | list[Outcome], Entry]], index: Index, key: bytes
-) -> Iterator[tuple[int, Records, list[Outcome]]]:
+    events: Iterable[WorkerEvent[ReadImages | list[EntryOutcome], SourceEntry]], index: ImageIndex, key: bytes
+) -> Iterator[tuple[int, IndexRecords, list[EntryOutcome]]]:
     """Chunks that came to their end: number, records of what can be used, an outcome for each entry."""
-    records: dict[int, list[Records]] = defaultdict(list)
-    outcomes: dict[int, list[Outcome]] = defaultdict(list)
+    records: dict[int, list[IndexRecords]] = defaultdict(list)
+    outcomes: dict[int, list[EntryOutcome]] = defaultdict(list)
     for event in events:
         number = event.chunk
-        if isinstance(event, Again):
+        if isinstance(event, ChunkRestarted):
             records.pop(number, None)
             outcomes.pop(number, None)
             continue
-        if isinstance(event, Lost):
-            outcomes[number].append(Outcome(entry_hash(event.item, key), refused=event.why))
-        elif isinstance(event.value, Rows):
-            some = np.frombuffer(event.value.records, RECORD)
+        if isinstance(event, ItemLost):
+            outcomes[number].append(EntryOutcome(entry_hash(event.item, key), refused=event.why))
+        elif isinstance(event.value, ReadImages):
+            some = np.frombuffer(event.value.records, RECORD_DTYPE)
             some["row"] += index.put_pixels(event.value.pixels)
             records[number].append(some)
         else:
             outcomes[number] += event.value
         if event.last:
-            found = np.concatenate([np.empty(0, RECORD), *records.pop(number, [])])
+            found = np.concatenate([np.empty(0, RECORD_DTYPE), *records.pop(number, [])])
             ended = outcomes.pop(number)
             refused = [outcome.source for outcome in ended if outcome.refused]
             yield number, found[~np.isin(found["source"], np.array(refused, np.uint64))], ended
 
 
-def _note(outcomes: Sequence[Outcome], subgroups: Sequence[str]) -> dict[str, Any]:
+def _note(outcomes: Sequence[EntryOutcome], subgroups: Sequence[str]) -> dict[str, Any]:
     """What a later run must know of entries that need not be read again, and of subgroups first met here."""
     ended = [outcome for outcome in outcomes if not (outcome.refused or outcome.passed_over)]
     marks = Counter(name for outcome in ended for name in dict.fromkeys(outcome.marks))
@@ -299,7 +304,7 @@ class _Known:
         return not self.left.any()
 
 
-def _known(entries: Callable[[], Iterable[Entry]], key: bytes, index: Index) -> _Known:
+def _known(entries: Callable[[], Iterable[SourceEntry]], key: bytes, index: ImageIndex) -> _Known:
     """What an interrupted run has read, if all of it is still as it was; else the index begins anew."""
     hashes = np.array([each for note in index.notes() for each in note["sources"]], np.uint64)
     if len(hashes):
@@ -312,7 +317,7 @@ def _known(entries: Callable[[], Iterable[Entry]], key: bytes, index: Index) -> 
     return _Known(hashes)
 
 
-def entry_hash(entry: Entry, key: bytes) -> int:
+def entry_hash(entry: SourceEntry, key: bytes) -> int:
     """64 bits that stand for an entry and for what can be told of it without reading; keyed."""
     told = f"{entry.label}\0{entry.patient}"
     if entry.subgroup is not None:

@@ -12,9 +12,10 @@ from typing import Any
 from PIL import ExifTags
 from PIL.ImageFile import ImageFile
 
-LONGEST = 64  # characters of a value that are kept
+from privsyn.cohort.entries import MARK_LENGTH
+
 _SILENT: Mapping[str, str] = {}
-_MOST = 100  # marks of a file: a file may hold millions
+_MOST_MARKS = 100  # of a file, which may hold millions
 _EXIF_KEYS = ("exif", "Raw profile type exif")
 _XMP_KEYS = ("xmp", "XML:com.adobe.xmp")
 _OTHERS = {
@@ -42,12 +43,12 @@ def may_lie_on_its_side(image: ImageFile) -> bool:
 
 
 def picture_marks(image: ImageFile) -> Mapping[str, str]:
-    """The marks of `Picture` in a file that Pillow has loaded, in the order in which they are found."""
+    """The marks of `SourceImage` in a file that Pillow has loaded, in the order in which they are found."""
     if not image.info and image.format != "TIFF" and not getattr(image, "private_chunks", None):
         return _SILENT
     found: dict[str, str] = {}
     for name, value in _marks(image):
-        if len(found) == _MOST:
+        if len(found) == _MOST_MARKS:
             break
         found.setdefault(name, _text(value))
     return found
@@ -90,6 +91,6 @@ def _exif(image: ImageFile, kind: str) -> Iterator[tuple[str, Any]]:
 
 def _text(value: Any) -> str:
     if isinstance(value, bytes):
-        value = value[: 4 * LONGEST].decode(errors="replace").strip("\0")
-    text = str(value)[: 4 * LONGEST]
-    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:LONGEST]
+        value = value[: 4 * MARK_LENGTH].decode(errors="replace").strip("\0")
+    text = str(value)[: 4 * MARK_LENGTH]
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:MARK_LENGTH]

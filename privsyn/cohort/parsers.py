@@ -7,11 +7,11 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 
-from privsyn.cohort.entries import Picture
+from privsyn.cohort.entries import SourceImage
 from privsyn.errors import CohortError
 
 
-def guarded(pictures: Iterator[Picture], what: str, loggers: Sequence[str]) -> Iterator[Picture]:
+def guarded(pictures: Iterator[SourceImage], what: str, loggers: Sequence[str]) -> Iterator[SourceImage]:
     """The pictures of a parser; whatever it raises but a CohortError becomes one that quotes nothing.
 
     Its own words may name the patient.

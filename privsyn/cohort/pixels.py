@@ -25,17 +25,18 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from privsyn.cohort.entries import Picture, Pixels
+from privsyn.bit_depth import Images
+from privsyn.cohort.entries import SourceImage
 from privsyn.cohort.metadata import may_lie_on_its_side, picture_marks
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 HEAD = 34  # bytes that tell the format
 HELD = 64 * 2**20  # bytes of the largest file that is read at once; decoders read larger ones piece by piece
 
-P = TypeVar("P", bound=NDArray[Any])  # of `Pixels`: the type comes out as it went in
+P = TypeVar("P", bound=NDArray[Any])  # of `Images`: the type comes out as it went in
 
 _NONBLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 # Opened directly: `PIL.Image.open` would try them in turn, and only warn of an image beyond its limit.
@@ -117,7 +118,7 @@ def read_image(path: Path) -> NDArray[Any]:
         return read_picture(file).pixels
 
 
-def read_picture(file: IO[bytes] | bytes) -> Picture:
+def read_picture(file: IO[bytes] | bytes) -> SourceImage:
     """The pixels of one encoded image, as `read_image` gives them, and what in it may identify somebody.
 
     Raises:
@@ -134,7 +135,7 @@ def read_picture(file: IO[bytes] | bytes) -> Picture:
             _check_whole(image)
             inverted = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
             image.load()
-            return Picture(_grey_or_rgb(_upright(image), inverted), marks=picture_marks(image))
+            return SourceImage(_grey_or_rgb(_upright(image), inverted), marks=picture_marks(image))
     except CohortError:
         raise
     except Exception as error:  # a decoder may raise anything on broken bytes
@@ -235,7 +236,7 @@ def _upright(image: ImageFile) -> Image.Image:
     return ImageOps.exif_transpose(image) if may_lie_on_its_side(image) else image
 
 
-def _grey_or_rgb(image: Image.Image, inverted: bool) -> Pixels:
+def _grey_or_rgb(image: Image.Image, inverted: bool) -> Images:
     mode = image.mode
     if mode in _GREY_16:
         return _grey_16(image, inverted)

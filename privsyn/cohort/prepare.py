@@ -18,12 +18,12 @@ import numpy as np
 
 from privsyn.bit_depth import DTYPES
 from privsyn.cohort.cohort import RECORDS, SCHEMA_VERSION, Cohort, load_cohort
-from privsyn.cohort.entries import Entry
-from privsyn.cohort.index import RECORD, Index, Records
-from privsyn.cohort.ingest import Ingested, Reader, entry_hash, ingest
+from privsyn.cohort.entries import SourceEntry
+from privsyn.cohort.index import RECORD_DTYPE, ImageIndex, IndexRecords
+from privsyn.cohort.ingest import EntryReader, Ingested, entry_hash, ingest
 from privsyn.cohort.opt_outs import read_opt_outs, remember, remembered
-from privsyn.cohort.records import NO_PAIRS, Pairs, Rows, describe, lay_out, write_records
-from privsyn.cohort.scan import AUTOMATIC, Text, look_for_text, summary
+from privsyn.cohort.records import NO_PAIRS, CohortRows, RowPairs, describe, lay_out, write_records
+from privsyn.cohort.scan import AUTOMATIC_SCAN, TextScan, identifier_summary, scan_for_text
 from privsyn.cohort.sizes import too_small
 from privsyn.cohort.sources import open_source
 from privsyn.errors import CohortError, StudyError
@@ -40,7 +40,7 @@ Source = Path | str
 
 
 @dataclass(frozen=True)
-class Report:
+class SourceReport:
     """What a source holds and what became, or would become, of it.
 
     Attributes:
@@ -53,7 +53,7 @@ class Report:
     document: Mapping[str, Any] | None
     refusal: str
     told: Ingested
-    text: Text
+    text: TextScan
     near: Sequence[tuple[str, str, float]] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def prepare(
     processes: int = 1,
     force: bool = False,
     progress: Progress = SILENT,
-    tell: Callable[[Report], None] | None = None,
+    tell: Callable[[SourceReport], None] | None = None,
 ) -> Cohort:
     """Turn a source of real images into the study's cohort.
 
@@ -145,7 +145,7 @@ def check(
     processes: int = 1,
     values: bool = False,
     progress: Progress = SILENT,
-) -> Report:
+) -> SourceReport:
     """What `prepare` would make of a source, without writing anything anywhere; arguments as there.
 
     Args:
@@ -167,16 +167,16 @@ def check(
 
 @dataclass(frozen=True)
 class _Examined:
-    report: Report
-    rows: Rows | None
+    report: SourceReport
+    rows: CohortRows | None
 
 
 @dataclass(frozen=True)
 class _Work:
     source: Source
     recipe: Recipe
-    entries: Callable[[], Iterable[Entry]]
-    reader: Reader
+    entries: Callable[[], Iterable[SourceEntry]]
+    reader: EntryReader
     processes: int
     progress: Progress
 
@@ -195,22 +195,22 @@ class _Work:
         writes: bool = True,
     ) -> _Work:
         recipe = study.recipe(settings)
-        if len(recipe.data.classes) > (most := np.iinfo(RECORD["label"]).max + 1):
+        if len(recipe.data.classes) > (most := np.iinfo(RECORD_DTYPE["label"]).max + 1):
             raise CohortError(f"data.classes names {len(recipe.data.classes):,} classes: at most {most:,}")
         key = patient_key() if writes or has_patient_key() else secrets.token_bytes(KEY_BYTES)
         gone = remembered() | (read_opt_outs(opt_outs, key) if opt_outs is not None else frozenset())
-        reader = Reader(recipe.data, recipe.seed, key, gone)
+        reader = EntryReader(recipe.data, recipe.seed, key, gone)
 
-        def entries() -> Iterable[Entry]:
+        def entries() -> Iterable[SourceEntry]:
             return open_source(source, recipe.data, table=table, columns=columns)
 
         read = str(source) != "digits" and Path(source).suffix.lower() != ".npz"  # arrays need no decoding
         return cls(source, recipe, entries, reader, processes if read else 1, progress)
 
-    def index(self, folder: Path | None) -> Index:
+    def index(self, folder: Path | None) -> ImageIndex:
         """Where images gather; what an interrupted run read for the same purpose is there already."""
         data, gone = self.recipe.data, sorted(each.hex() for each in self.reader.opted_out)
-        return Index(
+        return ImageIndex(
             folder,
             (data.size, data.size, data.channels),
             DTYPES[data.bit_depth],
@@ -219,24 +219,24 @@ class _Work:
             pixels=data.near_duplicates != "off",
         )
 
-    def examine(self, index: Index, skip_unusable: bool) -> _Examined:
+    def examine(self, index: ImageIndex, skip_unusable: bool) -> _Examined:
         """Read, look for text and near-duplicates, split; a source that must be refused ends earlier."""
         told = ingest(self.entries, self.reader, index, processes=self.processes, progress=self.progress)
-        records, text = index.records(), Text(self.recipe.data.text, index.images)
+        records, text = index.records(), TextScan(self.recipe.data.text, index.images)
         refusal = _unusable(told, len(records), self.source) if not skip_unusable or not len(records) else ""
         if refusal:
-            return _Examined(Report(None, refusal, told, text), None)
+            return _Examined(SourceReport(None, refusal, told, text), None)
         text, records = self._look_for_text(told, records, index)
         if text.flagged and text.policy == "refuse":
-            return _Examined(Report(None, _has_text(text), told, text), None)
+            return _Examined(SourceReport(None, _has_text(text), told, text), None)
         pairs, near = self._near_duplicates(records, index)
         linked = pairs if self.recipe.data.near_duplicates == "link" else NO_PAIRS
         try:
             rows = lay_out(records, self.recipe, self.reader.key, linked, told.subgroups)
         except CohortError as fault:
-            return _Examined(Report(None, str(fault), told, text, near), None)
+            return _Examined(SourceReport(None, str(fault), told, text, near), None)
         found = {
-            "identifiers": summary(told.marks, told.files, text),
+            "identifiers": identifier_summary(told.marks, told.files, text),
             "left_out": {
                 "unusable": len(told.refused),
                 "no_image": len(told.passed_over),
@@ -246,14 +246,16 @@ class _Work:
             "near_duplicates": {"looked_for": self.recipe.data.near_duplicates, "pairs": len(pairs[0])},
         }
         document = describe(rows, self.recipe) | found
-        return _Examined(Report(document, "", told, text, near), rows)
+        return _Examined(SourceReport(document, "", told, text, near), rows)
 
-    def _look_for_text(self, told: Ingested, records: Records, index: Index) -> tuple[Text, Records]:
+    def _look_for_text(
+        self, told: Ingested, records: IndexRecords, index: ImageIndex
+    ) -> tuple[TextScan, IndexRecords]:
         asked = self.recipe.data.text_scan
         count = len(records) if asked == "all" else asked
         if count == "auto":
-            count = AUTOMATIC if any(name.startswith("DICOM ") for name in told.marks) else 0
-        return look_for_text(
+            count = AUTOMATIC_SCAN if any(name.startswith("DICOM ") for name in told.marks) else 0
+        return scan_for_text(
             self.entries,
             records,
             index,
@@ -266,8 +268,8 @@ class _Work:
         )
 
     def _near_duplicates(
-        self, records: Records, index: Index
-    ) -> tuple[Pairs, Sequence[tuple[str, str, float]]]:
+        self, records: IndexRecords, index: ImageIndex
+    ) -> tuple[RowPairs, Sequence[tuple[str, str, float]]]:
         if self.recipe.data.near_duplicates == "off":
             return NO_PAIRS, ()
         from privsyn.cohort.near_duplicates import near_duplicates  # torch, for those who ask for it
@@ -280,7 +282,7 @@ class _Work:
         return (found.some, found.others), told
 
 
-def names_of(entries: Iterable[Entry], sources: frozenset[int], key: bytes) -> dict[int, str]:
+def names_of(entries: Iterable[SourceEntry], sources: frozenset[int], key: bytes) -> dict[int, str]:
     """What some entries are called, by their hashes; for the terminal alone."""
     if not sources:
         return {}
@@ -300,14 +302,14 @@ def _unusable(told: Ingested, images: int, source: Source) -> str:
     return f"{source} holds no images{first}"
 
 
-def _has_text(text: Text) -> str:
+def _has_text(text: TextScan) -> str:
     return (
         f"text in the pixels of {text.flagged} of {text.looked} images that were looked at; first: "
         f'{text.where[0]} (clean them, or set data.text to drop or mask with data.text_scan = "all")'
     )
 
 
-def _write(folder: Path, examined: _Examined, index: Index, progress: Progress) -> None:
+def _write(folder: Path, examined: _Examined, index: ImageIndex, progress: Progress) -> None:
     rows = examined.rows
     document = examined.report.document
     assert rows is not None

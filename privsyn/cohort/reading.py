@@ -6,15 +6,14 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
-from privsyn.cohort.dicom import SUFFIXES as DICOM_SUFFIXES
-from privsyn.cohort.dicom import looks_like_dicom, read_dicom
-from privsyn.cohort.entries import NotAnImage, Picture
-from privsyn.cohort.nifti import looks_like_nifti, read_nifti
-from privsyn.cohort.pixels import SUFFIXES, image_format, open_regular, read_picture
+from privsyn.cohort.dicom import DICOM_SUFFIXES, looks_like_dicom, read_dicom
+from privsyn.cohort.entries import NotAnImage, SourceImage
+from privsyn.cohort.nifti import NIFTI_SUFFIXES, looks_like_nifti, read_nifti
+from privsyn.cohort.pixels import IMAGE_SUFFIXES, image_format, open_regular, read_picture
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
 
-ENDINGS = (*SUFFIXES, *DICOM_SUFFIXES, ".nii", ".nii.gz")  # what is called so is meant to be an image
+ENDINGS = (*IMAGE_SUFFIXES, *DICOM_SUFFIXES, *NIFTI_SUFFIXES)  # what is called so is meant to be an image
 _HEAD = 4096
 _DICOM_MARK = 128  # where DICOM says so, behind a preamble that may be the head of a TIFF
 # Pictures that would need converting, and must not be passed over as if they were none.
@@ -31,7 +30,7 @@ _OTHER_PICTURES = (
 )
 
 
-def read_file(path: str, data: Data, size: int | None = None) -> Iterable[Picture]:
+def read_file(path: str, data: Data, size: int | None = None) -> Iterable[SourceImage]:
     """The pictures in a PNG, JPEG, BMP, TIFF, WebP, DICOM or NIfTI file.
 
     With `data.patient_pattern` the patient is what that finds in the name of the file.
@@ -52,7 +51,7 @@ def read_file(path: str, data: Data, size: int | None = None) -> Iterable[Pictur
     return (picture._replace(patient=patient) for picture in pictures)
 
 
-def read_any(path: str, data: Data, size: int | None = None) -> Iterable[Picture]:
+def read_any(path: str, data: Data, size: int | None = None) -> Iterable[SourceImage]:
     """As `read_file`, with the patient that the file itself names."""
     with open_regular(path, size) as file:
         head = file.read(_HEAD)
@@ -67,7 +66,7 @@ def read_any(path: str, data: Data, size: int | None = None) -> Iterable[Picture
     raise _no_picture(head, name)
 
 
-def read_bytes(content: bytes, name: str, data: Data, named: bool) -> Iterator[Picture]:
+def read_bytes(content: bytes, name: str, data: Data, named: bool) -> Iterator[SourceImage]:
     """The picture in an encoded PNG, JPEG, BMP, TIFF or WebP image that no file holds.
 
     Args:

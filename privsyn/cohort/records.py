@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from privsyn.cohort.index import Records, hexadecimal
+from privsyn.cohort.index import IndexRecords, hexadecimal
 from privsyn.cohort.ingest import pseudonym_of
-from privsyn.cohort.split import SPLITS, draw, joined_groups, linked_groups, split_patients
+from privsyn.cohort.split import SPLITS, draw, joined_clusters, linked_clusters, split_patients
 from privsyn.files import json_text
 from privsyn.recipe import Data, Recipe
 
@@ -26,16 +26,16 @@ GROUP = "group"  # a column more, if near-duplicates were linked: what the split
 _CHUNK = 16_384  # rows that are spelled out at a time
 _SAME_PIXELS = ("size", "channels", "bit_depth", "classes", "resize", "split")
 
-Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
-NO_PAIRS: Pairs = (np.empty(0, np.int64), np.empty(0, np.int64))
+RowPairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+NO_PAIRS: RowPairs = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class CohortRows:
     """The images of a cohort; n of them may be many, so nothing here is held twice.
 
     Attributes:
-        records: (n,) of `RECORD`, as they were read.
+        records: (n,) of `RECORD_DTYPE`, as they were read.
         part: (n,) of each, index into `SPLITS`.
         groups: (n,) of each, what the split kept together.
         order: (n,) the cohort's order of them: by split, then by the hash of the pixels.
@@ -44,7 +44,7 @@ class Rows:
         linked: groups hold more together than patients and identical images do.
     """
 
-    records: Records
+    records: IndexRecords
     part: NDArray[np.int8]
     groups: NDArray[np.int64]
     order: NDArray[np.int64]
@@ -54,8 +54,12 @@ class Rows:
 
 
 def lay_out(
-    records: Records, recipe: Recipe, key: bytes, near: Pairs = NO_PAIRS, subgroups: Sequence[str] = ()
-) -> Rows:
+    records: IndexRecords,
+    recipe: Recipe,
+    key: bytes,
+    near: RowPairs = NO_PAIRS,
+    subgroups: Sequence[str] = (),
+) -> CohortRows:
     """Split the images and put them in order.
 
     Args:
@@ -68,8 +72,8 @@ def lay_out(
     """
     names = _in_order(records, subgroups)
     named = _give_each_a_unit(records, recipe.seed, key)
-    groups = linked_groups(records["patient"], records["sha256"])
-    groups = joined_groups(groups, *near)
+    groups = linked_clusters(records["patient"], records["sha256"])
+    groups = joined_clusters(groups, *near)
     part = split_patients(
         records["label"],
         records["patient"],
@@ -79,10 +83,10 @@ def lay_out(
         seed=recipe.seed,
     )
     order = _sorted(records["subgroup"], records["draw"], records["label"], records["sha256"], part)
-    return Rows(records, part, groups, order, named, names, linked=len(near[0]) > 0)
+    return CohortRows(records, part, groups, order, named, names, linked=len(near[0]) > 0)
 
 
-def _in_order(records: Records, subgroups: Sequence[str]) -> tuple[str, ...]:
+def _in_order(records: IndexRecords, subgroups: Sequence[str]) -> tuple[str, ...]:
     """Number subgroups anew, so that the order in which they were met does not show; returns their names."""
     if not subgroups:
         return ()
@@ -94,7 +98,7 @@ def _in_order(records: Records, subgroups: Sequence[str]) -> tuple[str, ...]:
     return tuple(subgroups[number] for number in there)
 
 
-def _give_each_a_unit(records: Records, seed: int, key: bytes) -> int:
+def _give_each_a_unit(records: IndexRecords, seed: int, key: bytes) -> int:
     """Make each image without a patient a patient of its own; returns how many had one.
 
     It is named by its pixels, not by its label, so that the ledger knows a relabelled cohort, and by a number
@@ -117,7 +121,7 @@ def _give_each_a_unit(records: Records, seed: int, key: bytes) -> int:
     return len(records) - len(alone)
 
 
-def write_records(path: Path, rows: Rows, classes: Sequence[str]) -> None:
+def write_records(path: Path, rows: CohortRows, classes: Sequence[str]) -> None:
     """`records.parquet`: one row per image, columns `COLUMNS`, `SUBGROUP` and `GROUP` if there are any."""
     names = [*COLUMNS, *([SUBGROUP] if rows.subgroups else []), *([GROUP] if rows.linked else [])]
     whole = {"index", "label", GROUP}
@@ -147,7 +151,7 @@ def _spelled(numbers: NDArray[Any], names: Sequence[str]) -> pa.Array:
     return pa.DictionaryArray.from_arrays(numbers, list(names)).cast(pa.string())
 
 
-def describe(rows: Rows, recipe: Recipe) -> dict[str, Any]:
+def describe(rows: CohortRows, recipe: Recipe) -> dict[str, Any]:
     """What `cohort.json` says about the rows."""
     data = recipe.data
     document = {
@@ -166,7 +170,7 @@ def describe(rows: Rows, recipe: Recipe) -> dict[str, Any]:
     return document | ({"subgroups": _of_subgroups(rows)} if rows.subgroups else {})
 
 
-def _count(rows: Rows, part: int, classes: Sequence[str]) -> dict[str, Any]:
+def _count(rows: CohortRows, part: int, classes: Sequence[str]) -> dict[str, Any]:
     some = rows.records[rows.part == part]
     labels = np.bincount(some["label"], minlength=len(classes)).tolist()
     return {
@@ -176,7 +180,7 @@ def _count(rows: Rows, part: int, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _of_subgroups(rows: Rows) -> dict[str, dict[str, int]]:
+def _of_subgroups(rows: CohortRows) -> dict[str, dict[str, int]]:
     """How many images of each subgroup there are in each part."""
     most = len(rows.subgroups)
     counts = [
@@ -197,7 +201,7 @@ def _told(named: int, total: int) -> str:
     return f"partly given: each of the {total - named} images without one counts as one patient"
 
 
-def _duplicates(rows: Rows) -> dict[str, int]:
+def _duplicates(rows: CohortRows) -> dict[str, int]:
     _, copies = np.unique(rows.records["sha256"], return_counts=True)
     _, first = np.unique(rows.records["patient"], return_index=True)
     patients = np.bincount(rows.groups[first])
@@ -208,7 +212,7 @@ def _duplicates(rows: Rows) -> dict[str, int]:
     }
 
 
-def _fingerprint(records: Records, data: Data) -> str:
+def _fingerprint(records: IndexRecords, data: Data) -> str:
     """sha256 (hex) over a sorted line for each image and what was asked of it."""
     rank = np.argsort(np.argsort([f"{label} " for label in range(len(data.classes))]))
     order = _sorted(records["patient"], rank[records["label"]], records["sha256"])

@@ -15,23 +15,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privsyn.cohort.entries import Entry
-from privsyn.cohort.index import Index, Records, pixel_digest
+from privsyn.cohort.entries import SourceEntry
+from privsyn.cohort.index import ImageIndex, IndexRecords, pixel_digest
 from privsyn.cohort.ingest import entry_hash
 from privsyn.cohort.pixels import fit_pixels
 from privsyn.cohort.text import cleared, find_text, need_ocr, share_bound
-from privsyn.cohort.workers import Lost, Part, in_process, in_processes
+from privsyn.cohort.workers import ChunkResult, ItemLost, in_process, in_processes
 from privsyn.errors import CohortError
 from privsyn.progress import Progress
 from privsyn.recipe import Data
 
-AUTOMATIC = 1000  # images of a source that holds DICOM; with none flagged, at most .3 % of all have text
-CONFIDENCE = 0.95
+AUTOMATIC_SCAN = 1000  # images of a source that holds DICOM; with none flagged, at most .3 % of all have text
+TEXT_CONFIDENCE = 0.95
 _CHUNK = 4  # entries that go to a worker at once: text takes long
 
 
 @dataclass
-class Looked:
+class ScannedImage:
     """One image in which text was looked for.
 
     Attributes:
@@ -55,17 +55,17 @@ class TextReader:
     key: bytes
     chosen: frozenset[bytes]
 
-    def __call__(self, entries: Sequence[Entry]) -> Iterator[list[Looked]]:
+    def __call__(self, entries: Sequence[SourceEntry]) -> Iterator[list[ScannedImage]]:
         """What was seen in each entry."""
         return (list(self._look(entry)) for entry in entries)
 
-    def _look(self, entry: Entry) -> Iterator[Looked]:
+    def _look(self, entry: SourceEntry) -> Iterator[ScannedImage]:
         for picture in entry.read():
             sha256 = bytes.fromhex(pixel_digest(fit_pixels(picture.pixels, self.data)))
             if sha256 not in self.chosen:
                 continue
             boxes = find_text(picture.pixels)
-            looked = Looked(f"{entry.where} {picture.part}".strip(), sha256, len(boxes))
+            looked = ScannedImage(f"{entry.where} {picture.part}".strip(), sha256, len(boxes))
             if boxes and self.data.text == "mask":
                 try:
                     looked.instead = fit_pixels(cleared(picture.pixels, boxes), self.data).tobytes()
@@ -75,7 +75,7 @@ class TextReader:
 
 
 @dataclass
-class Text:
+class TextScan:
     """What was found in the pixels.
 
     Attributes:
@@ -100,15 +100,15 @@ class Text:
             "flagged": self.flagged,
         }
         if self.looked:
-            bound = share_bound(self.flagged, self.looked, self.of, CONFIDENCE)
-            document |= {"share_at_most": bound, "confidence": CONFIDENCE}
+            bound = share_bound(self.flagged, self.looked, self.of, TEXT_CONFIDENCE)
+            document |= {"share_at_most": bound, "confidence": TEXT_CONFIDENCE}
         return document
 
 
-def look_for_text(
-    entries: Callable[[], Iterable[Entry]],
-    records: Records,
-    index: Index,
+def scan_for_text(
+    entries: Callable[[], Iterable[SourceEntry]],
+    records: IndexRecords,
+    index: ImageIndex,
     data: Data,
     count: int,
     *,
@@ -116,7 +116,7 @@ def look_for_text(
     key: bytes,
     processes: int,
     progress: Progress,
-) -> tuple[Text, Records]:
+) -> tuple[TextScan, IndexRecords]:
     """Look at `count` images, drawn at random, and do with those that have text what `data.text` says.
 
     Returns:
@@ -125,7 +125,7 @@ def look_for_text(
     Raises:
         CohortError: the extra `ocr` is missing, or a source changed since it was read.
     """
-    told = Text(data.text, len(records))
+    told = TextScan(data.text, len(records))
     if not count or not len(records):
         return told, records
     need_ocr()
@@ -134,7 +134,7 @@ def look_for_text(
     chosen = frozenset(records["sha256"][drawn].tobytes()[i : i + 32] for i in range(0, 32 * len(drawn), 32))
     sources = np.unique(records["source"][drawn])
     reader = TextReader(data, key, chosen)
-    found: dict[bytes, Looked] = {}
+    found: dict[bytes, ScannedImage] = {}
     with progress.stage("look for text", len(sources)) as advance:
         for seen in _looked(_of(entries(), sources, key), reader, processes):
             found |= {looked.sha256: looked for looked in seen}
@@ -156,7 +156,9 @@ def look_for_text(
     return told, records
 
 
-def _of(entries: Iterable[Entry], sources: NDArray[np.uint64], key: bytes) -> Iterator[Sequence[Entry]]:
+def _of(
+    entries: Iterable[SourceEntry], sources: NDArray[np.uint64], key: bytes
+) -> Iterator[Sequence[SourceEntry]]:
     """Entries that chosen images came from, in chunks."""
     wanted = frozenset(sources.tolist())
     chosen = (entry for entry in entries if entry_hash(entry, key) in wanted)
@@ -164,16 +166,18 @@ def _of(entries: Iterable[Entry], sources: NDArray[np.uint64], key: bytes) -> It
         yield chunk
 
 
-def _looked(chunks: Iterable[Sequence[Entry]], reader: TextReader, processes: int) -> Iterator[list[Looked]]:
+def _looked(
+    chunks: Iterable[Sequence[SourceEntry]], reader: TextReader, processes: int
+) -> Iterator[list[ScannedImage]]:
     """What was seen in each entry."""
     events = in_process(reader, chunks) if processes == 1 else in_processes(reader, chunks, processes)
     for event in events:
-        if isinstance(event, Lost):
+        if isinstance(event, ItemLost):
             raise CohortError(f"{event.item.where}: looking for text {event.why}")
-        if isinstance(event, Part):
+        if isinstance(event, ChunkResult):
             yield event.value
 
 
-def summary(marks: Mapping[str, int], files: int, text: Text) -> dict[str, Any]:
+def identifier_summary(marks: Mapping[str, int], files: int, text: TextScan) -> dict[str, Any]:
     """What `cohort.json` says about identifiers: which there were, in how many files, and no value."""
     return {"files": files, "marks": dict(sorted(marks.items())), "text": text.to_dict()}

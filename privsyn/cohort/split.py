@@ -37,7 +37,7 @@ def patient_strata(labels: NDArray[np.int64], patients: NDArray[Any]) -> dict[An
     return dict(zip(unique.tolist(), _most_frequent(labels, member).tolist(), strict=True))
 
 
-def linked_groups(patients: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.int64]:
+def linked_clusters(patients: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.int64]:
     """The group of each image: patients that share an identical image, directly or in a chain, are one.
 
     Args:
@@ -51,10 +51,10 @@ def linked_groups(patients: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.i
     picture = _codes(digests)
     order = np.argsort(picture, kind="stable")
     same = np.flatnonzero(picture[order[1:]] == picture[order[:-1]])
-    return joined_groups(_codes(patients), order[same], order[same + 1])
+    return joined_clusters(_codes(patients), order[same], order[same + 1])
 
 
-def joined_groups(
+def joined_clusters(
     groups: NDArray[np.int64], some: NDArray[np.int64], others: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """The groups that are left when `some[i]` and `others[i]`, rows of images, belong together for all i.
@@ -95,7 +95,7 @@ def split_patients(
     Args:
         labels: (n,) labels of the images, >= 0.
         patients: (n,) patient ids, of any sortable type.
-        groups: (n,) of the images, as `linked_groups` numbers them.
+        groups: (n,) of the images, as `linked_clusters` numbers them.
         draws: (n,) `draw(seed, id)` of each image's patient.
         shares: of patients in train, holdout and test.
         seed: of the turns.

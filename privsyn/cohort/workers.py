@@ -34,7 +34,7 @@ ADDRESS_SPACE = 16 << 30  # bytes that a worker may ask for; hostile files ask f
 
 
 @dataclass(frozen=True)
-class Part(Generic[R]):
+class ChunkResult(Generic[R]):
     """Something that came of a chunk; `last` of it once, and after that nothing."""
 
     chunk: int
@@ -43,14 +43,14 @@ class Part(Generic[R]):
 
 
 @dataclass(frozen=True)
-class Again:
+class ChunkRestarted:
     """The worker of a chunk died: what came of the chunk so far is void, it is done again in pieces."""
 
     chunk: int
 
 
 @dataclass(frozen=True)
-class Lost(Generic[T]):
+class ItemLost(Generic[T]):
     """An item that killed its worker; `why` in words."""
 
     chunk: int
@@ -59,12 +59,12 @@ class Lost(Generic[T]):
     last: bool
 
 
-Event = Part[R] | Again | Lost[T]
+WorkerEvent = ChunkResult[R] | ChunkRestarted | ItemLost[T]
 
 
 def in_process(
     work: Callable[[Sequence[T]], Iterable[R]], chunks: Iterable[Sequence[T]]
-) -> Iterator[Part[R]]:
+) -> Iterator[ChunkResult[R]]:
     """The same events from this process alone, in order."""
     for number, chunk in enumerate(chunks):
         yield from _parts(number, work(chunk))
@@ -75,7 +75,7 @@ def in_processes(
     chunks: Iterable[Sequence[T]],
     processes: int,
     patience: float = PATIENCE,
-) -> Iterator[Part[R] | Again | Lost[T]]:
+) -> Iterator[ChunkResult[R] | ChunkRestarted | ItemLost[T]]:
     """What `work` yields for each chunk, as it comes; chunks in no order, the parts of one in theirs.
 
     Args:
@@ -86,14 +86,14 @@ def in_processes(
     yield from _Pool(work, iter(enumerate(chunks)), processes, patience).events()
 
 
-def _parts(number: int, values: Iterable[R]) -> Iterator[Part[R]]:
+def _parts(number: int, values: Iterable[R]) -> Iterator[ChunkResult[R]]:
     """Each value, with the knowledge whether another follows."""
     iterator = iter(values)
     value = next(iterator)
     for following in iterator:
-        yield Part(number, value, last=False)
+        yield ChunkResult(number, value, last=False)
         value = following
-    yield Part(number, value, last=True)
+    yield ChunkResult(number, value, last=True)
 
 
 @dataclass
@@ -162,7 +162,7 @@ class _Pool:
             raise value
         worker.deadline = time.monotonic() + self.patience
         task = worker.tasks[0]
-        yield Part(task.number, value, last=kind == "last" and not task.later)
+        yield ChunkResult(task.number, value, last=kind == "last" and not task.later)
         if kind == "last":
             worker.tasks.popleft()
             self._go_on(task)
@@ -175,10 +175,10 @@ class _Pool:
         worker.tasks.clear()
         self.again.extend(untouched)
         if len(task.items) > 1:
-            yield Again(task.number)
+            yield ChunkRestarted(task.number)
             self.again.append(_Task(task.number, task.items[:1], deque(task.items[1:])))
         else:
-            yield Lost(task.number, task.items[0], why, last=not task.later)
+            yield ItemLost(task.number, task.items[0], why, last=not task.later)
             self._go_on(task)
 
     def _go_on(self, task: _Task) -> None:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from privsyn.auditing.attacks.planted_leaks import jpeg
-from privsyn.cohort.cohort import load_cohort, units_of_parts
+from privsyn.cohort.cohort import clusters_of_parts, load_cohort
 from privsyn.cohort.near_duplicates import correlation
 from privsyn.cohort.prepare import check, prepare
 from privsyn.study import Study, init
@@ -78,7 +78,7 @@ def test_linked_near_duplicates_stay_in_one_part(shared_data: Path, tmp_path: Pa
         assert cohort.document["near_duplicates"]["pairs"] >= 110
         assert ("group" in cohort.records) == (mode == "link")
         train, holdout = load_cohort(cohort.folder).part("train"), cohort.part("holdout")
-        units = units_of_parts(train, holdout)
+        units = clusters_of_parts(train, holdout)
         assert units[0] == 0
         assert not set(units[: len(train.labels)]) & set(units[len(train.labels) :])
         unit = dict(zip((image.tobytes() for image in train.images), units, strict=False))

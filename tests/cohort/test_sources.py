@@ -23,7 +23,8 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
-from privsyn.cohort.entries import Entry, NotAnImage, Picture, Pixels
+from privsyn.bit_depth import Images
+from privsyn.cohort.entries import NotAnImage, SourceEntry, SourceImage
 from privsyn.cohort.ingest import entry_hash
 from privsyn.cohort.labels import label_index
 from privsyn.cohort.sources import open_source
@@ -42,17 +43,17 @@ def _data(classes: tuple[str, ...] = AB, **keys: object) -> Data:
 
 def _list(
     source: Path | str, classes: tuple[str, ...] = AB, data: Data | None = None, **options: object
-) -> list[Entry]:
+) -> list[SourceEntry]:
     return list(open_source(source, data or _data(classes), **options))  # type: ignore[arg-type]
 
 
-def _picture(entry: Entry) -> Picture:
+def _picture(entry: SourceEntry) -> SourceImage:
     """The one picture of an entry that was sent to another process."""
     (picture,) = pickle.loads(pickle.dumps(entry)).read()
     return picture  # type: ignore[no-any-return]
 
 
-def _pixels(entry: Entry) -> Pixels:
+def _pixels(entry: SourceEntry) -> Images:
     return _picture(entry).pixels
 
 

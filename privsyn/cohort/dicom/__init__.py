@@ -24,7 +24,7 @@ from privsyn.cohort.confidentiality import as_text, identifying
 from privsyn.cohort.dicom.display import eight_bits, grey, palette
 from privsyn.cohort.dicom.frames import frames_of
 from privsyn.cohort.dicom.layout import GREY, layout_of
-from privsyn.cohort.entries import NotAnImage, Picture
+from privsyn.cohort.entries import NotAnImage, SourceImage
 from privsyn.cohort.parsers import guarded
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
@@ -32,7 +32,7 @@ from privsyn.recipe import Data
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
 _HINT = "is DICOM, which needs pydicom: pip install 'privsyn[dicom]'"
 _LOGGERS = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle")
 
@@ -55,14 +55,14 @@ def looks_like_dicom(head: bytes, name: str) -> bool:
     """
     if head[128:132] == b"DICM":
         return True
-    wanted = 1 if Path(name).suffix.lower() in SUFFIXES else 3
+    wanted = 1 if Path(name).suffix.lower() in DICOM_SUFFIXES else 3
     return any(
         _has_elements(head[:132], wanted, order, explicit)
         for order, explicit in (("<", True), ("<", False), (">", True))
     )
 
 
-def read_dicom(path: str | Path, data: Data) -> Iterator[Picture]:
+def read_dicom(path: str | Path, data: Data) -> Iterator[SourceImage]:
     """The pictures in a DICOM file, one a frame; one frame is in memory at a time.
 
     Grey objects of more than 8 stored bits are shown through `data.window` (PS3.3 C.11.2.1.2, linear), else
@@ -86,7 +86,7 @@ def read_dicom(path: str | Path, data: Data) -> Iterator[Picture]:
     return guarded(_pictures(Path(path), data), "DICOM", _LOGGERS)
 
 
-def _pictures(path: Path, data: Data) -> Iterator[Picture]:
+def _pictures(path: Path, data: Data) -> Iterator[SourceImage]:
     dataset = _open(path)
     from pydicom.datadict import keyword_for_tag
 
@@ -103,7 +103,7 @@ def _pictures(path: Path, data: Data) -> Iterator[Picture]:
         else:
             pixels = eight_bits(stored, layout.stored)
         part = f"frame {number + 1}" if layout.frames > 1 else ""
-        yield Picture(pixels, label, patient, part, {} if number else marks)
+        yield SourceImage(pixels, label, patient, part, {} if number else marks)
 
 
 def _open(path: Path) -> Dataset:

@@ -18,7 +18,7 @@ COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 
 
 @dataclass(frozen=True)
-class Layout:
+class PixelLayout:
     """The image pixel module of PS3.3 C.7.6.3; `stored` bits, the highest at `high`, in `allocated` bits."""
 
     rows: int
@@ -46,10 +46,10 @@ class Layout:
         return 0, 2**self.stored - 1
 
 
-def layout_of(dataset: Dataset) -> Layout:
+def layout_of(dataset: Dataset) -> PixelLayout:
     allocated = whole(dataset, "BitsAllocated")
     stored = whole(dataset, "BitsStored", allocated)
-    layout = Layout(
+    layout = PixelLayout(
         rows=whole(dataset, "Rows"),
         columns=whole(dataset, "Columns"),
         frames=whole(dataset, "NumberOfFrames", 1) or 1,
@@ -65,7 +65,7 @@ def layout_of(dataset: Dataset) -> Layout:
     return layout
 
 
-def _check_layout(layout: Layout) -> None:
+def _check_layout(layout: PixelLayout) -> None:
     if layout.rows < 1 or layout.columns < 1 or layout.frames < 1:
         raise CohortError(f"has no pixels ({layout.columns}x{layout.rows} px, {layout.frames} frames)")
     if Image.MAX_IMAGE_PIXELS is not None and layout.rows * layout.columns > Image.MAX_IMAGE_PIXELS:
