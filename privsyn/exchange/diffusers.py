@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 
 from privsyn import __version__
 from privsyn.bit_depth import DTYPES, white
+from privsyn.claim.document import read_claim
+from privsyn.claim.words import rounded_up
 from privsyn.diffusion.interchange import (
     CONFIG,
     PIPELINE,
@@ -32,8 +34,6 @@ from privsyn.errors import PrivsynError, RecipeError, StudyError
 from privsyn.exchange.layout import MODEL_FORMAT, export_set
 from privsyn.files import file_digest, read_json, whole_folder, write_json, write_text
 from privsyn.recipe import Model, Recipe
-from privsyn.report.html import public_claim
-from privsyn.report.words import is_valid, rounded_up
 from privsyn.study import Study, as_study
 from privsyn.training.checkpoint import EMA, State, fresh_training, load_model, newest, save_checkpoint
 
@@ -85,7 +85,8 @@ def export(
         },
         f"unet/{CONFIG}": unet_config(recipe),
         f"scheduler/{SCHEDULER}": scheduler_config(recipe),
-        CLAIM: public_claim(claim) | {key: claim[key] for key in SAID_BY_CLAIM if key in claim},
+        CLAIM: read_claim(claim).public_document()
+        | {key: claim[key] for key in SAID_BY_CLAIM if key in claim},
     }
     with whole_folder(out, replace=force) as folder:
         for name, document in documents.items():
@@ -193,7 +194,7 @@ def _claim_in_words(claim: Mapping[str, Any]) -> str:
         f"Differential privacy for the {claim['unit']} ({claim['neighbouring']}): epsilon = "
         f"{rounded_up(claim['epsilon'])}, delta = {rounded_up(claim['delta'])}. {claim['statement']}"
     )
-    if not is_valid(claim):
+    if claim.get("valid_for_release") is False:
         return f"No valid bound is claimed: {claim['reason']}\n\n{_INTERNAL}"
     return f"{bound} It holds for the weights, whatever is done with them.\n\n{_BOUNDED}"
 
