@@ -294,8 +294,9 @@ class Claim:
         """The claim for a set drawn from the model: void where the training images were looked at again."""
         if self.bound is None or not near_copies_rejected:
             return self
-        reasons = [self.bound.invalid, FILTERED] if self.bound.invalid else [FILTERED]
-        return replace(self, bound=replace(self.bound, invalid="; ".join(reasons)))
+        earlier = self.bound.invalid.removesuffix(".")
+        reason = f"{earlier}; {FILTERED}" if earlier else FILTERED
+        return replace(self, bound=replace(self.bound, invalid=reason))
 
     def to_document(self) -> JsonObject:
         """`model/privacy.json`."""

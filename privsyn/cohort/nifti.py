@@ -99,9 +99,7 @@ def _check_size(volume: Any, path: Path) -> None:
         raise CohortError(f"has dimensions {'x'.join(str(length) for length in shape)}, which are no slices")
     if path.name.lower().endswith(".gz"):
         if size > _MOST_BYTES:
-            raise CohortError(
-                f"has more than {_MOST_BYTES:,} bytes when decompressed: save it as .nii"
-            )
+            raise CohortError(f"has more than {_MOST_BYTES:,} bytes when decompressed: save it as .nii")
     elif path.stat().st_size < volume.dataobj.offset + size:
         there = max(path.stat().st_size - volume.dataobj.offset, 0)
         raise CohortError(f"holds {there:,} bytes of voxels where its header promises {size:,}: cut short?")

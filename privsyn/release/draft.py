@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from securesystemslib.signer import Signer
 
 from privsyn.auditing.policy import Policy, load_policy
+from privsyn.claim.words import in_full
 from privsyn.errors import Refused, StudyError
 from privsyn.files import file_digest, read_json, relative_files, tree_digest, whole_folder
 from privsyn.release.bundle import Bundle, gate_payload
@@ -20,8 +22,7 @@ from privsyn.release.envelope import IN_TOTO, Envelope
 from privsyn.release.manifest import BUNDLE, is_release_file, state
 from privsyn.report.html import PublicView, public_page, public_view
 from privsyn.report.material import gather
-from privsyn.report.words import claim_in_words
-from privsyn.strict_json import now_or, spelled
+from privsyn.strict_json import JsonObject, now_or, spelled
 from privsyn.study import Study, as_study
 
 DESCRIPTIONS = ("README.md", "croissant.json")
@@ -61,7 +62,7 @@ def draft(
     study, now = as_study(study), now_or(None)
     with whole_folder(study.release, replace=force) as partial:
         view = _current_view(study)
-        copied = _copy_set(study.synthetic, partial, str(view.inputs["synthetic"]))
+        copied = _copy_set(study.synthetic, partial, view.inputs.synthetic)
         copied[REPORT] = _copy(study.public_report, partial / REPORT)
         digests = {name: digest for name, (digest, _) in copied.items()}
         sizes = {name: size for name, (_, size) in copied.items()}
@@ -144,7 +145,7 @@ def _copy(source: Path, target: Path) -> tuple[str, int]:
 def _claims(study: Study, view: PublicView, now: datetime) -> dict[str, Any]:
     """The predicate's claims: what the public report shows, and nothing measured on real data."""
     policy, account = load_policy(study.policy_file), _account(study)
-    if policy.digest != view.inputs["policy"]:
+    if policy.digest != view.inputs.policy:
         raise StudyError(
             f"{study.policy_file} is not the policy that the audit judged by: run `privsyn audit --force`"
         )
@@ -156,17 +157,21 @@ def _claims(study: Study, view: PublicView, now: datetime) -> dict[str, Any]:
             "privsynVersion": view.privsyn_version,
         },
         "set": {"synthetic": True, "images": view.images, "classes": list(view.classes)},
-        "generator": {**view.provenance, "recipe_sha256": view.inputs["recipe"]},
-        "privacyClaim": {**(view.claim or {"kind": "none"}), "in_words": claim_in_words(view.claim)},
+        "generator": {**view.provenance, "recipe_sha256": view.inputs.recipe},
+        "privacyClaim": {**_claim(view), "in_words": in_full(view.claim)},
         "source": {"population": account and account["population"]},  # opaque: whose images they were stays
         "ledger": account,
-        "policy": {**view.policy, "sha256": view.inputs["policy"]},
+        "policy": {**asdict(view.policy), "sha256": view.inputs.policy},
         "checklist": [item.model_dump(mode="json") for item in policy.checklist],
         "verdict": _verdict(view, policy),
         "evidence": {"internalReport": file_digest(study.internal_report)},
         "identifierScan": _identifier_scan(study),
         "scorecard": "not performed",
     }
+
+
+def _claim(view: PublicView) -> JsonObject:
+    return {"kind": "none"} if view.claim is None else view.claim.public_document()
 
 
 def _identifier_scan(study: Study) -> dict[str, Any] | str:
@@ -199,9 +204,9 @@ def _account(study: Study) -> dict[str, Any] | None:
 def _verdict(view: PublicView, policy: Policy) -> Mapping[str, Any]:
     waivable = {rule.id: list(rule.waivable_by) for rule in policy.rules}
     return {
-        "outcome": view.verdict,
+        "outcome": view.outcome,
         "partial": view.partial,
         "attempt": view.attempt,
-        "rules": [{**rule, "waivable_by": waivable.get(rule["id"], [])} for rule in view.rules],
-        "plugins": list(view.plugins),
+        "rules": [{**rule.to_dict(), "waivable_by": waivable.get(rule.id, [])} for rule in view.rules],
+        "plugins": [asdict(plugin) for plugin in view.plugins],
     }

@@ -49,6 +49,13 @@ class Provenance:
             "near_copies_rejected": self.near_copies_rejected,
         }
 
+    def public_dict(self) -> JsonObject:
+        """What a public report shows of it; recipe and count stand there elsewhere."""
+        document = self.to_dict()
+        for name in ("recipe_sha256", "count"):
+            del document[name]
+        return document
+
 
 _OWN = frozenset(Provenance.__dataclass_fields__) - {"sampling"}
 

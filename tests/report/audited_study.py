@@ -24,7 +24,7 @@ CONTROLS = {
     "negative": {"passed": True, "description": "test patients in place of the set", "p_value": 0.42},
 }
 
-PRIVACY = {
+PRIVACY: dict[str, Any] = {
     "schema_version": 1,
     "kind": "dp",
     "unit": "patient",
@@ -45,13 +45,26 @@ PRIVACY = {
         "composed": [],
     },
     "accountant": {"name": "pld", "library": "dp-accounting", "version": "0.6.0"},
-    "public": ["the list of classes", "image size and value range", "expected number of units: 1,000"],
+    "statement": "The bound holds for each patient.",
+    "public": {
+        "classes": CLASSES,
+        "size": 8,
+        "channels": 1,
+        "value_range": [0, 255],
+        "hyper_parameters": f"the whole recipe, sha256 {RECIPE}",
+        "expected_units": 1000,
+    },
+    "public_data": False,
+    "group": [],
     "not_covered": ["what is true of patients in general", "the choice of hyper-parameters"],
+    "valid_for_release": True,
+    "reason": "",
     "ledger": None,
     "cumulative": None,
     "provenance": {
         "recipe_sha256": RECIPE,
         "cohort_fingerprint": "0e" * 32,
+        "cohort_sha256": "0f" * 32,
         "weights_sha256": MODEL,
         "steps_done": 500,
     },
