@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_digits
 
+from privsyn.claim.document import read_claim
 from privsyn.cohort.cohort import Cohort
 from privsyn.cohort.prepare import prepare
 from privsyn.files import file_digest, read_json, write_json
 from privsyn.study import Study, init
 from privsyn.synthetic.dataset import read_synthetic, write_synthetic
+from privsyn.synthetic.provenance import Provenance
 
 HOSTILE = '<script>alert("x")</script>'
 CLASSES = [*"0123456", HOSTILE, '=HYPERLINK("a")&amp;', r"$\alpha$ {{ 7 * 7 }}"]
@@ -116,18 +118,16 @@ def _write_synthetic(study: Study, cohort: Cohort) -> None:
         labels,
         CLASSES,
         name=study.name,
-        claim=PRIVACY,
-        provenance={
-            "generator": "privsyn",
-            "version": "0.1.0",
-            "model_sha256": MODEL,
-            "recipe_sha256": RECIPE,
-            "seed": 0,
-            "steps": 50,
-            "eta": 1.0,
-            "guidance_scale": 1.0,
-            "count": len(labels),
-        },
+        claim=read_claim(PRIVACY),
+        provenance=Provenance(
+            version="0.1.0",
+            model_sha256=MODEL,
+            recipe_sha256=RECIPE,
+            seed=0,
+            count=len(labels),
+            near_copies_rejected=False,
+            sampling={"steps": 50, "eta": 1.0, "guidance_scale": 1.0},
+        ),
     )
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from audited_study import CLASSES, HOSTILE, alter, alter_findings
 from pages import Outline, pages, shown_images
-from privsyn.dp.claim import INSECURE
 
 from privsyn.cohort.cohort import load_cohort
 from privsyn.errors import StudyError
@@ -24,6 +23,7 @@ from privsyn.report.public import WITHHELD, public_view
 from privsyn.report.words import NOTHING
 from privsyn.study import Study
 from privsyn.synthetic.dataset import read_synthetic, write_synthetic
+from privsyn.training.claiming import INSECURE
 
 
 def test_report_writes_both_pages_into_the_audit_folder(study: Study) -> None:
