@@ -14,7 +14,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from privsyn.claim.recompute import recompute
 from privsyn.errors import PrivsynError
 from privsyn.release.approvals import Tally, tally
 from privsyn.release.bundle import (
@@ -24,6 +23,7 @@ from privsyn.release.bundle import (
     digests_of,
     read_certificate,
 )
+from privsyn.release.claim_check import check_claim
 from privsyn.release.contents import read_contents
 from privsyn.release.manifest import BUNDLE, Statement
 from privsyn.release.rollback_protection import compare
@@ -276,25 +276,11 @@ class _Verifier:
         return f"none, by version {status.version} of the status list, valid until {spelled(status.expires)}"
 
     def claim(self, statement: Statement) -> str:
-        claim = statement.predicate.get("privacyClaim")
-        if not isinstance(claim, dict) or claim.get("kind") not in ("dp", "none"):
-            refuse("the statement", "has no privacy claim, nor says that there is none")
-        if claim["kind"] == "none":
-            self.note("privacy claim", "note", "none: nothing bounds what these images can reveal")
-            return ""
-        if claim.get("valid_for_release") is not True:
-            refuse("the privacy claim", "says itself that it is not valid for a release")
-        found = recompute(claim)
-        said = f"epsilon {claim['epsilon']:g} at delta {claim['delta']:g} for the {claim.get('unit')}"
-        if found.outcome == "contradicted":
-            refuse("the privacy claim", f"({said}) does not hold: its parameters give {found.epsilon:.6g}")
-        by = "computed again by dp-accounting"
-        if found.method == "bound":
-            by = f"its parameters give at most {found.epsilon:.4g} (Renyi DP, without dp-accounting)"
-        if found.outcome == "unlikely":
-            self.note("privacy claim", "open", f"{said} is far below what can be shown here: {by}")
-            return ""
-        return f"{said}: {by}"
+        found = check_claim(statement.predicate.get("privacyClaim"))
+        if found.state == "ok":
+            return found.words
+        self.note("privacy claim", found.state, found.words)
+        return ""
 
 
 def _signed_by_pipeline(bundle: Bundle, trust: Trust, now: datetime) -> str:

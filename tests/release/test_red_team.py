@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from house import APPROVERS, DAY, NOW, ROLES, House, claims, dp, fill, new_signer, rule, state_of, words
 from securesystemslib.signer import CryptoSigner
 
-from privsyn.claim import recompute
-from privsyn.claim.recompute import Query, epsilon_bound
+from privsyn.claim.document import Mechanism
+from privsyn.claim.recompute import epsilon_bound
 from privsyn.errors import PrivsynError, Refused
 from privsyn.files import json_text
 from privsyn.home import home
@@ -42,7 +42,7 @@ from privsyn.study import Study
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recipient without dp-accounting."""
-    monkeypatch.setattr(recompute, "_exact", lambda *_: None)
+    monkeypatch.setattr("privsyn.release.claim_check.installed_accountant", lambda: None)
 
 
 def put(folder: Path, bundle: Bundle) -> Path:
@@ -76,8 +76,8 @@ def test_no_noise_at_all_confirms_no_claim(house: House, folder: Path, trust: Pa
 
 def test_the_bound_is_one_for_tiny_rates_and_many_steps() -> None:
     """log of a sum that rounds to 1 loses what each step costs: 170 at order 2 alone becomes nothing."""
-    assert epsilon_bound([Query(1.0, 1e-9, 10**20)], 1e-5) > 50
-    assert epsilon_bound([Query(1e8, 0.5, 10**17)], 1e-5) > 5
+    assert epsilon_bound([Mechanism(1.0, 1e-9, 10**20)], 1e-5) > 50
+    assert epsilon_bound([Mechanism(1e8, 0.5, 10**17)], 1e-5) > 5
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -130,7 +130,7 @@ def test_a_stranger_does_not_choose_how_long_the_check_takes(
     def asked(*_: Any) -> float:
         pytest.fail("dp-accounting was asked")
 
-    monkeypatch.setattr(recompute, "_exact", asked)
+    monkeypatch.setattr("privsyn.release.claim_check.installed_accountant", lambda: asked)
     assert verify(make_release(privacyClaim=dp(mechanism, **changes)), now=NOW).exit_code != 0
 
 
@@ -139,7 +139,7 @@ def test_a_claim_that_means_something_else_is_not_confirmed(
     house: House, folder: Path, trust: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     """What is computed is for adding or removing one unit; the claim is about something else, or nothing."""
-    monkeypatch.setattr(recompute, "_exact", lambda *_: 20.0)
+    monkeypatch.setattr("privsyn.release.claim_check.installed_accountant", lambda: lambda *_: 20.0)
     house.release(folder, claims(privacyClaim=dp(**changes)))
     assert verify(folder, trust=trust, now=NOW).exit_code != 0
 

@@ -380,7 +380,7 @@ def test_a_release_expires(house: House, folder: Path, trust: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "code", "said"),
     [
-        ({"epsilon": 22.0}, 0, "computed again by dp-accounting"),
+        ({"epsilon": 22.0}, 0, "recomputed by dp-accounting"),
         ({"epsilon": 2.0}, 1, "does not hold"),
         ({"valid_for_release": False}, 1, "not valid for a release"),
         ({"mechanism": None}, 1, "not a JSON object"),
