@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, Context
+from typing import Protocol
 
 from privsyn.claim.document import Bound, Claim, CumulativeCost, PublicQuantities, Query
 
@@ -48,7 +49,17 @@ def why_none(claim: Claim | None) -> str:
     return NOT_PRIVATE if claim.bound is None else claim.bound.invalid.removesuffix(".")
 
 
-def figures(bound: Bound) -> str:
+class Figures(Protocol):
+    """Anything that states epsilon and delta."""
+
+    @property
+    def epsilon(self) -> float: ...
+
+    @property
+    def delta(self) -> float: ...
+
+
+def figures(bound: Figures) -> str:
     """`epsilon = 7.991, delta = 0.0005012`."""
     return f"epsilon = {rounded_up(bound.epsilon)}, delta = {rounded_up(bound.delta)}"
 

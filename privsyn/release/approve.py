@@ -89,7 +89,7 @@ def approve(
         PrivsynError: a comment or reason is missing, or an answer is to no question of the role.
     """
     study = as_study(study)
-    bundle = current(study)
+    bundle = current_draft(study)
     person = _person(signer, trust)
     statement = bundle.statement
     now = _after_earlier(study, statement, person, trust)
@@ -124,7 +124,7 @@ def approve(
     return file
 
 
-def current(study: Study) -> Bundle:
+def current_draft(study: Study) -> Bundle:
     """The study's draft, which must be whole and signed by the pipeline.
 
     Raises:
@@ -180,7 +180,7 @@ def collected(study: Study, statement: Statement, files: Sequence[Path] = ()) ->
 def standing(study: Study | Path | str, trust: Trust, *, now: datetime | None = None) -> Standing:
     """Where the approvals of the study's draft stand."""
     study = as_study(study)
-    bundle = current(study)
+    bundle = current_draft(study)
     envelopes = collected(study, bundle.statement)
     makers = trust.signers(bundle.envelope, "the statement")
     counted = tally(envelopes, bundle.statement, makers, trust, now_or(now))
@@ -198,7 +198,7 @@ def questions(study: Study | Path | str) -> list[tuple[dict[str, str], str]]:
 
     What others answered is left out, so that nobody follows another.
     """
-    statement = current(as_study(study)).statement
+    statement = current_draft(as_study(study)).statement
     left = {item["id"]: str(item["why"]) for item in open_items(statement.checklist, statement.predicate, {})}
     return [(item, left.get(item["id"], "")) for item in statement.checklist]
 

@@ -25,7 +25,7 @@ from privsyn.release.envelope import (
     read_envelope,
     statement_about,
 )
-from privsyn.release.manifest import BUNDLE, Statement, parse
+from privsyn.release.manifest import BUNDLE, Statement, parse_statement
 from privsyn.release.manifest import PREDICATE_TYPE as STATEMENT
 from privsyn.strict_json import Fields, refuse, spelled
 
@@ -80,7 +80,7 @@ def read_bundle(raw: bytes) -> Bundle:
     kinds = [predicate_type(each.payload, _line(n)) for n, each in enumerate(envelopes, 1)]
     if kinds[:1] != [STATEMENT]:
         refuse(BUNDLE, "does not begin with the statement of a release")
-    statement = parse(envelopes[0].payload)
+    statement = parse_statement(envelopes[0].payload)
     gate = envelopes[1] if kinds[1:2] == [GATE] else None
     rest = list(zip(kinds, envelopes, strict=True))[2 if gate else 1 :]
     certificate = rest.pop()[1] if rest and rest[-1][0] == CERTIFICATE else None

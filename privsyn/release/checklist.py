@@ -89,24 +89,26 @@ def _item(item: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Given:
+class _RoleAnswer:
     answer: str
     role: str
     explained: bool
 
 
-def _given(item: Mapping[str, Any], answers: Mapping[str, Any]) -> list[_Given]:
+def _given(item: Mapping[str, Any], answers: Mapping[str, Any]) -> list[_RoleAnswer]:
     raw = answers.get(item["id"], [])
     return [_one_given(each, item["id"]) for each in (raw if isinstance(raw, list | tuple) else [raw])]
 
 
-def _one_given(raw: Any, item: str) -> _Given:
+def _one_given(raw: Any, item: str) -> _RoleAnswer:
     fields = Fields(raw, f"the answer to {item}")
     comment = fields.text("comment") if raw.get("comment") is not None else ""
-    return _Given(fields.one_of("answer", get_args(Answer)), fields.slug("role"), bool(comment.strip()))
+    return _RoleAnswer(fields.one_of("answer", get_args(Answer)), fields.slug("role"), bool(comment.strip()))
 
 
-def _why_open(item: Mapping[str, Any], evidence: EvidenceAnswer | None, given: list[_Given]) -> str | None:
+def _why_open(
+    item: Mapping[str, Any], evidence: EvidenceAnswer | None, given: list[_RoleAnswer]
+) -> str | None:
     refusing = [each.role for each in given if each.answer == "no"]
     if refusing:
         return f"{refusing[0]} answered no"

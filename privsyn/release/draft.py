@@ -19,7 +19,7 @@ from privsyn.files import file_digest, read_json, relative_files, tree_digest, w
 from privsyn.release.bundle import Bundle, gate_payload
 from privsyn.release.contents import LARGEST
 from privsyn.release.envelope import IN_TOTO, Envelope
-from privsyn.release.manifest import BUNDLE, is_release_file, state
+from privsyn.release.manifest import BUNDLE, is_release_file, make_statement
 from privsyn.report.html import PublicView, public_page, public_view
 from privsyn.report.material import gather
 from privsyn.strict_json import JsonObject, now_or, spelled
@@ -88,7 +88,7 @@ def _signed(
     signer: Signer | None,
     now: datetime,
 ) -> Bundle:
-    statement = state(digests, sizes, claims)
+    statement = make_statement(digests, sizes, claims)
     envelope = Envelope(statement.to_bytes(), IN_TOTO)
     if signer is None:
         return Bundle(envelope, statement)

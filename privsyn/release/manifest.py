@@ -49,7 +49,7 @@ class Statement:
         return statement_about(self.subjects, PREDICATE_TYPE, self.predicate)
 
     def to_bytes(self) -> bytes:
-        """The bytes that are signed; `parse` turns them back into an equal statement."""
+        """The bytes that are signed; `parse_statement` turns them back into an equal statement."""
         return json_text(self.to_dict()).encode()
 
     @cached_property
@@ -134,7 +134,9 @@ class Statement:
         return Fields(self.predicate, WHAT)
 
 
-def state(digests: Mapping[str, str], sizes: Mapping[str, int], claims: Mapping[str, Any]) -> Statement:
+def make_statement(
+    digests: Mapping[str, str], sizes: Mapping[str, int], claims: Mapping[str, Any]
+) -> Statement:
     """A statement about files.
 
     Args:
@@ -156,7 +158,7 @@ def state(digests: Mapping[str, str], sizes: Mapping[str, int], claims: Mapping[
     return Statement(MappingProxyType(dict(digests)), MappingProxyType({**claims, "tree": tree}))
 
 
-def parse(payload: bytes) -> Statement:
+def parse_statement(payload: bytes) -> Statement:
     """Read a statement that may be hostile.
 
     Raises:

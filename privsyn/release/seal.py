@@ -17,12 +17,12 @@ from privsyn import ledger
 from privsyn.errors import PrivsynError, Refused
 from privsyn.files import locked, whole_file
 from privsyn.release.approvals import tally
-from privsyn.release.approve import collected, current
+from privsyn.release.approve import collected, current_draft
 from privsyn.release.bundle import Bundle, certificate_payload, check_gate, read_bundle
 from privsyn.release.envelope import IN_TOTO, STATUS, TRUST, Envelope, read_envelope
 from privsyn.release.keys import read_public
 from privsyn.release.manifest import BUNDLE, Statement
-from privsyn.release.status_list import LONGEST, Entry, StatusList, read_status, status_payload
+from privsyn.release.status_list import LONGEST, StatusEntry, StatusList, read_status, status_payload
 from privsyn.release.trust import (
     PIPELINE,
     SEALER,
@@ -63,7 +63,7 @@ def seal(
             objects, a question is open, or who seals may not.
     """
     study, now = as_study(study), now_or(None)
-    draft = current(study)
+    draft = current_draft(study)
     makers = trust.need(PIPELINE, draft.envelope, "the statement", now)
     assert draft.gate is not None
     check_gate(draft.gate, draft.statement)
@@ -137,7 +137,7 @@ def revoke(
         if digest in entries and entries[digest].state == "revoked" and state != "revoked":
             raise Refused(f"{digest[:12]} is revoked, and what is revoked stays revoked")
         if digest:
-            entries[digest] = Entry(digest, state, reason, now)
+            entries[digest] = StatusEntry(digest, state, reason, now)
         version = before.version + 1 if before else 1
         payload = status_payload(trust.id, version, now, now + timedelta(days=valid_days), entries.values())
         envelope = Envelope(payload, STATUS).signed(*signers)

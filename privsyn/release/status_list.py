@@ -23,7 +23,7 @@ LONGEST = timedelta(days=90)
 
 
 @dataclass(frozen=True)
-class Entry:
+class StatusEntry:
     """What is said of one statement, certificate or approval, named by its sha256."""
 
     digest: str
@@ -44,7 +44,7 @@ class StatusList:
     version: int
     issued: datetime
     expires: datetime
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, StatusEntry]
     digest: str
 
     def is_fresh(self, now: datetime) -> bool:
@@ -94,7 +94,7 @@ def parse_status(envelope: Envelope, organisation: str) -> StatusList:
 
 
 def status_payload(
-    organisation: str, version: int, issued: datetime, expires: datetime, entries: Iterable[Entry]
+    organisation: str, version: int, issued: datetime, expires: datetime, entries: Iterable[StatusEntry]
 ) -> bytes:
     """The bytes to sign."""
     document: dict[str, Any] = {
@@ -111,9 +111,9 @@ def status_payload(
     return json_text(document).encode()
 
 
-def _entry(document: Any) -> Entry:
+def _entry(document: Any) -> StatusEntry:
     fields = Fields(document, f"an entry of {WHAT}", ("sha256", "state", "reason", "at"))
-    return Entry(
+    return StatusEntry(
         digest=fields.digest("sha256"),
         state=fields.one_of("state", STATES),
         reason=fields.text("reason"),

@@ -20,20 +20,20 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from house import APPROVERS, DAY, NOW, ROLES, House, claims, dp, fill, new_signer, rule, state_of, words
 from securesystemslib.signer import CryptoSigner
 
-from privsyn.claim import recompute
-from privsyn.claim.recompute import Query, epsilon_bound
+from privsyn.claim.document import Mechanism
+from privsyn.claim.recompute import epsilon_bound
 from privsyn.errors import PrivsynError, Refused
 from privsyn.files import json_text
 from privsyn.home import home
 from privsyn.release.approvals import Waiver
-from privsyn.release.approve import approve, current, standing
+from privsyn.release.approve import approve, current_draft, standing
 from privsyn.release.bundle import Bundle, certificate_payload
 from privsyn.release.draft import draft
 from privsyn.release.envelope import IN_TOTO, Envelope, key_document, public_key
 from privsyn.release.keys import new_key, open_key
 from privsyn.release.manifest import BUNDLE, Statement
 from privsyn.release.seal import revoke
-from privsyn.release.status_list import Entry, read_status
+from privsyn.release.status_list import StatusEntry, read_status
 from privsyn.release.trust import read_trust
 from privsyn.release.verify import verify
 from privsyn.study import Study
@@ -42,7 +42,7 @@ from privsyn.study import Study
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recipient without dp-accounting."""
-    monkeypatch.setattr(recompute, "_exact", lambda *_: None)
+    monkeypatch.setattr("privsyn.release.claim_check.installed_accountant", lambda: None)
 
 
 def put(folder: Path, bundle: Bundle) -> Path:
@@ -76,8 +76,8 @@ def test_no_noise_at_all_confirms_no_claim(house: House, folder: Path, trust: Pa
 
 def test_the_bound_is_one_for_tiny_rates_and_many_steps() -> None:
     """log of a sum that rounds to 1 loses what each step costs: 170 at order 2 alone becomes nothing."""
-    assert epsilon_bound([Query(1.0, 1e-9, 10**20)], 1e-5) > 50
-    assert epsilon_bound([Query(1e8, 0.5, 10**17)], 1e-5) > 5
+    assert epsilon_bound([Mechanism(1.0, 1e-9, 10**20)], 1e-5) > 50
+    assert epsilon_bound([Mechanism(1e8, 0.5, 10**17)], 1e-5) > 5
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -130,7 +130,7 @@ def test_a_stranger_does_not_choose_how_long_the_check_takes(
     def asked(*_: Any) -> float:
         pytest.fail("dp-accounting was asked")
 
-    monkeypatch.setattr(recompute, "_exact", asked)
+    monkeypatch.setattr("privsyn.release.claim_check.installed_accountant", lambda: asked)
     assert verify(make_release(privacyClaim=dp(mechanism, **changes)), now=NOW).exit_code != 0
 
 
@@ -139,7 +139,7 @@ def test_a_claim_that_means_something_else_is_not_confirmed(
     house: House, folder: Path, trust: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     """What is computed is for adding or removing one unit; the claim is about something else, or nothing."""
-    monkeypatch.setattr(recompute, "_exact", lambda *_: 20.0)
+    monkeypatch.setattr("privsyn.release.claim_check.installed_accountant", lambda: lambda *_: 20.0)
     house.release(folder, claims(privacyClaim=dp(**changes)))
     assert verify(folder, trust=trust, now=NOW).exit_code != 0
 
@@ -162,7 +162,7 @@ def test_every_digest_of_a_release_can_be_revoked(
 ) -> None:
     """`revoke` takes any digest, and `verify` looks for three of them: the rest is revoked in vain."""
     listed = folder.parent / "status.json"
-    listed.write_bytes(house.status(Entry(digest(house.release(folder)), "revoked", "x", NOW - DAY)))
+    listed.write_bytes(house.status(StatusEntry(digest(house.release(folder)), "revoked", "x", NOW - DAY)))
     assert verify(folder, trust=trust, status=listed, now=NOW).exit_code == 1
 
 
@@ -177,7 +177,7 @@ def test_a_revoked_certificate_stays_revoked(
     whole = closed(house, drafted, everybody(house, drafted.statement), ("ada", "eve"))
     assert whole.certificate is not None
     listed = tmp_path / "status.json"
-    listed.write_bytes(house.status(Entry(whole.certificate.digest, "revoked", "x", NOW - DAY)))
+    listed.write_bytes(house.status(StatusEntry(whole.certificate.digest, "revoked", "x", NOW - DAY)))
     trust = house.write_trust(tmp_path / "trust.json")
     other = replace(whole.certificate, signatures=change(whole.certificate.signatures))
     found = verify(put(folder, replace(whole, certificate=other)), trust=trust, status=listed, now=NOW)
@@ -187,7 +187,7 @@ def test_a_revoked_certificate_stays_revoked(
 def test_a_revocation_that_was_seen_is_not_forgotten(house: House, folder: Path, trust: Path) -> None:
     """This machine has checked a list that revokes the release; leaving --status out makes it pass again."""
     bundle, listed = house.release(folder), folder.parent / "status.json"
-    listed.write_bytes(house.status(Entry(bundle.statement.digest, "revoked", "x", NOW - DAY)))
+    listed.write_bytes(house.status(StatusEntry(bundle.statement.digest, "revoked", "x", NOW - DAY)))
     assert verify(folder, trust=trust, status=listed, now=NOW).exit_code == 1
     assert verify(folder, trust=trust, now=NOW).exit_code == 1
 
@@ -195,7 +195,7 @@ def test_a_revocation_that_was_seen_is_not_forgotten(house: House, folder: Path,
 def test_a_later_list_does_not_drop_a_revocation(house: House, folder: Path, trust: Path) -> None:
     """Version 2 without the entry that version 1 had."""
     bundle, listed = house.release(folder), folder.parent / "status.json"
-    listed.write_bytes(house.status(Entry(bundle.statement.digest, "revoked", "x", NOW - DAY)))
+    listed.write_bytes(house.status(StatusEntry(bundle.statement.digest, "revoked", "x", NOW - DAY)))
     assert verify(folder, trust=trust, status=listed, now=NOW).exit_code == 1
     listed.write_bytes(house.status(version=2))
     assert verify(folder, trust=trust, status=listed, now=NOW).exit_code == 1
@@ -342,7 +342,7 @@ def test_an_objection_outlives_an_approval_that_does_not_count(
     yes = house.approval(drafted.statement, "eve", **ends)
     put(folder, house.sealed(drafted, [no, yes, *everybody(house, drafted.statement)]))
     listed = folder.parent / "status.json"
-    entry = [Entry(yes.digest, "revoked", "a mistake", NOW - DAY)] if how == "revoked" else []
+    entry = [StatusEntry(yes.digest, "revoked", "a mistake", NOW - DAY)] if how == "revoked" else []
     listed.write_bytes(house.status(*entry))
     assert verify(folder, trust=trust, status=listed, now=NOW).exit_code == 1
 
@@ -482,7 +482,7 @@ def test_a_uri_does_not_open_a_key_in_a_study(study: Study, tmp_path: Path) -> N
 def test_a_junk_decision_does_not_steer_the_clock(study: Study, house: House, office: Any) -> None:
     """Nobody signed it, and it dates Bob's next decision to the year 9999, where it counts no more."""
     draft(study, signer=house.signers["machine"])
-    statement = current(study).statement
+    statement = current_draft(study).statement
     late = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
     forged = house.approval(
         statement, "bob", "privacy-officer", policy=statement.policy, report=statement.report, decided_at=late
@@ -498,7 +498,7 @@ def test_the_blind_phase_does_not_end_by_decisions_out_of_role(
 ) -> None:
     """Eve holds one role and signs in all three: `status` calls it complete and shows what Ada decided."""
     draft(study, signer=house.signers["machine"])
-    statement = current(study).statement
+    statement = current_draft(study).statement
     study.approvals.mkdir()
     same = {"policy": statement.policy, "report": statement.report}
     for role in ("data-custodian", "privacy-officer", "clinical-lead"):

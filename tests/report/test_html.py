@@ -13,6 +13,7 @@ import pytest
 from audited_study import CLASSES, HOSTILE, alter, alter_findings
 from pages import Outline, pages, shown_images
 
+from privsyn.claim.document import read_claim
 from privsyn.cohort.cohort import load_cohort
 from privsyn.errors import StudyError
 from privsyn.files import read_json, write_json
@@ -270,14 +271,15 @@ def _with_repeatable_noise(study: Study) -> None:
 def _without_near_copies(study: Study) -> None:
     """Draw the same set again, by a sampling that compared it with the training images."""
     drawn = read_synthetic(study.synthetic, size=8, channels=1, classes=CLASSES)
+    assert drawn.provenance is not None
     write_synthetic(
         study.synthetic,
         drawn.images,
         drawn.labels,
         CLASSES,
         name=study.name,
-        claim=read_json(study.privacy_file),
-        provenance={**(drawn.provenance or {}), "near_copies_rejected": 3},
+        claim=read_claim(read_json(study.privacy_file)),
+        provenance=replace(drawn.provenance, near_copies_rejected=True),
         force=True,
     )
     digest = read_synthetic(study.synthetic, size=8, channels=1, classes=CLASSES).digest
