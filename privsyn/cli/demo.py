@@ -93,7 +93,7 @@ def summary(claim: dict[str, Any], verdict: dict[str, Any]) -> Table:
     """Claim, epsilon, the worst outcome of each audit, and the verdict."""
     from privsyn.cli.audit import measured
     from privsyn.cli.console import table
-    from privsyn.cli.train import rounded_up
+    from privsyn.claim.words import rounded_up
 
     private = claim["kind"] == "dp"
     rows: list[tuple[str, str, str]] = [
