@@ -1,4 +1,4 @@
-"""`privsyn import`: a network that diffusers saved, as the model of a study."""
+"""`privsyn import`: makes a network saved by diffusers the model of a study."""
 
 from __future__ import annotations
 

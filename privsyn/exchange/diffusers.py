@@ -1,4 +1,4 @@
-"""A study's model as a folder that diffusers loads, and the way back; see docs/diffusers.md.
+"""Exports a model to a folder that diffusers loads, and imports one; see docs/diffusers.md.
 
 `export` also hands the other formats, which are of the synthetic set, to `layout`.
 """
@@ -103,7 +103,7 @@ def export(
 def import_model(folder: Path | str, study: Study | Path | str, *, force: bool = False) -> Claim:
     """Make a network that diffusers saved the study's model, to be sampled from.
 
-    Nothing is known of how it was trained: the claim is `none`, nothing is charged to anybody, and no other
+    How it was trained is not known: the claim is `none`, the ledger is not charged, and no other
     model may start from it as from public weights.
 
     Args:
@@ -130,7 +130,7 @@ def import_model(folder: Path | str, study: Study | Path | str, *, force: bool =
     weights = labelled(imported, len(recipe.data.classes))
     for module in (training.model, training.ema):
         module.load_state_dict(weights)
-    # No cohort has this digest, so that nobody resumes a training that there was not.
+    # No cohort has this digest, so an imported model cannot be resumed.
     state = State(0, recipe, "imported", (), secrets.token_hex(16), imported.sha256)
     with whole_folder(study.model, replace=force) as partial:
         checkpoints = partial / study.checkpoints.name

@@ -1,4 +1,4 @@
-"""What drew a synthetic set: model, sampler and seed. Shipped in every shard; holds nothing private."""
+"""Provenance of a synthetic set: model, sampler and seed. Shipped in every shard; holds nothing private."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Scalar = bool | int | float | str | None
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a set comes from.
+    """The model, sampler and seed that drew a set.
 
     Attributes:
         version: of privsyn.

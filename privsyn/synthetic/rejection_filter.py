@@ -1,6 +1,6 @@
-"""Synthetic images that lie nearer to a training image than fresh patients do.
+"""Rejects synthetic images that lie nearer to a training image than images of test patients do.
 
-A filter for the careful, and no proof of anything: it looks at the training images without noise (so it voids
+The filter proves nothing: it looks at the training images without noise (so it voids
 a DP claim and is charged to the ledger as a query without a bound), it knows two kinds of nearness, and such
 filters were found to miss near copies (Koeken et al. 2025, https://arxiv.org/abs/2510.01793). The audit
 decides.

@@ -1,4 +1,4 @@
-"""Model to synthetic set: the same bytes for the same seed, whatever else is drawn beside an image.
+"""Draws synthetic images from a model: the same bytes for the same seed, whatever the batch size.
 
 Image i has random numbers of its own, keyed by (seed, i), and the network always sees chunks of one fixed
 size at fixed places, because kernels round differently for other batch shapes and one flipped rounding would

@@ -205,7 +205,7 @@ def start_from(folder: Path, training: Training, settings: TrainSettings) -> tup
         sha256 (hex) of the weights, and the population that the ledger charged for them.
 
     Raises:
-        RecipeError: there is no such model or it is broken, nobody declared it public, or it is another
+        RecipeError: the model is missing or broken, was not declared public, or has another
             network.
     """
     where = f"train.init_from {str(folder)!r}"

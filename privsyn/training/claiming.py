@@ -1,4 +1,4 @@
-"""States the privacy claim of a training: what is promised, from which numbers, and what is not.
+"""Builds the privacy claim of a training: what it promises, from which numbers, and what it does not cover.
 
 Everything in it is public by declaration or follows from public numbers, except its provenance and the
 ledger's view, which stay inside. Anybody can recompute epsilon from the queries and delta alone.

@@ -1,4 +1,4 @@
-"""Cohort and recipe to model: ONE loop, with differential privacy or without (`steps` has what differs)."""
+"""Trains a model: ONE loop, with differential privacy or without (`steps` has what differs)."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def train(
     Args:
         dp: train with differential privacy; default `privacy.dp` of the recipe.
         epsilon: budget of the whole training; default `privacy.epsilon`.
-        canaries: pictures of nobody to plant for the audit `canary`; default `train.canaries`.
+        canaries: number of synthetic canaries to insert for the audit `canary`; default `train.canaries`.
         settings: `section.key=value` changes of the recipe.
         resume: continue; dp, epsilon, canaries and settings must be those of the run, but the first three may
             be left out.
@@ -170,8 +170,8 @@ def _check_finite(model: DiffusionModel, done: int) -> None:
     """Stop a training that has diverged; with DP the weights are noisy, so looking at them costs nothing."""
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise PrivsynError(
-            f"the weights are no longer finite at step {done}: lower train.learning_rate and train anew with "
-            "--force"
+            f"the weights are no longer finite at step {done}: lower train.learning_rate and train again "
+            "with --force"
         )
 
 
@@ -249,7 +249,7 @@ def _planted(study: Study, state: State) -> Canaries | None:
     canaries = planted(study.model, state.recipe.data) if state.canaries_sha256 else None
     if (canaries.commitment if canaries else None) != state.canaries_sha256:
         raise CheckpointError(
-            f"{study.model} has other canaries than its checkpoint: train anew with --force"
+            f"{study.model} has other canaries than its checkpoint: train again with --force"
         )
     return canaries
 
@@ -277,7 +277,7 @@ def _reserve(state: State, cohort: Cohort, allow_unbounded: bool) -> None:
 
 
 def charge(recipe: Recipe, planned: Sequence[Mechanism]) -> dict[str, Any]:
-    """What the ledger is told of a training."""
+    """What the ledger records of a training."""
     why = _why_unbounded(recipe)
     return {
         "unit": recipe.privacy.unit,
@@ -338,7 +338,7 @@ def _resumed(
     if ledger.state_of(state.reference) == "settled" and state.step < state.recipe.train.steps:
         raise CheckpointError(
             f"{folder} is from before the end of a training that was finished and settled; going on would "
-            "spend privacy that is not charged: train anew with --force"
+            "spend privacy that is not charged: train again with --force"
         )
     _shorten_log(study.training_log, state.step)
     return load_training(folder, state, device_of(state.recipe)), state
@@ -407,7 +407,7 @@ def _log_line(done: int, recent: Sequence[StepFacts]) -> str:
 
 
 def _shorten_log(log: Path, step: int) -> None:
-    """Drop what a killed run logged after its last checkpoint; those steps are taken anew."""
+    """Drop what a killed run logged after its last checkpoint; those steps are taken again."""
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else [json.dumps({"notice": NOTICE})]
     write_text(log, "".join(f"{line}\n" for line in lines if _logged_step(line) <= step))
 

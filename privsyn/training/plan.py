@@ -1,4 +1,4 @@
-"""What a recipe would spend, cost and reach, before any privacy is spent: `privsyn plan`.
+"""Estimates what a recipe spends, costs and reaches, before any privacy is spent: `privsyn plan`.
 
 Nothing here reads a real image. Noise comes from the accountant; time and memory from a short probe on this
 machine, on images of random numbers; what was spent before, from the ledger.

@@ -1,4 +1,4 @@
-"""Models that an audit's adversary trains: over-fitted copies, and shadows by the same recipe. INTERNAL."""
+"""Trains shadow models by the recipe of a model, and overfitted copies for positive controls. INTERNAL."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def train_shadow(
     """A model trained by the same recipe on other rows of the cohort, for audits: INTERNAL.
 
     It lives in memory and, while it trains, in a folder within the study that is removed with it. With DP it
-    trains with the same noise, so that it is what the model under audit might have been. The ledger is not
-    told: nothing of a shadow is released, and what an audit says of real patients is not DP with or without
-    it.
+    trains with the same noise, so that it is what the model under audit might have been. The ledger does
+    not record it: nothing of a shadow is released, and what an audit says of real patients is
+    not DP with or without it.
 
     Args:
         rows: (n,) of the cohort, of any part.

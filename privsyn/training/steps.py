@@ -1,4 +1,4 @@
-"""What one optimiser step does: with differential privacy, and without.
+"""One optimiser step, with differential privacy and without.
 
 A step's randomness follows from the recipe's seed and the step's number alone, so a killed run resumes to
 bit-identical weights without any generator's state being stored. With differential privacy it comes from

@@ -247,7 +247,7 @@ def test_a_finished_training_cannot_go_on_from_an_older_checkpoint(template: Stu
     study = copied(template, tmp_path)
     document = train(study, dp=True).to_document()
     shutil.rmtree(newest(study.checkpoints))
-    with pytest.raises(CheckpointError, match="train anew with --force"):
+    with pytest.raises(CheckpointError, match="train again with --force"):
         train(study, dp=True, resume=True)
     assert read_json(study.privacy_file) == document
 
