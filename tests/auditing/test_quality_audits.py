@@ -27,7 +27,7 @@ def _quick() -> Iterator[None]:
     """One seed and a short training of the network do for digits; the numbers of a release take all."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier_scores, "SEEDS", 1)
-        patch.setattr(classifiers, "STEPS", 80)
+        patch.setattr(classifiers, "CNN_STEPS", 80)
         yield
 
 
