@@ -3,8 +3,8 @@
     python tools/rooms.py [--check]
 
 One row per layer: a module imports only from rows below its own. Modules in one row may import each other. A
-library is named in italics in the rooms that may import it. `tests/test_structure.py` checks that the picture is
-up to date.
+library is named in italics in the rooms that may import it. `tests/test_structure.py` checks that the picture
+is up to date.
 """
 
 from __future__ import annotations

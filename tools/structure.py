@@ -3,8 +3,8 @@
     python tools/structure.py [--json]
 
 Files directly in `privsyn/`, import circles between modules, untyped dictionaries, lengths of modules and
-functions. `tests/test_structure.py` holds the first two to their limits. Needs the dev extra (grimp comes with
-import-linter).
+functions. `tests/test_structure.py` holds the first two to their limits. Needs the dev extra (grimp comes
+with import-linter).
 """
 
 from __future__ import annotations
