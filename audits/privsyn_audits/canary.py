@@ -98,9 +98,8 @@ class _Question:
 
     @classmethod
     def of(cls, evidence: Evidence, settings: Settings, canaries: int, bounds: int) -> _Question:
-        claim: Mapping[str, object] = evidence.claim or {}
-        is_dp = claim.get("kind") == "dp"
-        delta, claimed = (float(str(claim[key])) for key in ("delta", "epsilon")) if is_dp else (DELTA, None)
+        bound = None if evidence.claim is None else evidence.claim.bound
+        delta, claimed = (DELTA, None) if bound is None else (bound.delta, bound.epsilon)
         return cls(evidence, settings, canaries, settings.alpha / bounds, delta, claimed)
 
     def findings(self, adversary: str, trial: _Trial) -> list[Finding]:

@@ -6,11 +6,11 @@ audits are what could contradict it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
+from privsyn.claim.words import why_none
 
 NAME, VERSION = "privacy-claim", "1"
 
@@ -20,23 +20,10 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:  # noqa: ARG00
     claim = evidence.claim
     if claim is None:
         return [_finding(applicable=False, reason="the set comes without a model, so nothing is claimed")]
-    if claim.get("imported"):
-        return [_finding(conclusive=False, reason="the model was imported: nothing is known about a bound")]
-    if claim["kind"] != "dp":
-        return [
-            _finding(conclusive=False, reason="the model was trained without differential privacy: no bound")
-        ]
-    if claim.get("valid_for_release") is False:
-        return [
-            _finding(
-                conclusive=False, reason="the claim is not valid: its noise can be repeated (insecure_seed)"
-            )
-        ]
-    return [_finding(value=float(claim["epsilon"]), details=_terms(claim))]
-
-
-def _terms(claim: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: claim[key] for key in ("unit", "delta", "neighbouring")}
+    if claim.bound is None or claim.bound.invalid:
+        return [_finding(conclusive=False, reason=f"there is no valid bound: {why_none(claim)}")]
+    terms = {"unit": claim.unit, "delta": claim.bound.delta, "neighbouring": claim.bound.neighbouring}
+    return [_finding(value=claim.bound.epsilon, details=terms)]
 
 
 def _finding(**known: Any) -> Finding:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from privsyn.auditing.findings import Control, Finding, Settings
 from privsyn.auditing.statistics.blind_baseline import BlindClassifier, BlindGuess, appearance
 from privsyn.auditing.statistics.permutation import redrawn_members
 from privsyn.bit_depth import Images
+from privsyn.claim.document import Claim
 from privsyn.cohort.cohort import Cohort, Part, units_of_parts
 from privsyn.cohort.split import patient_strata
 from privsyn.diffusion.model import DiffusionModel
@@ -110,7 +111,7 @@ class Evidence:
         cohort: the prepared real images.
         synthetic: the set under audit.
         model: the generator, if there is one.
-        claim: the document `model/privacy.json`, if there is one.
+        claim: of the model, if there is one.
         fine_tune: makes the over-fitted model of a positive control.
         canaries: of the model's training, if any were planted.
         shadows: models of the same recipe to train, if any were asked for.
@@ -125,7 +126,7 @@ class Evidence:
         synthetic: SyntheticSet,
         *,
         model: DiffusionModel | None = None,
-        claim: Mapping[str, Any] | None = None,
+        claim: Claim | None = None,
         fine_tune: FineTune | None = None,
         canaries: CanaryRecord | None = None,
         shadows: Shadows | None = None,

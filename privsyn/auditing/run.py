@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,8 @@ from privsyn.auditing.evidence import Audit, CanaryRecord, Evidence, Shadows
 from privsyn.auditing.findings import Finding, Settings
 from privsyn.auditing.policy import Policy, judge, load_policy
 from privsyn.bit_depth import bit_depth_of
+from privsyn.claim.document import Claim, read_claim
 from privsyn.cohort.cohort import Cohort, load_cohort
-from privsyn.dp.claim import as_sampled
 from privsyn.errors import PrivsynError, StudyError
 from privsyn.features.inference import OpenNetwork, open_network
 from privsyn.files import json_digest, read_json, whole_folder, write_json
@@ -204,8 +204,11 @@ def _evidence(
     if question.model is None or synthetic.provenance is None:  # a set of unknown origin has no model
         return evidence(cache=_cache(cohort)), None
     model, recipe, weights = load_model(question.model)
-    claim = as_sampled(read_json(question.model / "privacy.json"), synthetic.provenance)
-    if claim.get("imported"):  # whom it was trained on is unknown, so no attack on it has members
+    file = question.model / "privacy.json"
+    claim = read_claim(read_json(file), str(file)).of_set(
+        near_copies_rejected=synthetic.provenance.near_copies_rejected
+    )
+    if claim.imported:  # whom it was trained on is unknown, so no attack on it has members
         _check_drawn_by(synthetic, weights)
         return evidence(claim=claim, cache=_cache(cohort)), recipe.digest
     _check_lineage(cohort, synthetic, claim, weights)
@@ -243,11 +246,11 @@ def _shadows(count: int, cohort: Cohort, recipe: Recipe, root: Path, progress: P
     return Shadows(count, partial(train_shadow, recipe, cohort, root=root, progress=progress))
 
 
-def _canaries(model: Path, recipe: Recipe, claim: Mapping[str, Any]) -> CanaryRecord | None:
+def _canaries(model: Path, recipe: Recipe, claim: Claim) -> CanaryRecord | None:
     """What was planted, if it is what the claim and the newest checkpoint committed to."""
-    found, claimed = planted(model, recipe.data), claim.get("canaries") or {}
+    found, claimed = planted(model, recipe.data), claim.canaries and claim.canaries.commitment
     state = load_state(newest(model / "checkpoints"))
-    if {found.commitment if found else None} != {state.canaries_sha256, claimed.get("commitment")}:
+    if {found.commitment if found else None} != {state.canaries_sha256, claimed}:
         raise StudyError(
             f"the canaries of {model} are not those that its claim commits to: restore them, or run "
             "`privsyn train --force`"
@@ -257,15 +260,15 @@ def _canaries(model: Path, recipe: Recipe, claim: Mapping[str, Any]) -> CanaryRe
     return CanaryRecord(found, np.array(state.canary_scores) if state.canary_scores else None)
 
 
-def _check_lineage(cohort: Cohort, synthetic: SyntheticSet, claim: dict[str, Any], weights: str) -> None:
+def _check_lineage(cohort: Cohort, synthetic: SyntheticSet, claim: Claim, weights: str) -> None:
     """Members are those whom the model was trained on: another split would make every attack meaningless."""
-    if claim["provenance"].get("cohort_sha256") != cohort.digest:
+    if claim.provenance.cohort_sha256 != cohort.digest:
         raise StudyError("the model was trained on another cohort or split: run `privsyn train --force`")
     _check_drawn_by(synthetic, weights)
 
 
 def _check_drawn_by(synthetic: SyntheticSet, weights: str) -> None:
-    if synthetic.provenance is not None and synthetic.provenance.get("model_sha256") != weights:
+    if synthetic.provenance is not None and synthetic.provenance.model_sha256 != weights:
         raise StudyError(
             "the synthetic set was drawn from another model than the study has now: run `privsyn sample`"
         )

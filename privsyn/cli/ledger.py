@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from privsyn.claim.words import rounded_up
 from privsyn.cli.options import HERE, Json, StudyFolder, group
-from privsyn.cli.train import rounded_up
 
 if TYPE_CHECKING:
-    from privsyn.ledger import Allowance, Figure, Population
+    from privsyn.claim.document import CumulativeCost
+    from privsyn.ledger import Allowance, Population
 
 app = group("ledger")
 
@@ -196,7 +197,7 @@ def rows_of(population: Population) -> list[list[object]]:
     ]
 
 
-def _spent(figure: Figure | None) -> list[object]:
+def _spent(figure: CumulativeCost | None) -> list[object]:
     if figure is None:
         return ["0", "0", ""]
     if figure.epsilon is None or figure.epsilon_rdp is None:

@@ -76,7 +76,7 @@ def sample(
         "count": len(drawn.labels),
         "classes": dict(rows),
         "digest": drawn.digest,
-        "provenance": drawn.provenance,
+        "provenance": None if drawn.provenance is None else drawn.provenance.to_dict(),
     }
     show(document, table("class", "images", rows=rows), "next: privsyn audit", as_json=as_json)
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
 
 from dp_accounting import DpEvent, GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent
 from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
@@ -22,6 +20,7 @@ from dp_accounting.rdp import RdpAccountant
 from scipy.optimize import brentq
 from scipy.stats import binom
 
+from privsyn.claim.document import Mechanism
 from privsyn.errors import PrivsynError, RecipeError
 
 GRID = 1e-4  # discretisation of the privacy loss, by epsilon: 1e-3 at epsilon .2 would cost 10 % noise
@@ -34,24 +33,6 @@ NOISE_RANGE = (1e-2, 1e6)
 # Whole orders: the fractional ones may fail to converge, and a missing order only loosens the bound.
 NEAR_ORDERS = (*range(2, 33), *range(36, 65, 4))
 FAR_ORDERS = (*range(80, 257, 16), 384, 512, 768, 1024, 1536, 2048, 4096)  # slow, and for small epsilon alone
-
-
-@dataclass(frozen=True)
-class Mechanism:
-    """`steps` Gaussian mechanisms on Poisson samples of the units (DP-SGD, Abadi et al. 2016).
-
-    Attributes:
-        noise_multiplier: standard deviation of the noise divided by the clip norm.
-        sample_rate: chance q of every unit to be in a step; PUBLIC, not derived from private counts.
-        steps: T.
-    """
-
-    noise_multiplier: float
-    sample_rate: float
-    steps: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def accountant_name() -> dict[str, str]:

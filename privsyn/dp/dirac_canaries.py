@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from privsyn.dp.accounting import Mechanism
+from privsyn.claim.document import Mechanism
 
 MARK = 2.0  # by the length of the image's gradient: 0.89 of the clipped length is mark, 0.45 is image
 

@@ -10,7 +10,7 @@ training that would exceed it is refused; without one, all is recorded and nothi
 patients and limits what is spent on them, `training` spends it.
 """
 
-from privsyn.ledger.balances import Charge, Figure, Grant
+from privsyn.ledger.balances import Charge, Grant
 from privsyn.ledger.hash_chain import Checked, Entry
 from privsyn.ledger.population import (
     Allowance,
@@ -27,7 +27,7 @@ from privsyn.ledger.population import (
 from privsyn.ledger.training import Outlook, account, outlook, release, reserve, settle, state_of, void
 
 __all__ = [
-    "Allowance", "Charge", "Checked", "Entry", "Figure", "Grant", "Outlook", "Overview", "Population",
+    "Allowance", "Charge", "Checked", "Entry", "Grant", "Outlook", "Overview", "Population",
     "account", "check", "grant", "ids_of", "outlook", "overview", "populations", "recognised", "register",
     "release", "reserve", "settle", "state_of", "void",
 ]  # fmt: skip

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
 from typing import Any
 
+from privsyn.claim.document import CumulativeCost, Mechanism
 from privsyn.dp import accounting
-from privsyn.dp.accounting import Mechanism
 from privsyn.ledger.hash_chain import Entry
 
 RESERVED, SETTLED, VOIDED = "reserved", "settled", "voided"
@@ -91,38 +91,12 @@ class Books:
         return [charge for charge in mine if charge.state != VOIDED]
 
 
-@dataclass(frozen=True)
-class Figure:
-    """What the trainings on a population cost one unit of it together.
-
-    Attributes:
-        epsilon: by PLD, rounded up; None if nothing bounds it.
-        epsilon_rdp: by RDP: looser, and also valid if each training was chosen by looking at those before.
-        delta: at which both hold; None if no training of this kind named one.
-        charges: trainings in it.
-        finite: whether there is a bound at all.
-        note: what the reader must know beside the number.
-    """
-
-    unit: str
-    neighbouring: str
-    epsilon: float | None
-    epsilon_rdp: float | None
-    delta: float | None
-    charges: int
-    finite: bool
-    note: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 def fold(entries: Iterable[Entry]) -> Books:
     """The books after these entries, which begin with the first."""
     return reduce(_after, entries, Books())
 
 
-def figure(books: Books, population: str, kind: Kind, *, released: bool = False) -> Figure:
+def cumulative_cost(books: Books, population: str, kind: Kind, *, released: bool = False) -> CumulativeCost:
     """The cumulative figure of one kind, at the delta of the grant in force, else at the smallest named.
 
     A training that nothing bounds leaves no figure of its population finite, whatever its unit.
@@ -137,7 +111,7 @@ def figure(books: Books, population: str, kind: Kind, *, released: bool = False)
     named = [charge.delta for charge in standing if charge.kind == kind and charge.delta is not None]
     at = min(granted or named, default=None)
     history = composed(mine)
-    return Figure(
+    return CumulativeCost(
         *kind,
         epsilon=None if unbounded else accounting.epsilon(history, at) if at else 0.0,
         epsilon_rdp=None if unbounded else accounting.epsilon_rdp(history, at) if at else 0.0,

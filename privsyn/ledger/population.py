@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from privsyn.claim.document import CumulativeCost
 from privsyn.errors import PrivsynError
 from privsyn.home import home, patient_key
-from privsyn.ledger.balances import VOIDED, Books, Charge, Figure, Grant, figure, fold, spent
+from privsyn.ledger.balances import VOIDED, Books, Charge, Grant, cumulative_cost, fold, spent
 from privsyn.ledger.hash_chain import Checked, Entry, Log, amend, inspect, members_digest, read
 from privsyn.ledger.validation import NEIGHBOURINGS, check_delta, check_epsilon, check_kind, people_of
 
@@ -57,8 +58,8 @@ class Population:
     aliases: tuple[str, ...]
     patients: int
     entries: tuple[Charge, ...]
-    seen: tuple[Figure, ...]
-    released: tuple[Figure, ...]
+    seen: tuple[CumulativeCost, ...]
+    released: tuple[CumulativeCost, ...]
     grants: tuple[Allowance, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -251,9 +252,9 @@ def _population(log: Log, books: Books, population: str) -> Population:
         aliases=tuple(key for key, now in books.canonical.items() if now == population != key),
         patients=sum(seq in cohorts for seq in log.members.values()),
         entries=charges,
-        seen=tuple(figure(books, population, kind) for kind in kinds),
+        seen=tuple(cumulative_cost(books, population, kind) for kind in kinds),
         released=tuple(
-            figure(books, population, kind, released=True)
+            cumulative_cost(books, population, kind, released=True)
             for kind in dict.fromkeys(charge.kind for charge in charges if charge.released)
         ),
         grants=tuple(_allowance(books, population, each) for each in books.grants.get(population, ())),

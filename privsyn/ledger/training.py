@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from privsyn.dp.accounting import Mechanism
+from privsyn.claim.document import CumulativeCost, Mechanism
 from privsyn.errors import PrivsynError, Refused
 from privsyn.ledger.balances import (
     RESERVED,
@@ -15,9 +15,8 @@ from privsyn.ledger.balances import (
     VOIDED,
     Books,
     Charge,
-    Figure,
     Grant,
-    figure,
+    cumulative_cost,
     fold,
     mechanisms_of,
     refusal,
@@ -41,8 +40,8 @@ class Outlook:
     """
 
     population: str | None
-    before: Figure
-    after: Figure
+    before: CumulativeCost
+    after: CumulativeCost
     grants: tuple[Grant, ...]
     allowed: bool
     reason: str
@@ -197,7 +196,7 @@ def account(reference: str) -> dict[str, Any]:
     population = books.canonical[charge.population]
     return {
         "ledger": {"population": population, "entry": newest.seq, "head": newest.hash},
-        "cumulative": figure(books, population, charge.kind).to_dict(),
+        "cumulative": cumulative_cost(books, population, charge.kind).to_dict(),
     }
 
 
@@ -224,8 +223,8 @@ def outlook(
     reason = refusal(before, after, reference, allow=allow_unbounded)
     return Outlook(
         population=population if population in fold(log.entries).canonical else None,
-        before=figure(before, population, charge.kind),
-        after=figure(after, population, charge.kind),
+        before=cumulative_cost(before, population, charge.kind),
+        after=cumulative_cost(after, population, charge.kind),
         grants=after.grants.get(population, ()),
         allowed=not reason,
         reason=reason,

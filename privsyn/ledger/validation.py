@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from privsyn.dp.accounting import Mechanism
+from privsyn.claim.document import Mechanism
 from privsyn.errors import PrivsynError
 from privsyn.ledger.hash_chain import members_digest
 

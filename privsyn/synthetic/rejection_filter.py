@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from privsyn import ledger
 from privsyn.bit_depth import Images
+from privsyn.claim.document import NEIGHBOURING
 from privsyn.cohort.cohort import Cohort
-from privsyn.dp.claim import NEIGHBOURING
 from privsyn.features.embed import Floats, Whitening, embed
 from privsyn.features.neighbours import nearest
 from privsyn.progress import SILENT, Progress

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from privsyn import __version__
 from privsyn.bit_depth import DTYPES, Images
+from privsyn.claim.document import read_claim
 from privsyn.cohort.cohort import load_cohort
 from privsyn.diffusion.model import DiffusionModel, device_of, to_pixels
 from privsyn.diffusion.process import Process
@@ -34,7 +35,6 @@ from privsyn.diffusion.samplers import (
     karras_times,
     respaced,
 )
-from privsyn.dp.claim import as_sampled
 from privsyn.errors import PrivsynError, RecipeError
 from privsyn.files import read_json
 from privsyn.parallel import each
@@ -43,6 +43,7 @@ from privsyn.recipe import Recipe
 from privsyn.recipe import Sample as SampleSettings
 from privsyn.study import Study, as_study
 from privsyn.synthetic.dataset import SyntheticSet, read_synthetic, write_synthetic
+from privsyn.synthetic.provenance import Provenance
 from privsyn.synthetic.rejection_filter import NearCopies, charge_for
 from privsyn.training.checkpoint import load_model
 
@@ -82,7 +83,7 @@ def sample(
     """
     study = as_study(study)
     recipe = study.recipe(settings)
-    claim = read_json(study.need(study.privacy_file, "train"))
+    claim = read_claim(read_json(study.need(study.privacy_file, "train")), str(study.privacy_file))
     model, trained, weights_digest = load_model(study.model)
     if recipe.data.classes != trained.data.classes:
         raise RecipeError("data.classes is not what the model was trained on: restore it, or train again")
@@ -110,7 +111,7 @@ def sample(
         labels,
         trained.data.classes,
         name=study.name,
-        claim=as_sampled(claim, provenance),
+        claim=claim.of_set(near_copies_rejected=provenance.near_copies_rejected),
         provenance=provenance,
         force=force,
     )
@@ -294,17 +295,14 @@ def _numbers_of(seed: int, image: int) -> np.random.Generator:
 
 def _provenance(
     recipe: Recipe, trained: Recipe, weights_digest: str, count: int, rejected: bool
-) -> dict[str, Any]:
-    wanted = recipe.sample.model_dump(
-        mode="json", exclude={"count", "class_weights", "batch_size", "counts_are_public"}
+) -> Provenance:
+    not_of_the_sampler = {"count", "class_weights", "batch_size", "counts_are_public"}
+    return Provenance(
+        version=__version__,
+        model_sha256=weights_digest,
+        recipe_sha256=trained.digest,
+        seed=recipe.seed,
+        count=count,
+        near_copies_rejected=rejected,
+        sampling=recipe.sample.model_dump(mode="json", exclude=not_of_the_sampler),
     )
-    return {
-        "generator": "privsyn",
-        "version": __version__,
-        "model_sha256": weights_digest,
-        "recipe_sha256": trained.digest,
-        "seed": recipe.seed,
-        **wanted,
-        "count": count,
-        "near_copies_rejected": rejected,
-    }

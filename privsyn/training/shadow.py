@@ -19,9 +19,9 @@ from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
 from privsyn.study import Study
 from privsyn.training.checkpoint import State, fresh_training, start_from
-from privsyn.training.loop import planned_mechanism, run_steps
+from privsyn.training.loop import planned_query, run_steps
 from privsyn.training.steps import step_on_images
-from privsyn.training.warmup import queries, warm_up
+from privsyn.training.warmup import warm_up, warm_up_queries
 
 
 def finetune(
@@ -96,12 +96,13 @@ def train_shadow(
     training, initial = fresh_training(recipe, device_of(recipe)), recipe.train.init_from
     if initial is not None:
         start_from(root / initial, training, recipe.train)
-    history = (*queries(recipe), planned_mechanism(recipe)) if recipe.privacy.dp else ()
-    state = State(0, recipe, cohort.digest, history, reference="")
+    warm = warm_up_queries(recipe)
+    queries = (*warm, planned_query(recipe)) if recipe.privacy.dp else ()
+    state = State(0, recipe, cohort.digest, queries, reference="")
     with tempfile.TemporaryDirectory(prefix=".partial-shadow-", dir=root) as folder:
         study = Study(Path(folder))
         study.model.mkdir()
-        if queries(recipe):
+        if warm:
             warm_up(study.central_images, training, state, part, progress)
         run_steps(study, training, state, part, None, progress)
     return training.ema.cpu()

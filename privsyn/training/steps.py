@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from privsyn.bit_depth import Images
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import Part
 from privsyn.diffusion.batches import Augment, Draws, draw, noise_draws, rows_of_step
 from privsyn.diffusion.model import DiffusionModel, device_of
-from privsyn.dp.accounting import Mechanism
 from privsyn.dp.adam import AdamBC
 from privsyn.dp.clipping import StepFacts, private_optimizer, private_step
 from privsyn.dp.dirac_canaries import marked
@@ -72,7 +72,7 @@ def private_steps(
     """
     recipe, device = state.recipe, device_of(state.recipe)
     units = units_of(part.patients, recipe.privacy.unit)
-    noise_multiplier, divisor = state.history[-1].noise_multiplier, recipe.train.batch_size
+    noise_multiplier, divisor = state.dp_sgd.noise_multiplier, recipe.train.batch_size
     optimizer = private_optimizer(
         training.model,
         training.optimizer,
@@ -86,7 +86,7 @@ def private_steps(
     planned = planned_passes(training.model, recipe, device)
 
     def take(step: int) -> StepFacts:
-        sample = sampled(units, recipe, state.history[-1], randomness(recipe, step, "units", CPU))
+        sample = sampled(units, recipe, state.dp_sgd, randomness(recipe, step, "units", CPU))
         passes = _passes(sample, part, training, recipe, planned, randomness(recipe, step, "draws", device))
         with global_randomness(randomness(recipe, step, "dropout", CPU)):
             return private_step(optimizer, passes, randomness(recipe, step, "noise", device))

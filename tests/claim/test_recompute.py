@@ -7,8 +7,9 @@ from dp_accounting import PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.dp_event import GaussianDpEvent
 from dp_accounting.rdp import RdpAccountant
 
+from privsyn.claim.document import Mechanism
 from privsyn.claim.recompute import LEAST_SHARE, ORDERS, Query, epsilon_bound, recompute
-from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.dp.accounting import epsilon
 
 WHOSE = {"unit": "patient", "neighbouring": "add-or-remove-one"}
 OTHERWISE = {"sampling": "poisson", "composed": []}

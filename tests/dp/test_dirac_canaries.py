@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from privsyn.dp.accounting import Mechanism
+from privsyn.claim.document import Mechanism
 from privsyn.dp.dirac_canaries import MARK, MarkScores, add_marks, marked
 
 

@@ -161,7 +161,7 @@ def test_the_program_of_the_card_draws_16_bits(trained: Study, tmp_path: Path) -
 
 def test_a_model_that_comes_back_draws_the_same_images(trained: Study, empty: Study, tmp_path: Path) -> None:
     """The averaged weights are the same bytes, and so is the set; the claim is gone."""
-    claim = import_model(export(trained, out=tmp_path / "out"), empty)
+    claim = import_model(export(trained, out=tmp_path / "out"), empty).to_document()
     files = [newest(study.checkpoints) / EMA for study in (trained, empty)]
     assert files[0].read_bytes() == files[1].read_bytes()
     drawn = [sample(copied(study, tmp_path / study.root.name), count=20) for study in (trained, empty)]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from privsyn import ledger
-from privsyn.dp.accounting import Mechanism
+from privsyn.claim.document import Mechanism
 from privsyn.errors import PrivsynError
 from privsyn.home import home
 

@@ -25,7 +25,8 @@ from ledger_cases import (
 )
 
 from privsyn import ledger
-from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.claim.document import Mechanism
+from privsyn.dp.accounting import epsilon
 from privsyn.errors import PrivsynError, Refused
 from privsyn.home import home
 

@@ -6,7 +6,8 @@ import pytest
 from ledger_cases import CHEAP, DELTA, granted, patients, reserve, the_only
 
 from privsyn import ledger
-from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.claim.document import Mechanism
+from privsyn.dp.accounting import epsilon
 from privsyn.errors import PrivsynError, Refused
 
 ONCE = epsilon([CHEAP], DELTA)
