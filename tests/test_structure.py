@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,16 @@ def test_the_picture_holds_every_layer() -> None:
     names = [path.stem for path in (ROOT / "privsyn").iterdir() if path.suffix == ".py" or path.is_dir()]
     assert all(f">{name}" in picture for name in names if name not in ("__init__", "__pycache__"))
     assert all(library in picture for library in ("opacus", "dp_accounting", "faiss", "pydicom", "rapidocr"))
+
+
+def test_the_architecture_names_files_and_functions_that_exist() -> None:
+    """Every path in docs/architecture.md exists, and every function of a walk is defined in its file."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:privsyn|audits|tools|tests)/[^`*]*)`", page):
+        assert (ROOT / path).exists(), path
+    steps = re.findall(r"^\| \d+ \| `([^`]+)` \| ([^|]*) \|", page, re.M)
+    assert len(steps) > 30
+    for path, names in steps:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^\s*(?:def|class) {name}\b", text, re.M), f"{path}: {name}"
