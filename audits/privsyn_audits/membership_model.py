@@ -3,7 +3,7 @@
 Threat: model access. Six attacks from the literature, on one grid of noise levels and noises
 (`privsyn.auditing.attacks.denoising`); one score per patient. What is judged is the margin of the score above
 what never-trained patients of the same looks have (`privsyn.auditing.attacks.calibration`): on the one
-over-trained toy where both were measured it beat the score itself in five attacks of six (docs/audits.md), and judging both
+over-trained toy where both were measured it beat the score itself in five attacks of six (docs/measurements/privacy-audits.md), and judging both
 would double the family for little. The strongest of the six is reported, corrected for all.
 """
 
