@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from privsyn.diffusion.model import build_model
+from privsyn.diffusion.networks.unet import NETWORK
 from privsyn.errors import CheckpointError, RecipeError
 from privsyn.recipe import Recipe, parse
 
@@ -111,7 +112,7 @@ def unet_config(recipe: Recipe) -> dict[str, Any]:
         RecipeError: it is none.
     """
     model, channels = recipe.model, recipe.data.channels
-    if model.network != "unet":
+    if model.network != NETWORK.name:
         raise RecipeError(
             f'model.network is "{model.network}", and diffusers has no such network: it stays here'
         )
@@ -174,7 +175,7 @@ def unet_settings(config: Mapping[str, Any], where: str) -> dict[str, dict[str, 
     if get["out_channels"] not in (get["in_channels"], 2 * get["in_channels"]):
         raise refused(where, "out_channels", get["out_channels"], "in_channels, or twice as many")
     model = {
-        "network": "unet",
+        "network": NETWORK.name,
         "channels": channels,
         "multipliers": multipliers,
         "blocks": whole_number(get["layers_per_block"], "layers_per_block", where),

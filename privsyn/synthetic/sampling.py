@@ -24,17 +24,7 @@ from privsyn.claim.document import read_claim
 from privsyn.cohort.cohort import load_cohort
 from privsyn.diffusion.model import DiffusionModel, device_of, to_pixels
 from privsyn.diffusion.process import Process
-from privsyn.diffusion.samplers import (
-    Denoised,
-    clamped,
-    ddim,
-    ddpm,
-    dpm_solver_pp,
-    guided,
-    heun,
-    karras_times,
-    respaced,
-)
+from privsyn.diffusion.samplers import Denoised, clamped, find_sampler, guided
 from privsyn.errors import PrivsynError, RecipeError
 from privsyn.files import read_json
 from privsyn.parallel import each
@@ -181,7 +171,7 @@ def _chunks(images: int) -> int:
 
 def evaluations(wanted: SampleSettings) -> int:
     """How often a sampler asks for the clean image."""
-    return 2 * wanted.steps - 1 if wanted.sampler == "heun" else wanted.steps
+    return find_sampler(wanted.sampler).evaluations(wanted.steps)
 
 
 def _draw_chunk(
@@ -216,14 +206,9 @@ def _draw_chunk(
 
 
 def _sampler(process: Process, wanted: SampleSettings) -> tuple[Callable[..., Tensor], list[float]]:
-    if wanted.sampler == "heun":
-        return partial(heun, churn=wanted.churn), karras_times(process, wanted.steps)
-    by_name: dict[str, Callable[..., Tensor]] = {
-        "ddpm": ddpm,
-        "ddim": partial(ddim, eta=wanted.eta),
-        "dpm-solver++": dpm_solver_pp,
-    }
-    return by_name[wanted.sampler], respaced(process.timesteps, wanted.steps)
+    """The algorithm with its settings, and its time grid."""
+    sampler = find_sampler(wanted.sampler)
+    return sampler.with_settings(wanted), sampler.times(process, wanted.steps)
 
 
 def _labels(

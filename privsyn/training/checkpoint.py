@@ -21,8 +21,7 @@ from torch import Tensor
 from privsyn.claim.document import DP_SGD, Mechanism, Query, read_claim, read_query
 from privsyn.diffusion.interchange import CONFIG, LABELS, PIPELINE, labelled, read_diffusers
 from privsyn.diffusion.model import DiffusionModel, build_model, precision_on
-from privsyn.diffusion.swin_unet import SwinBlocks
-from privsyn.diffusion.unet import AttentionBlock
+from privsyn.diffusion.networks import find_network
 from privsyn.dp.adam import AdamBC
 from privsyn.dp.dirac_canaries import add_canary_weights
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError
@@ -110,7 +109,7 @@ def fresh_training(recipe: Recipe, device: torch.device) -> Training:
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     model.precision = precision_on(device, settings.precision)
     if settings.tune == "attention":
-        _only_attention_learns(model)
+        _only_attention_learns(model, recipe)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kind = AdamBC if recipe.privacy.dp and recipe.privacy.adam_bias_correction else torch.optim.AdamW
     optimizer = kind(learning, lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -119,9 +118,10 @@ def fresh_training(recipe: Recipe, device: torch.device) -> Training:
     return Training(model, ema, optimizer, canary_weights)
 
 
-def _only_attention_learns(model: DiffusionModel) -> None:
+def _only_attention_learns(model: DiffusionModel, recipe: Recipe) -> None:
     """Hold all weights but those of attention and of the class embedding (as in DP-LDM, arXiv:2305.15759)."""
-    attention = [module for module in model.modules() if isinstance(module, AttentionBlock | SwinBlocks)]
+    blocks = find_network(recipe.model.network).attention
+    attention = [module for module in model.modules() if isinstance(module, blocks)]
     if not attention:
         raise RecipeError("train.tune is attention, and the network has none: set model.attention_levels")
     model.requires_grad_(False)

@@ -193,7 +193,7 @@ def plain_step(
 
 
 def to_compile(recipe: Recipe, device: torch.device) -> bool:
-    """Whether `torch.compile` pays: on CUDA, for long runs. On a CPU it was slower (docs/measurements/speed.md)."""
+    """Whether `torch.compile` pays: on CUDA, for long runs; not on a CPU (docs/measurements/speed.md)."""
     wanted = recipe.train.compile
     return device.type == "cuda" and recipe.train.steps >= LONG_RUN if wanted == "auto" else wanted
 

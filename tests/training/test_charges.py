@@ -286,7 +286,7 @@ def test_a_model_that_is_not_public_starts_nothing(template: Study, tmp_path: Pa
 
 def test_public_data_are_not_trained_on_with_privacy(template: Study, tmp_path: Path) -> None:
     """One of the two declarations is wrong."""
-    with pytest.raises(RecipeError, match="protects nobody"):
+    with pytest.raises(RecipeError, match="protects no patient"):
         train(copied(template, tmp_path, "privacy.public_data=true"), dp=True)
 
 
