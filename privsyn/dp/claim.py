@@ -7,9 +7,10 @@ inside. epsilon can be recomputed from `mechanism` and `delta` alone, by anybody
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from privsyn.claim.document import Mechanism
+from privsyn.claim.document import CumulativeCost, LedgerEntry, Mechanism
 from privsyn.cohort.cohort import Cohort
 from privsyn.dp.accounting import (
     accountant_name,
@@ -106,7 +107,7 @@ def claim(
     weights_sha256: str,
     init_sha256: str | None = None,
     canaries_sha256: str | None = None,
-    account: Mapping[str, Any] | None = None,
+    account: tuple[LedgerEntry, CumulativeCost] | None = None,
 ) -> dict[str, Any]:
     """The document; `kind` is `dp` with all its parameters, or `none`.
 
@@ -122,7 +123,8 @@ def claim(
         "unit": recipe.privacy.unit,
         "public": _public(recipe, init_sha256),
         "public_data": recipe.privacy.public_data,
-        **(account or {"ledger": None, "cumulative": None}),
+        "ledger": asdict(account[0]) if account else None,
+        "cumulative": account[1].to_dict() if account else None,
         "provenance": {
             "recipe_sha256": recipe.digest,
             "cohort_fingerprint": cohort.fingerprint,

@@ -259,21 +259,21 @@ def _reserve(state: State, cohort: Cohort, allow_unbounded: bool) -> None:
     ledger.reserve(
         state.reference,
         cohort.records["patient"].tolist(),
-        **charge(state.recipe, state.planned),
+        charge(state.recipe, state.planned),
         allow_unbounded=allow_unbounded,
     )
 
 
-def charge(recipe: Recipe, planned: Sequence[Mechanism]) -> dict[str, Any]:
-    """What the ledger is told of a training."""
+def charge(recipe: Recipe, planned: Sequence[Mechanism]) -> ledger.TrainingCharge:
+    """What a training asks the ledger to charge."""
     why = _why_unbounded(recipe)
-    return {
-        "unit": recipe.privacy.unit,
-        "neighbouring": NEIGHBOURING,
-        "delta": delta_of(recipe) if recipe.privacy.dp else None,
-        "mechanisms": () if why else tuple(planned),
-        "why_unbounded": why,
-    }
+    return ledger.TrainingCharge(
+        unit=recipe.privacy.unit,
+        neighbouring=NEIGHBOURING,
+        delta=delta_of(recipe) if recipe.privacy.dp else None,
+        mechanisms=() if why else tuple(planned),
+        why_unbounded=why,
+    )
 
 
 def _why_unbounded(recipe: Recipe) -> str:
@@ -366,7 +366,7 @@ def _advanced(state: State, done: int) -> State:
 def _finish(study: Study, cohort: Cohort, state: State) -> dict[str, Any]:
     recipe = state.recipe
     weights = file_digest(newest(study.checkpoints) / EMA)
-    ledger.settle(state.reference, charge(recipe, state.history)["mechanisms"], outcome=weights)
+    ledger.settle(state.reference, charge(recipe, state.history).mechanisms, outcome=weights)
     document = claim(
         recipe,
         cohort,

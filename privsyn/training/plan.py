@@ -288,7 +288,7 @@ def _outlook(study: Study, recipe: Recipe, history: Sequence[Mechanism]) -> dict
     if not study.cohort.exists():
         return None
     patients = load_cohort(study.cohort).records["patient"].tolist()
-    found = ledger.outlook(patients, **charge(recipe, history))
+    found = ledger.outlook(patients, charge(recipe, history))
     return {
         "population": found.population,
         "before": found.before.to_dict(),
