@@ -26,7 +26,7 @@ class PatientsJoined:
         key_check: tells which key of the patient HMACs was used.
     """
 
-    kind: ClassVar = "cohort"
+    kind: ClassVar[str] = "cohort"
     population: str
     joined: tuple[str, ...]
     patients: int
@@ -38,7 +38,7 @@ class PatientsJoined:
 class LimitGranted:
     """The data steward limited what may be spent on a population."""
 
-    kind: ClassVar = "grant"
+    kind: ClassVar[str] = "grant"
     unit: str
     neighbouring: str
     epsilon: float
@@ -58,7 +58,7 @@ class TrainingReserved:
         unbounded: why nothing bounds it, else "".
     """
 
-    kind: ClassVar = "reserve"
+    kind: ClassVar[str] = "reserve"
     reference: str
     patients: int
     patients_sha256: str
@@ -74,7 +74,7 @@ class TrainingReserved:
 class TrainingSettled:
     """A training ended; `mechanisms` are as run, `outcome` names its model."""
 
-    kind: ClassVar = "settle"
+    kind: ClassVar[str] = "settle"
     reference: str
     mechanisms: tuple[Mechanism, ...]
     outcome: str
@@ -84,7 +84,7 @@ class TrainingSettled:
 class TrainingVoided:
     """A reservation was taken back, because no step was taken."""
 
-    kind: ClassVar = "void"
+    kind: ClassVar[str] = "void"
     reference: str
 
 
@@ -92,7 +92,7 @@ class TrainingVoided:
 class ImagesReleased:
     """Images of a training's model left; `statement` is the sha256 of the release's statement."""
 
-    kind: ClassVar = "release"
+    kind: ClassVar[str] = "release"
     reference: str
     statement: str
 

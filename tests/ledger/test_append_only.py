@@ -266,17 +266,14 @@ def test_a_ledger_of_another_version_is_left_to_it(path: Path) -> None:
             use()
 
 
-@pytest.mark.usefixtures("path")
 def test_the_text_of_an_event_never_changes() -> None:
     """The hash chain covers it: a ledger that was written once must be read, and go on, for good."""
     mechanism = Mechanism(1.5, 0.25, 4)
     texts = {
         PatientsJoined("p", ("q",), 2, "ab", "cd"): '{"joined":["q"],"key_check":"cd","members_sha256":"ab",'
         '"patients":2,"population":"p"}',
-        LimitGranted(
-            "patient", "add-or-remove-one", 8.0, 1e-05, "\u00e9", "p"
-        ): '{"delta":1e-05,"epsilon":8.0,'
-        '"neighbouring":"add-or-remove-one","note":"\\u00e9","population":"p","unit":"patient"}',
+        LimitGranted("patient", "add-or-remove-one", 8.0, 1e-05, "\u00e9", "p"): '{"delta":1e-05,'
+        '"epsilon":8.0,"neighbouring":"add-or-remove-one","note":"\\u00e9","population":"p","unit":"patient"}',
         TrainingReserved("r", 2, "ab", "image", "add-or-remove-one", None, (), "why", "p"): '{"delta":null,'
         '"mechanisms":[],"neighbouring":"add-or-remove-one","patients":2,"patients_sha256":"ab",'
         '"population":"p","reference":"r","unbounded":"why","unit":"image"}',
@@ -292,6 +289,7 @@ def test_the_text_of_an_event_never_changes() -> None:
     assert read_event("grant", to_text(long)) == long
 
 
+@pytest.mark.usefixtures("path")
 def test_where_nothing_can_be_written_no_training_starts() -> None:
     """A ledger that is read-only refuses in one line, and is still shown and checked."""
     with tempfile.TemporaryDirectory() as folder:
