@@ -77,10 +77,6 @@ def charge_for(cohort: Cohort) -> None:
     ledger.reserve(
         reference,
         cohort.records["patient"].tolist(),
-        unit="patient",
-        neighbouring=NEIGHBOURING,
-        delta=None,
-        mechanisms=(),
-        why_unbounded=WHY,
+        ledger.TrainingCharge("patient", NEIGHBOURING, delta=None, why_unbounded=WHY),
     )
     ledger.settle(reference, ())

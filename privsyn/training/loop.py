@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,8 +20,6 @@ from privsyn.claim.document import (
     NEIGHBOURING,
     Claim,
     Clipping,
-    CumulativeCost,
-    LedgerEntry,
     Mechanism,
     Query,
     mechanisms,
@@ -271,21 +268,21 @@ def _reserve(state: State, cohort: Cohort, allow_unbounded: bool) -> None:
     ledger.reserve(
         state.reference,
         cohort.records["patient"].tolist(),
-        **charge(state.recipe, mechanisms(state.planned)),
+        charge(state.recipe, mechanisms(state.planned)),
         allow_unbounded=allow_unbounded,
     )
 
 
-def charge(recipe: Recipe, planned: Sequence[Mechanism]) -> dict[str, Any]:
-    """What the ledger records of a training."""
+def charge(recipe: Recipe, planned: Sequence[Mechanism]) -> ledger.TrainingCharge:
+    """What a training asks the ledger to charge."""
     why = _why_unbounded(recipe)
-    return {
-        "unit": recipe.privacy.unit,
-        "neighbouring": NEIGHBOURING,
-        "delta": delta_of(recipe) if recipe.privacy.dp else None,
-        "mechanisms": () if why else tuple(planned),
-        "why_unbounded": why,
-    }
+    return ledger.TrainingCharge(
+        unit=recipe.privacy.unit,
+        neighbouring=NEIGHBOURING,
+        delta=delta_of(recipe) if recipe.privacy.dp else None,
+        mechanisms=() if why else tuple(planned),
+        why_unbounded=why,
+    )
 
 
 def _why_unbounded(recipe: Recipe) -> str:
@@ -370,9 +367,8 @@ def _check_data(recipe: Recipe, cohort: Cohort) -> None:
 def _finish(study: Study, cohort: Cohort, state: State) -> Claim:
     recipe = state.recipe
     weights = file_digest(newest(study.checkpoints) / EMA)
-    ledger.settle(state.reference, charge(recipe, mechanisms(state.queries))["mechanisms"], outcome=weights)
-    account = ledger.account(state.reference)
-    entry, cumulative = LedgerEntry(**account["ledger"]), CumulativeCost(**account["cumulative"])
+    ledger.settle(state.reference, charge(recipe, mechanisms(state.queries)).mechanisms, outcome=weights)
+    entry, cumulative = ledger.account(state.reference)
     claim = claim_of_training(
         recipe,
         cohort,

@@ -348,7 +348,7 @@ def _outlook(study: Study, recipe: Recipe, history: Sequence[Mechanism]) -> ledg
     if not study.cohort.exists():
         return None
     patients = load_cohort(study.cohort).records["patient"].tolist()
-    return ledger.outlook(patients, **charge(recipe, history))
+    return ledger.outlook(patients, charge(recipe, history))
 
 
 def _outlook_document(outlook: ledger.Outlook) -> JsonObject:
