@@ -27,7 +27,7 @@ from privsyn.auditing.quality.matched_samples import (
 )
 from privsyn.auditing.quality.measures import CONFIDENCE, QualityFindings, detectable_difference
 from privsyn.auditing.statistics.resampling import FOUR_OF_FIVE, HALVES, SEEN_AT_001, random_half
-from privsyn.features.distances import MEASURES, Part, Reference, principal_axes
+from privsyn.features.distances import MEASURES, Reference, SubsetPair, principal_axes
 from privsyn.features.embed import Floats
 from privsyn.features.ssim import ms_ssim
 
@@ -136,7 +136,7 @@ class _FeatureMeasures:
 
         def compute() -> Arrays:
             generator = self.evidence.generator(f"{NAME}, halves", self.settings)
-            halves: list[Part] = [
+            halves: list[SubsetPair] = [
                 (random_half(reference.patients, generator), random_half(sample.patients, generator))
                 for _ in range(HALVES)
             ]
