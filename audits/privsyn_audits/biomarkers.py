@@ -41,7 +41,7 @@ from privsyn.auditing.statistics.resampling import (
     random_half,
 )
 from privsyn.auditing.statistics.scores import class_auc, class_f1
-from privsyn.features.distances import Part, frechet_distance
+from privsyn.features.distances import SubsetPair, frechet_distance
 from privsyn.features.texture import GENERAL, biomarkers
 
 NAME, VERSION = "biomarkers", "2"
@@ -212,7 +212,7 @@ class _Biomarkers:
         reference = self.samples.reference.patients
 
         def distances(sample: ImageSample, rows: Floats) -> Floats:
-            halves: list[Part] = [
+            halves: list[SubsetPair] = [
                 (random_half(reference, generator), random_half(sample.patients, generator))
                 for _ in range(HALVES)
             ]

@@ -27,7 +27,7 @@ from privsyn.auditing.quality.matched_samples import (
 )
 from privsyn.auditing.quality.measures import CONFIDENCE, QualityFindings, detectable_difference
 from privsyn.auditing.statistics.resampling import FOUR_OF_FIVE, HALVES, SEEN_AT_001, random_half
-from privsyn.features.distances import MEASURES, Part, Reference, principal_axes
+from privsyn.features.distances import MEASURES, Reference, SubsetPair, principal_axes
 from privsyn.features.embed import Floats
 from privsyn.features.ssim import ms_ssim
 
@@ -136,7 +136,7 @@ class _FeatureMeasures:
 
         def compute() -> Arrays:
             generator = self.evidence.generator(f"{NAME}, halves", self.settings)
-            halves: list[Part] = [
+            halves: list[SubsetPair] = [
                 (random_half(reference.patients, generator), random_half(sample.patients, generator))
                 for _ in range(HALVES)
             ]
@@ -145,8 +145,9 @@ class _FeatureMeasures:
                 advance()
             return found
 
-        name = f"{NAME}, {self.network} of {self.scope}, seed {self.settings.seed}"
-        return self.evidence.kept(name, compute, sample.images, sample.patients, reference.images)
+        name = f"{NAME}, halves, seed {self.settings.seed}"
+        depends = features, sample.patients, self._reference.rows, reference.patients
+        return self.evidence.kept(name, compute, *depends)
 
     def _planted(self, measure: str) -> Control:
         """`test` images with a fault that the measure must detect: outliers, or one half missing."""
@@ -169,7 +170,7 @@ class _FeatureMeasures:
         outliers = generator.permutation(len(rows))[: max(1, round(share * len(rows)))]
         rows[outliers] = rows.mean(axis=0) + 10 * (rows[outliers] - rows.mean(axis=0))
         what = f"{len(outliers)} of {len(rows)} test images made outliers"
-        return float(self._measured(rows, what, (measure,))[measure][0]), what
+        return float(self._measured(rows, (measure,))[measure][0]), what
 
     @cached_property
     def _of_one_half(self) -> Arrays:
@@ -177,17 +178,15 @@ class _FeatureMeasures:
         rows = self._baseline
         along = (rows @ principal_axes(rows, 1))[:, 0]
         half = np.flatnonzero(along > np.median(along))
-        return self._measured(rows[np.resize(half, len(rows))], "one half", OTHERS)
+        return self._measured(rows[np.resize(half, len(rows))], OTHERS)
 
-    def _measured(self, rows: NDArray[np.floating], what: str, measures: Sequence[str]) -> Arrays:
-        """Measures of rows made from the baseline."""
-        name = f"{NAME}, {measures} of {what}, {self.network} of {self.scope}, seed {self.settings.seed}"
+    def _measured(self, rows: NDArray[np.floating], measures: Sequence[str]) -> Arrays:
+        """(1,) of each measure of the reference against features (n, d)."""
 
         def compute() -> Arrays:
             return self._reference.compare(rows.astype(np.float32), measures=measures)
 
-        images = self.samples.reference.images, self.samples.baseline.images
-        return self.evidence.kept(name, compute, *images)
+        return self.evidence.kept(f"{NAME}, {measures}", compute, rows, self._reference.rows)
 
     @cached_property
     def _equal_distributions(self) -> Control:

@@ -130,13 +130,10 @@ def _common_class_counts(samples: Sequence[ImageSample], count: int) -> dict[int
     equal. If that would leave fewer than half of the images, as for a set that lacks a class, the result is
     empty and each sample keeps its own shares.
     """
-    reference = samples[0]
-    labels, of_class = np.unique(reference.labels, return_counts=True)
+    labels, of_class = np.unique(samples[0].labels, return_counts=True)
     shares = dict(zip(labels.tolist(), of_class / of_class.sum(), strict=True))
-    limit = min(
-        np.sum(sample.labels == label) / share for sample in samples for label, share in shares.items()
-    )
-    total = min(count, int(limit))
+    limits = [np.sum(sample.labels == label) / share for sample in samples for label, share in shares.items()]
+    total = min([count, *map(int, limits)])
     return {label: round(total * share) for label, share in shares.items()} if 2 * total >= count else {}
 
 

@@ -8,7 +8,7 @@ import pytest
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Settings
 from privsyn.auditing.quality.matched_samples import ImageSample, samples_by_scope
-from privsyn.cohort.cohort import Cohort
+from privsyn.cohort.cohort import Cohort, Part
 from privsyn.synthetic.dataset import SyntheticSet
 
 
@@ -68,3 +68,19 @@ def test_the_choice_is_the_seeds_alone(digits_cohort: Cohort) -> None:
     )
     assert one == again
     assert one != other
+
+
+def test_a_class_that_the_reference_lacks_has_too_few_images(
+    digits_cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The split may leave a rare class without a holdout patient: that class is not measured, others are."""
+    evidence = _evidence(digits_cohort, np.arange(400) % 10)
+    part = evidence.holdout
+    rows = np.flatnonzero(part.labels != 3)
+    without = Part(part.images[rows], part.labels[rows], part.patients[rows], part.rows[rows])
+    monkeypatch.setattr(evidence, "holdout", without)
+    found = {scope.get("class"): samples for scope, samples in samples_by_scope(evidence, Settings())}
+    lacking = found.pop(digits_cohort.classes[3])
+    assert lacking.too_few
+    assert len(lacking.reference) == len(lacking.baseline) == len(lacking.synthetic) == 0
+    assert all(len(samples.reference) > 0 for samples in found.values())
