@@ -51,6 +51,7 @@ reference = "choice of this policy"
 CLAIM = {
     "schema_version": 1,
     "kind": "dp",
+    "statement": "a promise",
     "unit": "patient",
     "neighbouring": "add-or-remove-one",
     "epsilon": 8.0,
@@ -69,13 +70,21 @@ CLAIM = {
         "composed": [],
     },
     "accountant": {"name": "pld", "library": "dp-accounting", "version": "0.6.0"},
-    "public": {"size": 8},
+    "group": [],
+    "public": {"classes": ["a", "b"], "size": 8, "channels": 1, "value_range": [0, 255]},
+    "public_data": False,
     "not_covered": ["the class list"],
     "valid_for_release": True,
     "reason": "",
     "ledger": None,
     "cumulative": None,
-    "provenance": {"weights_sha256": WEIGHTS, "cohort_fingerprint": "private", "recipe_sha256": "cd" * 32},
+    "provenance": {
+        "weights_sha256": WEIGHTS,
+        "cohort_fingerprint": "private",
+        "cohort_sha256": "ef" * 32,
+        "recipe_sha256": "cd" * 32,
+        "steps_done": 10,
+    },
 }
 
 
@@ -125,6 +134,7 @@ def write_audit(study: Study, *, verdict: str = "pass", partial: bool = False, a
         "interval": [0.51, AUC_ON_REAL_DATA],
         "rationale": "an attacker must do no better than chance",
         "reason": f"measured {AUC_ON_REAL_DATA}",
+        "waivable_by": ["data-custodian"],
     }
     cohort = read_json(study.cohort / "cohort.json")
     found = read_synthetic(study.synthetic, size=8, channels=1, classes=["a", "b"])
