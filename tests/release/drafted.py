@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +89,10 @@ CLAIM = {
 }
 
 
-def write_set(study: Study, *, seed: int = 0, force: bool = False) -> None:
-    """Draw the study's synthetic set anew."""
+def write_set(
+    study: Study, *, seed: int = 0, force: bool = False, near_copies_rejected: bool = False
+) -> None:
+    """Draw the study's synthetic set again."""
     images = np.random.default_rng(seed).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
     provenance = {
         "generator": "privsyn",
@@ -97,6 +100,7 @@ def write_set(study: Study, *, seed: int = 0, force: bool = False) -> None:
         "model_sha256": WEIGHTS,
         "seed": seed,
         "count": 20,
+        "near_copies_rejected": near_copies_rejected,
     }
     write_synthetic(
         study.synthetic,
@@ -110,7 +114,14 @@ def write_set(study: Study, *, seed: int = 0, force: bool = False) -> None:
     )
 
 
-def write_audit(study: Study, *, verdict: str = "pass", partial: bool = False, attempt: int = 1) -> None:
+def write_audit(
+    study: Study,
+    *,
+    verdict: str = "pass",
+    partial: bool = False,
+    attempt: int = 1,
+    waivable_by: Sequence[str] = ("data-custodian",),
+) -> None:
     """Write what an audit of the study's set would leave, with one rule."""
     finding = {
         "audit": "membership-model",
@@ -134,7 +145,7 @@ def write_audit(study: Study, *, verdict: str = "pass", partial: bool = False, a
         "interval": [0.51, AUC_ON_REAL_DATA],
         "rationale": "an attacker must do no better than chance",
         "reason": f"measured {AUC_ON_REAL_DATA}",
-        "waivable_by": ["data-custodian"],
+        "waivable_by": list(waivable_by),
     }
     cohort = read_json(study.cohort / "cohort.json")
     found = read_synthetic(study.synthetic, size=8, channels=1, classes=["a", "b"])
