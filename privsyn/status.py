@@ -16,6 +16,7 @@ from privsyn.auditing.verdict import VerdictOutcome
 from privsyn.claim.document import Claim
 from privsyn.files import file_digest, read_json, tree_digest, tree_digests
 from privsyn.recipe import Recipe
+from privsyn.release.artefacts import source_of
 from privsyn.release.bundle import read_bundle
 from privsyn.release.manifest import BUNDLE
 from privsyn.report.documents import load_claim, load_verdict
@@ -194,15 +195,15 @@ def _release(study: Study) -> Station:
     stated = bundle.statement
     if any(_digest_in_study(study, name) != digest for name, digest in stated.subjects.items()):
         return Station("release", "stale", "drafted from an earlier state", "privsyn release draft --force")
-    outcome = stated.predicate["verdict"]["outcome"]
     state = "sealed" if bundle.certificate else "draft"
-    return Station("release", "done", f"{state}, carries the verdict {outcome}", None)
+    return Station("release", "done", f"{state}, carries the verdict {stated.verdict_outcome}", None)
 
 
 def _digest_in_study(study: Study, name: str) -> str | None:
     """The digest of what a file of the release was copied from; `None` if it is gone."""
-    origin = study.public_report if name == study.public_report.name else study.synthetic / name
-    return file_digest(origin) if origin.is_file() else None
+    source = source_of(name)
+    origin = None if source is None else study.root / source
+    return file_digest(origin) if origin is not None and origin.is_file() else None
 
 
 def _of_cohort(study: Study, key: str) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from privsyn.errors import PrivsynError
 from privsyn.release.approvals import Tally, tally
@@ -29,7 +29,7 @@ from privsyn.release.manifest import BUNDLE, Statement
 from privsyn.release.rollback_protection import compare
 from privsyn.release.status_list import StatusList
 from privsyn.release.trust import PIPELINE, SEALER, Trust, read_trust
-from privsyn.strict_json import now_or, printable, read_file, refuse, spelled
+from privsyn.strict_json import JsonObject, now_or, printable, read_file, refuse, spelled
 
 VerificationOutcome = Literal["pass", "fail", "inconclusive"]
 CheckState = Literal["ok", "failed", "open", "note"]
@@ -66,7 +66,7 @@ class ReleaseVerification:
 
     folder: Path
     outcome: VerificationOutcome
-    statement: dict[str, Any] | None
+    statement: JsonObject | None
     changed: tuple[str, ...]
     missing: tuple[str, ...]
     extra: tuple[str, ...]
@@ -79,7 +79,7 @@ class ReleaseVerification:
         """0: intact and approved; 3: intact, and something could not be answered; 1: something is wrong."""
         return {"pass": 0, "inconclusive": 3, "fail": 1}[self.outcome]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """One JSON document."""
         return {
             "schema_version": 1,
@@ -294,7 +294,7 @@ def _gate(bundle: Bundle, trust: Trust, now: datetime) -> str:
         refuse(BUNDLE, "has no gate's result: nobody says what the policy's verdict was")
     check_gate(bundle.gate, bundle.statement)
     people = trust.need(PIPELINE, bundle.gate, "the gate's result", now)
-    title, failing = bundle.statement.predicate["policy"].get("title"), bundle.statement.failing_rules
+    title, failing = bundle.statement.policy_title, bundle.statement.failing_rules
     gave = f"not passed: {', '.join(failing)}" if failing else "pass"
     by = ", ".join(sorted(people))
     return f"the policy {title!r} ({bundle.statement.policy[:12]}) gave: {gave}; signed by {by}"

@@ -13,7 +13,7 @@ from securesystemslib.signer import CryptoSigner
 
 from privsyn.files import tree_digests
 from privsyn.release.approvals import Approval, read_approval
-from privsyn.release.bundle import Bundle, certificate_payload, gate_payload
+from privsyn.release.bundle import Bundle, Certificate, certificate_payload, gate_payload
 from privsyn.release.envelope import IN_TOTO, STATUS, TRUST, Envelope, public_key
 from privsyn.release.manifest import BUNDLE, Statement, make_statement
 from privsyn.release.status_list import StatusEntry, status_payload
@@ -177,10 +177,7 @@ class House:
             for a in map(read_approval, approvals)
             for waiver in a.waivers
         }
-        waivers = [{"rule": rule, "person": who, "reason": why} for rule, (who, why) in granted.items()]
-        payload = certificate_payload(
-            found, trust={"id": "st-elsewhere", "version": self.version}, waivers=waivers, at=at
-        )
+        payload = certificate_payload(found, Certificate("st-elsewhere", self.version, granted, at))
         certificate = self.signed(Envelope(payload, IN_TOTO), by)
         return Bundle(found.envelope, found.statement, found.gate, found.approvals, certificate)
 

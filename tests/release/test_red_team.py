@@ -25,9 +25,9 @@ from privsyn.claim.recompute import epsilon_bound
 from privsyn.errors import PrivsynError, Refused
 from privsyn.files import json_text
 from privsyn.home import home
-from privsyn.release.approvals import Waiver
-from privsyn.release.approve import approve, current_draft, standing
-from privsyn.release.bundle import Bundle, certificate_payload
+from privsyn.release.approvals import GivenAnswer, Waiver
+from privsyn.release.approve import ApprovalRequest, approve, current_draft, standing
+from privsyn.release.bundle import Bundle, Certificate, certificate_payload
 from privsyn.release.draft import draft
 from privsyn.release.envelope import IN_TOTO, Envelope, key_document, public_key
 from privsyn.release.keys import new_key, open_key
@@ -37,6 +37,8 @@ from privsyn.release.status_list import StatusEntry, read_status
 from privsyn.release.trust import read_trust
 from privsyn.release.verify import verify
 from privsyn.study import Study
+
+OFFICER = ApprovalRequest("privacy-officer")
 
 
 @pytest.fixture
@@ -58,8 +60,8 @@ def closed(house: House, draft_: Bundle, approvals: list[Envelope], by: tuple[st
            at: datetime = NOW - DAY / 2, **changes: Any) -> Bundle:  # fmt: skip
     """A bundle whose certificate has other fields than `seal` would write."""
     found = Bundle(draft_.envelope, draft_.statement, draft_.gate, tuple(approvals))
-    fields: dict[str, Any] = {"trust": {"id": "st-elsewhere", "version": 1}, "waivers": [], **changes}
-    certificate = house.signed(Envelope(certificate_payload(found, at=at, **fields), IN_TOTO), *by)
+    stated = replace(Certificate("st-elsewhere", 1, {}, at), **changes)
+    certificate = house.signed(Envelope(certificate_payload(found, stated), IN_TOTO), *by)
     return replace(found, certificate=certificate)
 
 
@@ -287,8 +289,8 @@ def test_a_memory_that_cannot_be_read_is_said(house: House, folder: Path, trust:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"trust": {"id": "another-house", "version": 1}},
-        {"waivers": [{"rule": "no-copies", "person": "rosa", "reason": "never granted"}]},
+        {"organisation": "another-house"},
+        {"waivers": {"no-copies": ("rosa", "never granted")}},
     ],
 )
 def test_a_certificate_says_what_is_so(
@@ -361,7 +363,7 @@ def test_one_person_does_not_answer_in_a_second_role(house: House, folder: Path,
     item = {"id": "seen", "question": "Seen?", "role": "clinical-lead", "evidence": None, "reference": "x"}
     fill(folder)
     drafted = house.drafted(state_of(folder, claims(checklist=[item])))
-    yes = {"seen": {"answer": "yes", "comment": ""}}
+    yes = {"seen": GivenAnswer("yes")}
     second = house.approval(drafted.statement, "bob", "clinical-lead", answers=yes)
     put(folder, house.sealed(drafted, [second, *everybody(house, drafted.statement)]))
     assert verify(folder, trust=trust, now=NOW).exit_code == 1
@@ -454,7 +456,7 @@ def test_nobody_approves_under_a_policy_that_changed(study: Study, house: House,
     text = study.policy_file.read_text(encoding="utf-8")
     study.policy_file.write_text(text.replace("0.55", "0.95"), encoding="utf-8")
     with pytest.raises(PrivsynError):
-        approve(study, signer=house.signers["bob"], trust=office, role="privacy-officer")
+        approve(study, OFFICER, signer=house.signers["bob"], trust=office)
 
 
 def test_an_approval_does_not_overwrite_a_key(
@@ -465,9 +467,7 @@ def test_an_approval_does_not_overwrite_a_key(
     new_key(tmp_path / "bob", None)
     before = (tmp_path / "bob").read_bytes()
     with pytest.raises(PrivsynError):
-        approve(
-            study, signer=house.signers["bob"], trust=office, role="privacy-officer", out=tmp_path / "bob"
-        )
+        approve(study, OFFICER, signer=house.signers["bob"], trust=office, out=tmp_path / "bob")
     assert (tmp_path / "bob").read_bytes() == before
 
 
@@ -489,7 +489,7 @@ def test_a_junk_decision_does_not_steer_the_clock(study: Study, house: House, of
     )
     study.approvals.mkdir()
     (study.approvals / "x.json").write_bytes(Envelope(forged.payload, IN_TOTO).line)
-    file = approve(study, signer=house.signers["bob"], trust=office, role="privacy-officer")
+    file = approve(study, OFFICER, signer=house.signers["bob"], trust=office)
     assert b"9999" not in base64.b64decode(json.loads(file.read_bytes())["payload"])
 
 

@@ -28,7 +28,7 @@ from house import (
 from privsyn.errors import Refused
 from privsyn.files import json_text
 from privsyn.home import home
-from privsyn.release.approvals import Waiver
+from privsyn.release.approvals import GivenAnswer, Waiver
 from privsyn.release.bundle import Bundle
 from privsyn.release.envelope import IN_TOTO, Envelope, key_document, public_key
 from privsyn.release.manifest import BUNDLE
@@ -168,7 +168,7 @@ def test_an_open_question_is_named(house: House, folder: Path, trust: Path) -> N
         approvals = [house.approval(draft.statement, p, answers=answers.get(p, {})) for p in APPROVERS]
         return verify(rewritten(folder, house.sealed(draft, approvals)), trust=trust, now=NOW)
 
-    yes, no = {"seen": {"answer": "yes", "comment": ""}}, {"seen": {"answer": "no", "comment": ""}}
+    yes, no = {"seen": GivenAnswer("yes")}, {"seen": GivenAnswer("no")}
     assert answered(cyd=yes).exit_code == 0
     for answers in ({}, {"bob": yes}, {"cyd": yes, "bob": no}):
         found = answered(**answers)
