@@ -147,8 +147,10 @@ class Fields:
         """A sha256 in lower-case hex."""
         return check_digest(self.document.get(name), f"{self.what}: {name}")
 
-    def integer(self, name: str, *, least: int) -> int:
-        value = self._of(name, int, lambda v: v >= least, f"a whole number of at least {least}")
+    def integer(self, name: str, *, least: int, most: int | None = None) -> int:
+        """A whole number within bounds."""
+        expected = f"a whole number of at least {least}" + ("" if most is None else f" and at most {most}")
+        value = self._of(name, int, lambda v: v >= least and (most is None or v <= most), expected)
         return int(value)
 
     def time(self, name: str) -> datetime:

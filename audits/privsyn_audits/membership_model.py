@@ -4,8 +4,8 @@ Threat: model access. Six attacks from the literature, on one grid of noise leve
 (`privsyn.auditing.attacks.denoising`), with one score per patient. What is judged is the margin of the score
 above the threshold for never-trained patients of the same appearance
 (`privsyn.auditing.attacks.calibration`). On the one over-trained model where both were measured, the margin
-beat the score in five of six attacks (docs/audits.md); judging both would double the number of attacks for
-little. The strongest of the six is reported, corrected for all.
+beat the score in five of six attacks (docs/measurements/privacy-audits.md); judging both would double the
+number of attacks for little. The strongest of the six is reported, corrected for all.
 """
 
 from __future__ import annotations

@@ -20,9 +20,7 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:  # noqa: ARG00
     if claim is None:
         reason = "the set comes without a model, so nothing is claimed"
         return [Finding.not_applicable(AUDIT, STATISTIC, reason)]
-    if claim.bound is None:
-        return [Finding.inconclusive(AUDIT, STATISTIC, why_none(claim))]
-    if claim.bound.invalid:
-        return [Finding.inconclusive(AUDIT, STATISTIC, f"the claim is not valid: {why_none(claim)}")]
+    if claim.bound is None or claim.bound.invalid:
+        return [Finding.inconclusive(AUDIT, STATISTIC, f"there is no valid bound: {why_none(claim)}")]
     details = {"unit": claim.unit, "delta": claim.bound.delta, "neighbouring": claim.bound.neighbouring}
     return [Finding.measured(AUDIT, STATISTIC, value=claim.bound.epsilon, details=details)]

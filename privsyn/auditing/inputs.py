@@ -95,8 +95,9 @@ def _model(
     if folder is None or synthetic.provenance is None:  # the model of such a set is not known
         return AuditedModel()
     model, recipe, weights = load_model(folder)
-    rejected = bool(synthetic.provenance.get("near_copies_rejected"))
-    claim = read_claim(read_json(folder / "privacy.json")).of_set(near_copies_rejected=rejected)
+    file = folder / "privacy.json"
+    rejected = synthetic.provenance.near_copies_rejected
+    claim = read_claim(read_json(file), str(file)).of_set(near_copies_rejected=rejected)
     if claim.imported:  # its training patients are not known, so attacks on it have no members
         _check_drawn_by(synthetic, weights)
         return AuditedModel(ModelUnderAudit(claim=claim), recipe.digest)
@@ -156,7 +157,7 @@ def _check_lineage(cohort: Cohort, synthetic: SyntheticSet, claim: Claim, weight
 
 
 def _check_drawn_by(synthetic: SyntheticSet, weights: str) -> None:
-    if synthetic.provenance is not None and synthetic.provenance.get("model_sha256") != weights:
+    if synthetic.provenance is not None and synthetic.provenance.model_sha256 != weights:
         raise StudyError(
             "the synthetic set was drawn from another model than the study has now: run `privsyn sample`"
         )

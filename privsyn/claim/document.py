@@ -8,6 +8,7 @@ which `Claim.public_document` leaves out. Standard library only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -17,6 +18,7 @@ SCHEMA_VERSION = 1
 WHAT = "the privacy claim"
 NEIGHBOURING = "add-or-remove-one"
 SAMPLING = "poisson"
+DP_SGD = "dp-sgd"  # name of the query that the steps of a private training are
 
 Unit = Literal["patient", "image"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -78,6 +80,11 @@ class Query:
             **self.mechanism.to_dict(),
             **(asdict(self.clipping) if self.clipping else {}),
         }
+
+
+def mechanisms(queries: Sequence[Query]) -> tuple[Mechanism, ...]:
+    """What an accountant composes."""
+    return tuple(query.mechanism for query in queries)
 
 
 @dataclass(frozen=True)
@@ -287,8 +294,9 @@ class Claim:
         """The claim for a set drawn from the model: void where the training images were looked at again."""
         if self.bound is None or not near_copies_rejected:
             return self
-        reasons = [self.bound.invalid, FILTERED] if self.bound.invalid else [FILTERED]
-        return replace(self, bound=replace(self.bound, invalid="; ".join(reasons)))
+        earlier = self.bound.invalid.removesuffix(".")
+        reason = f"{earlier}; {FILTERED}" if earlier else FILTERED
+        return replace(self, bound=replace(self.bound, invalid=reason))
 
     def to_document(self) -> JsonObject:
         """`model/privacy.json`."""
@@ -350,14 +358,14 @@ def read_claim(document: Any, what: str = WHAT) -> Claim:
 
 def _bound(fields: Fields) -> Bound:
     mechanism, accountant = fields.fields("mechanism"), fields.fields("accountant")
-    queries = [_query(each) for each in mechanism.objects("composed")]
+    queries = [read_query(each) for each in mechanism.objects("composed")]
     valid = fields.document.get("valid_for_release") is not False
     reason = fields.text("reason") if "reason" in fields.document else ""
     return Bound(
         epsilon=fields.number("epsilon"),
         delta=fields.number("delta"),
         epsilon_rdp=fields.number("epsilon_rdp"),
-        queries=(*queries, _query(mechanism)),
+        queries=(*queries, read_query(mechanism)),
         expected_units=mechanism.integer("expected_units", least=1),
         accountant=Accountant(*(accountant.text(key) for key in ("name", "library", "version"))),
         group=tuple(
@@ -371,7 +379,8 @@ def _bound(fields: Fields) -> Bound:
     )
 
 
-def _query(fields: Fields) -> Query:
+def read_query(fields: Fields) -> Query:
+    """Parse what `Query.to_dict` writes."""
     numbers = Mechanism(
         fields.number("noise_multiplier"), fields.number("sample_rate"), fields.integer("steps", least=0)
     )

@@ -98,9 +98,9 @@ def run_chain(out: Path, settings: Sequence[str]) -> dict[str, Any]:
 
 def summary(claim: dict[str, Any], verdict: Verdict) -> Table:
     """Claim, epsilon, the worst outcome of each audit, and the verdict."""
+    from privsyn.claim.words import rounded_up
     from privsyn.cli.audit import measured
     from privsyn.cli.console import table
-    from privsyn.cli.train import rounded_up
 
     private = claim["kind"] == "dp"
     rows: list[tuple[str, str, str]] = [

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from privsyn.claim.words import rounded_up
 from privsyn.cli.options import HERE, Json, StudyFolder, group
-from privsyn.cli.train import rounded_up
 
 if TYPE_CHECKING:
     from privsyn.claim.document import CumulativeCost
@@ -154,9 +154,11 @@ def grant_budget(
     """
     from privsyn.cli.console import show
     from privsyn.ledger import grant, populations
+    from privsyn.ledger.events import LimitGranted
 
     made = grant(population or _patients(study), unit=unit, epsilon=epsilon, delta=delta, note=note)
-    granted = next(each for each in populations() if each.id == made.body["population"])
+    assert isinstance(made.event, LimitGranted)
+    granted = next(each for each in populations() if each.id == made.event.population)
     limit = granted.grants[0]
     show(
         {"schema_version": 1, "population": granted.id, "head": made.hash, "grant": limit.to_dict()},

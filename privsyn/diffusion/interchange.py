@@ -8,10 +8,9 @@ diffusers the caller must do that (docs/diffusers.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,6 +21,7 @@ from privsyn.diffusion.interchange_process import process_settings
 from privsyn.diffusion.interchange_unet import from_diffusers, unet_settings
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError
 from privsyn.files import file_digest, read_json
+from privsyn.strict_json import JsonObject
 
 PIPELINE, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -42,7 +42,7 @@ class Imported:
         sha256: of the weights file (hex).
     """
 
-    settings: dict[str, dict[str, Any]]
+    settings: dict[str, JsonObject]
     weights: dict[str, Tensor]
     classes: int
     sha256: str
@@ -65,7 +65,7 @@ def read_diffusers(folder: Path) -> Imported:
         settings["diffusion"] |= process_settings(
             _document(scheduler / SCHEDULER),
             str(scheduler / SCHEDULER),
-            learned_variance=settings["diffusion"]["learned_variance"],
+            learned_variance=settings["diffusion"]["learned_variance"] is True,
         )
     file = _weights_file(unet)
     try:
@@ -104,7 +104,8 @@ def _parts(folder: Path) -> tuple[Path, Path | None]:
     """Where the network and the scheduler are."""
     if (folder / PIPELINE).is_file():
         index = _document(folder / PIPELINE)
-        parts = [name for name, part in index.items() if not name.startswith("_") and any(part or ())]
+        filled = [name for name, part in index.items() if isinstance(part, Sequence) and any(part)]
+        parts = [name for name in filled if not name.startswith("_")]
         strange = sorted(set(parts) - {"unet", "scheduler"})
         if strange or "unet" not in parts:
             raise RecipeError(
@@ -119,7 +120,7 @@ def _parts(folder: Path) -> tuple[Path, Path | None]:
     )
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _document(path: Path) -> JsonObject:
     document = read_json(path)
     if not isinstance(document, Mapping):
         raise PrivsynError(f"{path} is not a JSON object: fetch or save it again")

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from privsyn.bit_depth import DTYPES, Images, white
+from privsyn.diffusion.check import check_recipe
+from privsyn.diffusion.networks import find_network
+from privsyn.diffusion.networks.declaration import DenoisingNetwork, Frame
 from privsyn.diffusion.posterior import bound
 from privsyn.diffusion.process import Process, SamplingLaw, log_snrs
-from privsyn.diffusion.swin_unet import swin_unet
-from privsyn.diffusion.unet import Frame, UNet, plain_unet
 from privsyn.errors import RecipeError
 from privsyn.recipe import Recipe
 
@@ -31,7 +32,11 @@ class DiffusionModel(nn.Module):
     """
 
     def __init__(
-        self, network: UNet, process: Process, image_shape: tuple[int, int, int], bit_depth: int = 8
+        self,
+        network: DenoisingNetwork,
+        process: Process,
+        image_shape: tuple[int, int, int],
+        bit_depth: int = 8,
     ) -> None:
         super().__init__()
         self.network = network
@@ -93,7 +98,12 @@ class DiffusionModel(nn.Module):
 
 
 def build_model(recipe: Recipe) -> DiffusionModel:
-    """A fresh model; its weights follow from `recipe.seed`, and the global generator is left alone."""
+    """A fresh model; its weights follow from `recipe.seed`, and the global generator is left alone.
+
+    Raises:
+        RecipeError: it names a network or a sampler that does not exist, or settings that do not fit.
+    """
+    check_recipe(recipe)
     with torch.random.fork_rng(devices=[]):  # torch initialises layers from the global generator only
         torch.manual_seed(recipe.seed)
         network = _network(recipe)
@@ -120,30 +130,18 @@ def build_process(recipe: Recipe) -> Process:
     )
 
 
-def _network(recipe: Recipe) -> UNet:
-    wanted, channels = recipe.model, recipe.data.channels
+def _network(recipe: Recipe) -> DenoisingNetwork:
+    model, channels = recipe.model, recipe.data.channels
     frame: Frame = {
-        "multipliers": wanted.multipliers,
-        "blocks": wanted.blocks_per_level,
-        "groups": wanted.groups,
+        "multipliers": model.multipliers,
+        "blocks": model.blocks_per_level,
+        "groups": model.groups,
         "image_channels": channels,
         "outputs": channels * (2 if recipe.diffusion.learned_variance else 1),
         "labels": len(recipe.data.classes) + 1,
-        "channels": wanted.channels,
+        "channels": model.channels,
     }
-    if wanted.network == "swin-unet":
-        assert wanted.heads is not None  # the recipe demands them
-        assert wanted.windows is not None
-        levels, heads, windows = wanted.attention_levels, wanted.heads, wanted.windows
-        return swin_unet(**frame, swin_levels=levels, heads=heads, windows=windows, dropout=wanted.dropout)
-    per_head = wanted.head_channels
-    return plain_unet(
-        **frame,
-        attention_levels=wanted.attention_levels,
-        heads=lambda width: 1 if per_head is None else width // per_head,
-        dropout=wanted.dropout,
-        scale_shift=wanted.scale_shift,
-    )
+    return find_network(model.network).build(model, frame)
 
 
 def device_of(recipe: Recipe) -> torch.device:

@@ -89,11 +89,6 @@ class Process:
         """T."""
         return len(self.log_snrs)
 
-    @property
-    def alphas_cumprod(self) -> Tensor:
-        """(T,) float64, alpha_t squared: abar of DDPM."""
-        return self.log_snrs.sigmoid()
-
     def log_snr(self, times: Tensor) -> Tensor:
         """Log-SNR at times (B,), linear between whole steps; (B,) float64."""
         table, last = self.log_snrs.to(times.device), self.timesteps - 1

@@ -31,7 +31,7 @@ from privsyn.features.embed import BATCH, RESIZE, EmbeddingInfo, Floats, in_batc
 from privsyn.features.networks import FORMATS, Network
 from privsyn.progress import SILENT, Progress
 
-Forward = Callable[[Tensor], Any]  # (batch, channels, size, size) float32 to whatever the network returns
+Forward = Callable[[Tensor], object]  # (batch, channels, size, size) float32 to whatever the network returns
 
 # Files, other machines, threads, the screen; and calls left after inlining, which are not of TorchScript.
 _OUTSIDE = frozenset(
@@ -165,7 +165,7 @@ def _torchscript(network: Network, content: bytes) -> tuple[Forward, int]:
         if space not in ("aten", "prim") or operator in _OUTSIDE:
             raise _fault(network, f"uses {kind}, which may do more than compute: export one without")
 
-    def forward(batch: Tensor) -> Any:
+    def forward(batch: Tensor) -> object:
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             return method(batch)
 
@@ -218,7 +218,7 @@ def _onnx(network: Network, content: bytes) -> tuple[Forward, int]:
         raise _fault(network, f"takes {wanted}: export one that takes float32 (n, channels, size, size)")
     own = given[0].shape[0]
 
-    def forward(batch: Tensor) -> Any:
+    def forward(batch: Tensor) -> object:
         outputs = session.run(None, {given[0].name: batch.numpy()})
         if len(outputs) == 1 and isinstance(outputs[0], np.ndarray):
             return torch.from_numpy(outputs[0])

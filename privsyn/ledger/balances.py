@@ -10,11 +10,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
-from typing import Any
 
 from privsyn.claim.document import CumulativeCost, Mechanism
 from privsyn.dp import accounting
+from privsyn.ledger.events import (
+    ImagesReleased,
+    LimitGranted,
+    PatientsJoined,
+    TrainingReserved,
+    TrainingSettled,
+    TrainingVoided,
+)
 from privsyn.ledger.hash_chain import LedgerRecord
+from privsyn.strict_json import JsonObject
 
 RESERVED, SETTLED, VOIDED = "reserved", "settled", "voided"
 Kind = tuple[str, str]  # unit and neighbouring relation; figures of two kinds are never added
@@ -48,7 +56,7 @@ class Charge:
     def kind(self) -> Kind:
         return self.unit, self.neighbouring
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return asdict(self)
 
 
@@ -161,11 +169,6 @@ def refusal(before: Balances, after: Balances, reference: str, *, allow: bool) -
     return ""
 
 
-def mechanisms_of(parts: Sequence[Mapping[str, Any]]) -> tuple[Mechanism, ...]:
-    """The mechanisms in an entry's body."""
-    return tuple(Mechanism(**part) for part in parts)
-
-
 def _unbounded(population: str, charge: Charge, grant: Grant) -> str:
     return (
         f"nothing bounds this training ({charge.unbounded}), and {population} has a grant of epsilon "
@@ -204,36 +207,38 @@ def _note(unbounded: Sequence[Charge], others: int, kind: Kind) -> str:
 
 
 def _after(balances: Balances, entry: LedgerRecord) -> Balances:
-    match entry.kind:
-        case "cohort":
-            return _joined(balances, entry)
-        case "grant":
-            population = balances.canonical[entry.body["population"]]
-            facts = {key: value for key, value in entry.body.items() if key != "population"}
-            grant = Grant(**facts, time=entry.time, entry=entry.seq)
+    event = entry.event
+    match event:
+        case PatientsJoined():
+            return _joined(balances, event, entry.seq)
+        case LimitGranted():
+            population = balances.canonical[event.population]
+            grant = Grant(
+                event.unit, event.neighbouring, event.epsilon, event.delta, event.note, entry.time, entry.seq
+            )
             return replace(balances, grants={**balances.grants, population: (grant,)})
-        case "reserve":
-            return _with(balances, _reservation(entry))
-        case "settle":
-            run = mechanisms_of(entry.body["mechanisms"])
-            return _with(balances, replace(_charge(balances, entry), state=SETTLED, mechanisms=run))
-        case "release":
-            charge = _charge(balances, entry)
-            return _with(balances, replace(charge, released=(*charge.released, entry.body["statement"])))
-        case _:
-            return _with(balances, replace(_charge(balances, entry), state=VOIDED))
+        case TrainingReserved():
+            return _with(balances, _reservation(event, entry.time))
+        case TrainingSettled():
+            charge = balances.charges[event.reference]
+            return _with(balances, replace(charge, state=SETTLED, mechanisms=event.mechanisms))
+        case ImagesReleased():
+            charge = balances.charges[event.reference]
+            return _with(balances, replace(charge, released=(*charge.released, event.statement)))
+        case TrainingVoided():
+            return _with(balances, replace(balances.charges[event.reference], state=VOIDED))
 
 
-def _joined(balances: Balances, entry: LedgerRecord) -> Balances:
-    """A cohort founds the population, adds patients to it, or makes several one; all grants stay in force."""
-    population = str(entry.body["population"])
-    ids = {population, *entry.body["joined"]}
+def _joined(balances: Balances, event: PatientsJoined, seq: int) -> Balances:
+    """Patients found a population, join one, or merge several; all grants stay in force."""
+    population = event.population
+    ids = {population, *event.joined}
     canonical = {key: population if now in ids else now for key, now in balances.canonical.items()}
     grants = [grant for key in ids for grant in balances.grants.get(key, ())]
     return replace(
         balances,
         canonical={**canonical, population: population},
-        cohorts={**balances.cohorts, entry.seq: population},
+        cohorts={**balances.cohorts, seq: population},
         grants={
             **{key: value for key, value in balances.grants.items() if key not in ids},
             **({population: tuple(sorted(grants, key=lambda grant: grant.entry))} if grants else {}),
@@ -241,23 +246,18 @@ def _joined(balances: Balances, entry: LedgerRecord) -> Balances:
     )
 
 
-def _reservation(entry: LedgerRecord) -> Charge:
-    body = entry.body
+def _reservation(event: TrainingReserved, time: str) -> Charge:
     return Charge(
-        reference=body["reference"],
-        population=body["population"],
-        unit=body["unit"],
-        neighbouring=body["neighbouring"],
-        delta=body["delta"],
-        mechanisms=mechanisms_of(body["mechanisms"]),
-        unbounded=body["unbounded"],
+        reference=event.reference,
+        population=event.population,
+        unit=event.unit,
+        neighbouring=event.neighbouring,
+        delta=event.delta,
+        mechanisms=event.mechanisms,
+        unbounded=event.unbounded,
         state=RESERVED,
-        time=entry.time,
+        time=time,
     )
-
-
-def _charge(balances: Balances, entry: LedgerRecord) -> Charge:
-    return balances.charges[entry.body["reference"]]
 
 
 def _with(balances: Balances, charge: Charge) -> Balances:

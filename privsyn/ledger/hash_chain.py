@@ -17,10 +17,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from privsyn.errors import PrivsynError
 from privsyn.home import home
+from privsyn.ledger.events import Event, PatientsJoined, TrainingEvent, read_event, to_text
 
 VERSION = 2
 KINDS = {  # of entries, by version
@@ -58,20 +58,29 @@ _REST = (
 
 @dataclass(frozen=True)
 class LedgerRecord:
-    """One line of the ledger.
+    """One entry of the ledger.
 
     Attributes:
         seq: 1, 2, 3 ... without gaps; the order of events, whatever the clock said.
-        kind: `cohort`, `grant`, `reserve`, `settle`, `void` or `release`.
         time: UTC, for readers; nothing is decided by it.
+        event: what happened.
         hash: sha256 (hex) of the previous entry's hash and of this entry.
     """
 
     seq: int
-    kind: str
     time: str
-    body: Mapping[str, Any]
+    event: Event
     hash: str
+
+    @property
+    def kind(self) -> str:
+        """`cohort`, `grant`, `reserve`, `settle`, `void` or `release`."""
+        return self.event.kind
+
+    @property
+    def reference(self) -> str | None:
+        """The training that the event is about; None for events about a population."""
+        return self.event.reference if isinstance(self.event, TrainingEvent) else None
 
 
 @dataclass(frozen=True)
@@ -91,11 +100,11 @@ class Log:
         """The hash of the newest entry; it stands for everything before."""
         return self.entries[-1].hash if self.entries else None
 
-    def extended(self, kind: str, body: Mapping[str, Any], members: Iterable[str] = ()) -> Log:
-        """The log with one entry more, stamped with the time of now; nothing is written."""
-        seq, time, text = len(self.entries) + 1, _now(), _canonical(body)
-        chained = _chained(self.head or GENESIS, seq, kind, time, text)
-        entry = LedgerRecord(seq, kind, time, json.loads(text), chained)
+    def extended(self, event: Event, members: Iterable[str] = ()) -> Log:
+        """The log with one more entry, stamped with the current time; nothing is written."""
+        seq, time = len(self.entries) + 1, _now()
+        chained = _chained(self.head or GENESIS, seq, event.kind, time, to_text(event))
+        entry = LedgerRecord(seq, time, event, chained)
         return Log((*self.entries, entry), {**self.members, **dict.fromkeys(members, seq)})
 
 
@@ -201,10 +210,6 @@ def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _canonical(body: Mapping[str, Any]) -> str:
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
 def _chained(previous: str, seq: int, kind: str, time: str, text: str) -> str:
     return hashlib.sha256((previous + json.dumps([seq, kind, time, text])).encode()).hexdigest()
 
@@ -270,7 +275,7 @@ def _expected_schema(version: int) -> list[tuple[str, str, str | None]]:
 
 def _store(database: sqlite3.Connection, before: Log, after: Log) -> None:
     for entry in after.entries[len(before.entries) :]:
-        row = (entry.seq, entry.kind, entry.time, _canonical(entry.body), entry.hash)
+        row = (entry.seq, entry.kind, entry.time, to_text(entry.event), entry.hash)
         database.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?)", row)
     fresh = sorted(after.members.keys() - before.members.keys())
     database.executemany("INSERT INTO member VALUES (?, ?)", ((each, after.members[each]) for each in fresh))
@@ -299,7 +304,11 @@ def _examined(path: Path, database: sqlite3.Connection) -> tuple[Log, list[str]]
             return Log(tuple(entries)), [f"entry {place} is missing"]
         if hashed != _chained(previous, seq, kind, time, text):
             return Log(tuple(entries)), [f"entry {place} is not as it was written"]
-        entries.append(LedgerRecord(seq, kind, time, json.loads(text), hashed))
+        try:
+            event = read_event(kind, text)
+        except (PrivsynError, ValueError) as error:
+            return Log(tuple(entries)), [f"entry {place} cannot be read: {error}"]
+        entries.append(LedgerRecord(seq, time, event, hashed))
     members = dict(database.execute("SELECT patient, entry FROM member").fetchall())
     return Log(tuple(entries), members), _member_faults(entries, members)
 
@@ -308,7 +317,9 @@ def _member_faults(entries: Iterable[LedgerRecord], members: Mapping[str, int]) 
     found: dict[int, list[str]] = defaultdict(list)
     for patient, seq in members.items():
         found[seq].append(patient)
-    bound = {entry.seq: entry.body["members_sha256"] for entry in entries if entry.kind == "cohort"}
+    bound = {
+        entry.seq: entry.event.members_sha256 for entry in entries if isinstance(entry.event, PatientsJoined)
+    }
     broken = [seq for seq, digest in bound.items() if members_digest(found[seq]) != digest]
     strays = found.keys() - bound.keys()
     faults = [f"the patients of entry {seq} are not those it was written with" for seq in broken]

@@ -10,14 +10,15 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from privsyn.claim.document import CumulativeCost
 from privsyn.errors import PrivsynError
 from privsyn.home import home, patient_key
 from privsyn.ledger.balances import VOIDED, Balances, Charge, Grant, cumulative_cost, fold, spent
+from privsyn.ledger.events import LimitGranted, PatientsJoined
 from privsyn.ledger.hash_chain import ChainCheck, LedgerRecord, Log, amend, inspect, members_digest, read
 from privsyn.ledger.validation import NEIGHBOURINGS, check_delta, check_epsilon, check_kind, people_of
+from privsyn.strict_json import JsonObject
 
 KEY_PURPOSE = b"privsyn ledger: the key of its patients"
 
@@ -36,7 +37,7 @@ class Allowance:
     spent: float
     left: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return {**asdict(self.grant), "spent": self.spent, "left": self.left}
 
 
@@ -62,7 +63,7 @@ class Population:
     released: tuple[CumulativeCost, ...]
     grants: tuple[Allowance, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return {
             "population": self.id,
             "aliases": list(self.aliases),
@@ -115,13 +116,13 @@ def grant(
     check_kind(unit, neighbouring)
     check_epsilon(epsilon)
     check_delta(delta)
-    limit = {"unit": unit, "neighbouring": neighbouring, "epsilon": float(epsilon), "delta": float(delta)}
+    limit = LimitGranted(unit, neighbouring, float(epsilon), float(delta), note, population="")
     people = frozenset() if isinstance(population, str) else people_of(population)
     key = key_check() if people else ""
 
     def change(log: Log) -> Log:
         known, name = enrolled(log, people, key) if people else (log, _known(log, str(population)))
-        return known.extended("grant", {**limit, "note": note, "population": name})
+        return known.extended(replace(limit, population=name))
 
     return amend(change).entries[-1]
 
@@ -184,14 +185,8 @@ def enrolled(log: Log, people: frozenset[str], key: str) -> tuple[Log, str]:
     if len(ids) == 1 and not strangers:
         return log, ids[0]
     population = ids[0] if ids else f"population-{secrets.token_hex(6)}"
-    body = {
-        "population": population,
-        "joined": ids[1:],
-        "patients": len(strangers),
-        "members_sha256": members_digest(strangers),
-        "key_check": key,
-    }
-    return log.extended("cohort", body, strangers), population
+    joined = PatientsJoined(population, tuple(ids[1:]), len(strangers), members_digest(strangers), key)
+    return log.extended(joined, strangers), population
 
 
 def key_check() -> str:
@@ -201,7 +196,7 @@ def key_check() -> str:
 
 def _check_key(log: Log, key: str) -> None:
     """Under another key every known patient would pass for a stranger on whom nothing was spent."""
-    if any(entry.body.get("key_check", key) != key for entry in log.entries):
+    if any(isinstance(each.event, PatientsJoined) and each.event.key_check != key for each in log.entries):
         raise PrivsynError(
             f"{home() / 'patient.key'} is not the key of the patients in ledger.sqlite: bring back the two "
             "that belong together, or move ledger.sqlite away to begin with nothing spent"
@@ -216,7 +211,7 @@ def ids_of(patients: Iterable[str]) -> frozenset[str]:
     return frozenset(key for key, now in balances.canonical.items() if now in known)
 
 
-def recognised(patients: Callable[[], Iterable[str]]) -> list[dict[str, Any]]:
+def recognised(patients: Callable[[], Iterable[str]]) -> list[JsonObject]:
     """The populations that some of these patients belong to, and how many of them; reads only.
 
     Args:

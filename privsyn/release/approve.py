@@ -8,10 +8,9 @@ another.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import MappingProxyType
 
 from securesystemslib.signer import Signer
 
@@ -19,17 +18,17 @@ from privsyn.auditing.policy import load_policy
 from privsyn.errors import PrivsynError, Refused, StudyError
 from privsyn.files import file_digest, whole_file
 from privsyn.release.approvals import (
-    ANSWERS,
     CLOCKS_DIFFER,
     Approval,
     Decision,
+    GivenAnswer,
     Tally,
     Waiver,
     read_approval,
     tally,
 )
 from privsyn.release.bundle import Bundle, read_bundle
-from privsyn.release.checklist import open_items
+from privsyn.release.checklist import Question, open_items
 from privsyn.release.envelope import IN_TOTO, Envelope, read_envelope
 from privsyn.release.manifest import BUNDLE, Statement
 from privsyn.release.trust import Trust
@@ -56,29 +55,40 @@ class Standing:
     complete: bool
 
 
+@dataclass(frozen=True)
+class ApprovalRequest:
+    """What a person wants to sign about a draft.
+
+    Attributes:
+        role: one of the approvers' roles that the person has.
+        answers: by the id of the question; for the role's own questions.
+        waivers: rules to be passed over; the policy must let the role do so.
+        comment: required with any decision but `approve`.
+        conflict_of_interest: in the person's words; empty if none.
+        valid_days: how long the decision counts.
+    """
+
+    role: str
+    decision: Decision = "approve"
+    answers: Mapping[str, GivenAnswer] = field(default_factory=dict)
+    waivers: tuple[Waiver, ...] = ()
+    comment: str = ""
+    conflict_of_interest: str = ""
+    valid_days: int = VALID_DAYS
+
+
 def approve(
     study: Study | Path | str,
+    request: ApprovalRequest,
     *,
     signer: Signer,
     trust: Trust,
-    role: str,
-    decision: Decision = "approve",
-    answers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
-    waivers: Sequence[Waiver] = (),
-    comment: str = "",
-    conflict_of_interest: str = "",
-    valid_days: int = VALID_DAYS,
     out: Path | None = None,
 ) -> Path:
-    """Decide about the study's draft as it lies there.
+    """Sign a decision about the study's draft as it lies there.
 
     Args:
         signer: the person's own key; who it is follows from the trust file.
-        role: one of the approvers' roles that the person has.
-        answers: checklist item to `{"answer", "comment"}`; for the role's own questions.
-        waivers: rules to be passed over; the policy must let the role do so.
-        comment: wanted with any decision but `approve`.
-        valid_days: for so long the decision is to count.
         out: where to write it, to be carried to the study; by default, into the study.
 
     Returns:
@@ -89,42 +99,39 @@ def approve(
         PrivsynError: a comment or reason is missing, or an answer is to no question of the role.
     """
     study = as_study(study)
-    bundle = current(study)
-    person = _person(signer, trust)
-    statement = bundle.statement
+    bundle = current_draft(study)
+    statement, person = bundle.statement, _person(signer, trust)
     now = _after_earlier(study, statement, person, trust)
-    _check_may(person, role, trust, statement, bundle)
-    if decision != "approve" and not comment.strip():
-        raise PrivsynError(f"--decision {decision} needs a --comment that says why")
-    _check_answers(statement, role, answers)
-    _check_waivers(statement, role, waivers)
+    _check_may(person, request.role, trust, bundle)
+    _check_request(request, statement)
     approval = Approval(
         statement=statement.digest,
         tree=statement.tree,
-        decision=decision,
+        decision=request.decision,
         person=person,
-        role=role,
+        role=request.role,
         policy=statement.policy,
         report=_report_seen(study, statement),
-        answers=MappingProxyType(dict(answers)),
-        waivers=tuple(waivers),
-        comment=comment,
-        conflict_of_interest=conflict_of_interest,
+        answers=request.answers,
+        waivers=request.waivers,
+        comment=request.comment,
+        conflict_of_interest=request.conflict_of_interest,
         decided_at=now,
         valid_from=now,
-        valid_until=now + timedelta(days=valid_days),
+        valid_until=now + timedelta(days=request.valid_days),
     )
     envelope = Envelope(approval.to_payload(), IN_TOTO).signed(signer)
     read_approval(envelope)  # what is written can be read
     if out is not None and out.exists():
         raise PrivsynError(f"{out} already exists: choose another place")
-    file = out or study.approvals / f"{statement.digest[:12]}-{person}-{role}-{envelope.digest[:8]}.json"
+    name = f"{statement.digest[:12]}-{person}-{request.role}-{envelope.digest[:8]}.json"
+    file = out or study.approvals / name
     with whole_file(file, aside=None if out else study.root) as partial:
         partial.write_bytes(envelope.line)
     return file
 
 
-def current(study: Study) -> Bundle:
+def current_draft(study: Study) -> Bundle:
     """The study's draft, which must be whole and signed by the pipeline.
 
     Raises:
@@ -153,7 +160,8 @@ def _check_policy(study: Study, statement: Statement) -> None:
     """See that the statement carries the policy that lies there to be read: digest, questions, waivers."""
     policy = load_policy(study.policy_file)
     waivable = {rule.id: frozenset(rule.waivable_by) for rule in policy.rules}
-    same = [item.model_dump(mode="json") for item in policy.checklist] == statement.checklist
+    items = [item.model_dump(mode="json") for item in policy.checklist]
+    same = items == statement.predicate.get("checklist")
     if policy.digest != statement.policy or not same or waivable != dict(statement.waivable):
         raise Refused(
             f"{study.policy_file} is not the policy of the draft: audit again with it, and draft again"
@@ -180,7 +188,7 @@ def collected(study: Study, statement: Statement, files: Sequence[Path] = ()) ->
 def standing(study: Study | Path | str, trust: Trust, *, now: datetime | None = None) -> Standing:
     """Where the approvals of the study's draft stand."""
     study = as_study(study)
-    bundle = current(study)
+    bundle = current_draft(study)
     envelopes = collected(study, bundle.statement)
     makers = trust.signers(bundle.envelope, "the statement")
     counted = tally(envelopes, bundle.statement, makers, trust, now_or(now))
@@ -193,14 +201,15 @@ def standing(study: Study | Path | str, trust: Trust, *, now: datetime | None = 
     return Standing(counted, {name: len(people) for name, people in decided.items()}, complete)
 
 
-def questions(study: Study | Path | str) -> list[tuple[dict[str, str], str]]:
-    """Each item of the checklist with why it waits for a person; "" if evidence closes it.
+def questions(study: Study | Path | str) -> list[tuple[Question, str]]:
+    """Each question of the checklist with why it waits for a person; "" if evidence answers it.
 
     What others answered is left out, so that nobody follows another.
     """
-    statement = current(as_study(study)).statement
-    left = {item["id"]: str(item["why"]) for item in open_items(statement.checklist, statement.predicate, {})}
-    return [(item, left.get(item["id"], "")) for item in statement.checklist]
+    statement = current_draft(as_study(study)).statement
+    left = open_items(statement.predicate.get("checklist"), statement.predicate, {})
+    why = {each.item.id: each.why for each in left}
+    return [(question, why.get(question.id, "")) for question in statement.checklist]
 
 
 def _after_earlier(study: Study, statement: Statement, person: str, trust: Trust) -> datetime:
@@ -221,35 +230,36 @@ def _person(signer: Signer, trust: Trust) -> str:
     raise Refused(f"the trust file of {trust.id} knows nobody with this key ({signer.public_key.keyid[:12]})")
 
 
-def _check_may(person: str, role: str, trust: Trust, statement: Statement, bundle: Bundle) -> None:
+def _check_may(person: str, role: str, trust: Trust, bundle: Bundle) -> None:
     if role not in trust.approver_roles or person not in trust.roles[role].persons:
         mine = [name for name, each in trust.approver_roles.items() if person in each.persons]
         raise Refused(f"{person} is not in the role {role}; may approve as: {', '.join(mine) or 'nothing'}")
-    if person in statement.authors | trust.signers(bundle.envelope, "the statement"):
+    if person in bundle.statement.authors | trust.signers(bundle.envelope, "the statement"):
         raise Refused(f"{person} made the release, and whoever made it does not approve it")
 
 
-def _check_answers(statement: Statement, role: str, answers: Mapping[str, Mapping[str, str]]) -> None:
-    mine = {item["id"] for item in statement.checklist if item["role"] == role}
-    for item, given in answers.items():
-        if given.get("answer") not in ANSWERS:
-            raise PrivsynError(f"the answer to {item} is not one of {', '.join(ANSWERS)}")
-    foreign = sorted(set(answers) - mine)
+def _check_request(request: ApprovalRequest, statement: Statement) -> None:
+    if request.decision != "approve" and not request.comment.strip():
+        raise PrivsynError(f"--decision {request.decision} needs a --comment that says why")
+    mine = {question.id for question in statement.checklist if question.role == request.role}
+    foreign = sorted(set(request.answers) - mine)
     if foreign:
         raise PrivsynError(
-            f"{foreign[0]!r} is no question for the role {role}; these are: {', '.join(sorted(mine))}"
+            f"{foreign[0]!r} is no question for the role {request.role}; these are: {', '.join(sorted(mine))}"
         )
+    for waiver in request.waivers:
+        _check_waiver(waiver, request.role, statement)
 
 
-def _check_waivers(statement: Statement, role: str, waivers: Sequence[Waiver]) -> None:
-    for waiver in waivers:
-        if waiver.rule not in statement.failing_rules:
-            raise PrivsynError(f"the rule {waiver.rule!r} needs no waiver: it does not stand in the way")
-        if role not in statement.waivable.get(waiver.rule, ()):
-            who = ", ".join(sorted(statement.waivable.get(waiver.rule, ()))) or "nobody"
-            raise Refused(f"the policy lets {who} waive {waiver.rule}, not the role {role}")
-        if not waiver.reason.strip():
-            raise PrivsynError(f"a waiver of {waiver.rule} needs a reason: --waive {waiver.rule}=WHY")
+def _check_waiver(waiver: Waiver, role: str, statement: Statement) -> None:
+    if waiver.rule not in statement.failing_rules:
+        raise PrivsynError(f"the rule {waiver.rule!r} needs no waiver: it does not stand in the way")
+    allowed = statement.waivable.get(waiver.rule, frozenset())
+    if role not in allowed:
+        who = ", ".join(sorted(allowed)) or "nobody"
+        raise Refused(f"the policy lets {who} waive {waiver.rule}, not the role {role}")
+    if not waiver.reason.strip():
+        raise PrivsynError(f"a waiver of {waiver.rule} needs a reason: --waive {waiver.rule}=WHY")
 
 
 def _report_seen(study: Study, statement: Statement) -> str:

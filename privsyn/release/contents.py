@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from privsyn.errors import Refused
+from privsyn.release.artefacts import is_release_file
 from privsyn.release.bundle import Bundle, read_bundle
-from privsyn.release.manifest import BUNDLE, Statement, is_release_file
+from privsyn.release.manifest import BUNDLE, Statement
 from privsyn.strict_json import MAX_BYTES, Fields, printable
 
 LARGEST = 64 * 2**30  # bytes of a release
@@ -56,7 +57,9 @@ def read_contents(folder: Path) -> Contents:
     if bundle is None:
         return Contents(None, (), (), (), tuple(sorted(problems)))
     expected = bundle.statement.subjects
-    problems += [f"{name} is no file that a release holds" for name in expected if not is_release_file(name)]
+    problems += [
+        f"{name} is not a file that a release may hold" for name in expected if not is_release_file(name)
+    ]
     changed = sorted(_changed(folder, expected, found, problems))
     _check_bytes(folder, bundle.statement, found, problems)
     return Contents(

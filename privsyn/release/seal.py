@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from securesystemslib.signer import Signer
 
@@ -17,12 +17,19 @@ from privsyn import ledger
 from privsyn.errors import PrivsynError, Refused
 from privsyn.files import locked, whole_file
 from privsyn.release.approvals import tally
-from privsyn.release.approve import collected, current
-from privsyn.release.bundle import Bundle, certificate_payload, check_gate, read_bundle
+from privsyn.release.approve import collected, current_draft
+from privsyn.release.bundle import Bundle, Certificate, certificate_payload, check_gate, read_bundle
 from privsyn.release.envelope import IN_TOTO, STATUS, TRUST, Envelope, read_envelope
 from privsyn.release.keys import read_public
 from privsyn.release.manifest import BUNDLE, Statement
-from privsyn.release.status_list import LONGEST, Entry, StatusList, read_status, status_payload
+from privsyn.release.status_list import (
+    LONGEST,
+    ListedState,
+    StatusEntry,
+    StatusList,
+    read_status,
+    status_payload,
+)
 from privsyn.release.trust import (
     PIPELINE,
     SEALER,
@@ -63,7 +70,7 @@ def seal(
             objects, a question is open, or who seals may not.
     """
     study, now = as_study(study), now_or(None)
-    draft = current(study)
+    draft = current_draft(study)
     makers = trust.need(PIPELINE, draft.envelope, "the statement", now)
     assert draft.gate is not None
     check_gate(draft.gate, draft.statement)
@@ -78,15 +85,10 @@ def seal(
         rest = f"; and {more} more (privsyn release status)" if more > 0 else ""
         raise Refused(f"not sealed: {'; '.join(counted.reasons[:SHOWN])}{rest}")
     bundle = Bundle(draft.envelope, draft.statement, draft.gate, tuple(decisions))
-    waivers = [
-        {"rule": rule, "person": person, "reason": reason}
-        for rule, (person, reason) in counted.waivers.items()
-    ]
-    under = {"id": trust.id, "version": trust.version}
-    payload = certificate_payload(bundle, trust=under, waivers=waivers, at=now)
-    envelope = Envelope(payload, IN_TOTO).signed(*signers)
+    certificate = Certificate(trust.id, trust.version, counted.waivers, now)
+    envelope = Envelope(certificate_payload(bundle, certificate), IN_TOTO).signed(*signers)
     trust.need(SEALER, envelope, "the certificate", now)
-    sealed = Bundle(bundle.envelope, bundle.statement, bundle.gate, bundle.approvals, envelope)
+    sealed = replace(bundle, certificate=envelope)
     read_bundle(sealed.to_bytes())  # what is written can be read
     _record(draft.statement)
     with whole_file(study.release / BUNDLE, aside=study.root) as partial:
@@ -96,15 +98,14 @@ def seal(
 
 def _record(statement: Statement) -> None:
     """Tell the ledger what leaves, before it can; a release sealed on another machine finds no such entry."""
-    account = statement.predicate.get("ledger")
-    if isinstance(account, dict):
-        ledger.release(str(account.get("head")), statement.digest)
+    if statement.ledger_head is not None:
+        ledger.release(statement.ledger_head, statement.digest)
 
 
 def revoke(
     digest: str,
     *,
-    state: str,
+    state: ListedState,
     reason: str,
     signers: Sequence[Signer],
     trust: Trust,
@@ -137,7 +138,7 @@ def revoke(
         if digest in entries and entries[digest].state == "revoked" and state != "revoked":
             raise Refused(f"{digest[:12]} is revoked, and what is revoked stays revoked")
         if digest:
-            entries[digest] = Entry(digest, state, reason, now)
+            entries[digest] = StatusEntry(digest, state, reason, now)
         version = before.version + 1 if before else 1
         payload = status_payload(trust.id, version, now, now + timedelta(days=valid_days), entries.values())
         envelope = Envelope(payload, STATUS).signed(*signers)
@@ -201,7 +202,7 @@ def _planned(source: Path, raw: bytes) -> bytes:
     )
 
 
-def _person(name: str, document: Any, source: Path) -> Person:
+def _person(name: str, document: object, source: Path) -> Person:
     what = f"{source}: person {name}"
     fields = Fields(document, what, ("name", "key", "valid_from", "valid_until"))
     window = [
@@ -212,13 +213,13 @@ def _person(name: str, document: Any, source: Path) -> Person:
     return Person(check_slug(name, what), fields.text("name", longest=200), key, window[0], window[1])
 
 
-def _role(name: str, document: Any, what: str) -> Role:
+def _role(name: str, document: object, what: str) -> Role:
     fields = Fields(document, f"{what}: role {name}", ("persons", "threshold"))
     persons = frozenset(check_slug(person, f"{what}: role {name}") for person in fields.list("persons"))
     return Role(check_slug(name, what), persons, fields.integer("threshold", least=1))
 
 
-def _moment(value: Any, what: str) -> datetime:
+def _moment(value: object, what: str) -> datetime:
     if isinstance(value, datetime):
         return now_or(value if value.tzinfo else value.replace(tzinfo=UTC))
     if isinstance(value, date):

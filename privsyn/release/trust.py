@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any
 
 from securesystemslib.signer import SSlibKey
 
@@ -213,7 +212,7 @@ def trust_payload(
     return json_text(document).encode()
 
 
-def _person(name: str, document: Any) -> Person:
+def _person(name: str, document: object) -> Person:
     what = f"{WHAT}: person {ascii(name)[1:-1][:64]}"
     fields = Fields(document, what, ("name", "key", "valid_from", "valid_until"))
     return Person(
@@ -225,7 +224,7 @@ def _person(name: str, document: Any) -> Person:
     )
 
 
-def _role(name: str, document: Any, persons: Mapping[str, Person]) -> Role:
+def _role(name: str, document: object, persons: Mapping[str, Person]) -> Role:
     what = f"{WHAT}: role {ascii(name)[1:-1][:64]}"
     fields = Fields(document, what, ("persons", "threshold"))
     listed = [check_slug(person, what) for person in fields.list("persons")]

@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from privsyn.claim.recompute import recompute
 from privsyn.errors import PrivsynError
 from privsyn.release.approvals import Tally, tally
 from privsyn.release.bundle import (
@@ -24,15 +23,16 @@ from privsyn.release.bundle import (
     digests_of,
     read_certificate,
 )
+from privsyn.release.claim_check import check_claim
 from privsyn.release.contents import read_contents
 from privsyn.release.manifest import BUNDLE, Statement
 from privsyn.release.rollback_protection import compare
 from privsyn.release.status_list import StatusList
 from privsyn.release.trust import PIPELINE, SEALER, Trust, read_trust
-from privsyn.strict_json import now_or, printable, read_file, refuse, spelled
+from privsyn.strict_json import JsonObject, now_or, printable, read_file, refuse, spelled
 
-Outcome = Literal["pass", "fail", "inconclusive"]
-State = Literal["ok", "failed", "open", "note"]
+VerificationOutcome = Literal["pass", "fail", "inconclusive"]
+CheckState = Literal["ok", "failed", "open", "note"]
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Check:
     """
 
     name: str
-    state: State
+    state: CheckState
     words: str
 
 
 @dataclass(frozen=True)
-class Verification:
+class ReleaseVerification:
     """What a check found; names that a terminal could misread are escaped.
 
     Attributes:
@@ -65,8 +65,8 @@ class Verification:
     """
 
     folder: Path
-    outcome: Outcome
-    statement: dict[str, Any] | None
+    outcome: VerificationOutcome
+    statement: JsonObject | None
     changed: tuple[str, ...]
     missing: tuple[str, ...]
     extra: tuple[str, ...]
@@ -79,7 +79,7 @@ class Verification:
         """0: intact and approved; 3: intact, and something could not be answered; 1: something is wrong."""
         return {"pass": 0, "inconclusive": 3, "fail": 1}[self.outcome]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """One JSON document."""
         return {
             "schema_version": 1,
@@ -120,7 +120,7 @@ def verify(
     status: Path | str | None = None,
     require_fresh_status: bool = False,
     now: datetime | None = None,
-) -> Verification:
+) -> ReleaseVerification:
     """Check a release folder.
 
     Args:
@@ -140,7 +140,7 @@ def verify(
     for file in (trust, status):
         if file is not None and Path(file).resolve().is_relative_to(folder.resolve()):
             raise PrivsynError(f"{file} lies in the release itself, so it says nothing: get it another way")
-    contents, asked = read_contents(folder), _Inquiry(now)
+    contents, asked = read_contents(folder), _Verifier(now)
     bundle = contents.bundle
     if bundle and trust is not None:
         listed = None if status is None else read_file(status)
@@ -151,7 +151,7 @@ def verify(
             asked.note("revocation", "failed", "no status list is believed without a trust file (--trust)")
     if bundle:
         asked.ask("privacy claim", lambda: asked.claim(bundle.statement))
-    return Verification(
+    return ReleaseVerification(
         folder=folder,
         outcome=asked.outcome if contents.whole else "fail",
         statement=bundle.statement.to_dict() if bundle else None,
@@ -164,7 +164,7 @@ def verify(
     )
 
 
-class _Inquiry:
+class _Verifier:
     """Asks one question after the other; what is refused is written down and not raised."""
 
     def __init__(self, now: datetime) -> None:
@@ -174,11 +174,11 @@ class _Inquiry:
         self.certificate: Certificate | None = None
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> VerificationOutcome:
         states = {check.state for check in self.checks}
         return "fail" if "failed" in states else "inconclusive" if "open" in states else "pass"
 
-    def note(self, name: str, state: State, words: str) -> None:
+    def note(self, name: str, state: CheckState, words: str) -> None:
         self.checks.append(Check(name, state, printable(words)))
 
     def ask(self, name: str, question: Callable[[], str]) -> None:
@@ -276,25 +276,11 @@ class _Inquiry:
         return f"none, by version {status.version} of the status list, valid until {spelled(status.expires)}"
 
     def claim(self, statement: Statement) -> str:
-        claim = statement.predicate.get("privacyClaim")
-        if not isinstance(claim, dict) or claim.get("kind") not in ("dp", "none"):
-            refuse("the statement", "has no privacy claim, nor says that there is none")
-        if claim["kind"] == "none":
-            self.note("privacy claim", "note", "none: nothing bounds what these images can reveal")
-            return ""
-        if claim.get("valid_for_release") is not True:
-            refuse("the privacy claim", "says itself that it is not valid for a release")
-        found = recompute(claim)
-        said = f"epsilon {claim['epsilon']:g} at delta {claim['delta']:g} for the {claim.get('unit')}"
-        if found.outcome == "contradicted":
-            refuse("the privacy claim", f"({said}) does not hold: its parameters give {found.epsilon:.6g}")
-        by = "computed again by dp-accounting"
-        if found.method == "bound":
-            by = f"its parameters give at most {found.epsilon:.4g} (Renyi DP, without dp-accounting)"
-        if found.outcome == "unlikely":
-            self.note("privacy claim", "open", f"{said} is far below what can be shown here: {by}")
-            return ""
-        return f"{said}: {by}"
+        found = check_claim(statement.predicate.get("privacyClaim"))
+        if found.state == "ok":
+            return found.words
+        self.note("privacy claim", found.state, found.words)
+        return ""
 
 
 def _signed_by_pipeline(bundle: Bundle, trust: Trust, now: datetime) -> str:
@@ -308,7 +294,7 @@ def _gate(bundle: Bundle, trust: Trust, now: datetime) -> str:
         refuse(BUNDLE, "has no gate's result: nobody says what the policy's verdict was")
     check_gate(bundle.gate, bundle.statement)
     people = trust.need(PIPELINE, bundle.gate, "the gate's result", now)
-    title, failing = bundle.statement.predicate["policy"].get("title"), bundle.statement.failing_rules
+    title, failing = bundle.statement.policy_title, bundle.statement.failing_rules
     gave = f"not passed: {', '.join(failing)}" if failing else "pass"
     by = ", ".join(sorted(people))
     return f"the policy {title!r} ({bundle.statement.policy[:12]}) gave: {gave}; signed by {by}"

@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from privsyn.report.words import detection_limit, number, percent
+from privsyn.claim.words import detection_limit
+from privsyn.report.words import number, percent
 
 INK, MUTED, GRID = "#1b2733", "#526272", "#dfe5ea"
 LINE, ALARM, CALM = "#0b5c8c", "#b3261e", "#2f7d4f"

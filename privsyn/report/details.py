@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,8 @@ from pydantic import (
 
 from privsyn.auditing.findings import Finding
 from privsyn.errors import StudyError
+
+Kind = TypeVar("Kind")
 
 
 class _Detail(BaseModel):
@@ -78,7 +80,7 @@ class Seen(_Detail):
     dimension: NonNegativeInt | None = None
 
 
-def read(finding: Finding, key: str, kind: Any) -> Any:
+def read(finding: Finding, key: str, kind: type[Kind]) -> Kind | None:
     """`finding.details[key]` as a `kind`; `None` if it is not there.
 
     Raises:

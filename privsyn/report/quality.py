@@ -7,18 +7,18 @@ them needs a chart; what is read is one column of them, beside what real images 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from privsyn.auditing.findings import Finding
+from privsyn.auditing.verdict import RuleResult
 from privsyn.report.details import Seen, read
 
 LONG = 25  # rows; a longer table shows what holds overall, and folds the rest away
 OVERALL, CLASS, SUBGROUP = "Overall", "By class", "By subgroup"
 WORST_FIRST = ("fail", "inconclusive", "pass", "accepted")
 
-Rule = Mapping[str, Any]  # a row of verdict.json
+FindingKey = tuple[str, str, tuple[tuple[str, str], ...]]  # audit, statistic, sorted scope
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Line:
     """One finding, and the rows of the verdict that judge it."""
 
     finding: Finding
-    rules: tuple[Rule, ...]
+    rules: tuple[RuleResult, ...]
 
 
 @dataclass(frozen=True)
@@ -86,32 +86,32 @@ class Judged:
         outcomes: how those came out, in words.
     """
 
-    rule: Rule
+    rule: RuleResult
     among: int = 1
     outcomes: str = ""
 
 
-def tables(findings: Sequence[Finding], rules: Sequence[Rule], classes: Sequence[str]) -> list[Table]:
+def tables(findings: Sequence[Finding], rules: Sequence[RuleResult], classes: Sequence[str]) -> list[Table]:
     """Findings of threat `quality`, audit by audit in the order of the policy."""
-    judging: dict[object, list[Rule]] = {}
+    judging: dict[object, list[RuleResult]] = {}
     for rule in rules:
-        judging.setdefault(_key(rule), []).append(rule)
+        judging.setdefault(judged_key(rule), []).append(rule)
     lines: dict[str, list[Line]] = {}
     for finding in findings:
         line = Line(finding, tuple(judging.get(finding.key, ())))
         lines.setdefault(finding.audit, []).append(line)
-    asked = dict.fromkeys(rule["audit"] for rule in rules if rule["audit"] in lines)
+    asked = dict.fromkeys(rule.audit for rule in rules if rule.audit in lines)
     return [_table(lines[audit], classes) for audit in asked | lines]
 
 
-def verdict_rows(rules: Sequence[Rule], findings: Sequence[Finding]) -> list[Judged]:
+def verdict_rows(rules: Sequence[RuleResult], findings: Sequence[Finding]) -> list[Judged]:
     """The verdict with one row for each rule on `findings`, its worst scope: the tables have them all."""
     quality = {finding.key for finding in findings}
-    shown: dict[object, list[Rule]] = {}
+    shown: dict[object, list[RuleResult]] = {}
     for row, rule in enumerate(rules):
-        shown.setdefault(("rule", rule["id"]) if _key(rule) in quality else row, []).append(rule)
+        shown.setdefault(("rule", rule.id) if judged_key(rule) in quality else row, []).append(rule)
     return [
-        Judged(min(rows, key=_badness), len(rows), outcomes(row["outcome"] for row in rows))
+        Judged(min(rows, key=_badness), len(rows), outcomes(row.outcome for row in rows))
         for rows in shown.values()
     ]
 
@@ -128,7 +128,7 @@ def _lines(blocks: Iterable[Block]) -> list[Line]:
 
 def _outcome(lines: Sequence[Line]) -> str:
     conclusive = sum(line.finding.applicable and line.finding.conclusive for line in lines)
-    judged = outcomes(rule["outcome"] for line in lines for rule in line.rules)
+    judged = outcomes(rule.outcome for line in lines for rule in line.rules)
     return f"{conclusive:,} conclusive; rules: {judged}" if judged else f"{conclusive:,} conclusive"
 
 
@@ -172,16 +172,17 @@ def _title(finding: Finding) -> str:
     return CLASS if "class" in finding.scope else OVERALL
 
 
-def _key(rule: Rule) -> tuple[str, str, tuple[tuple[str, str], ...]]:
-    return rule["audit"], rule["statistic"], tuple(sorted(rule["scope"].items()))
+def judged_key(rule: RuleResult) -> FindingKey:
+    """The `Finding.key` of the finding that a row of the verdict judges."""
+    return rule.audit, rule.statistic, tuple(sorted(rule.scope.items()))
 
 
-def _badness(rule: Rule) -> tuple[int, float]:
+def _badness(rule: RuleResult) -> tuple[int, float]:
     """Smaller is worse: by outcome, then by how far the value lies on the bad side."""
-    value = rule["value"]
+    value = rule.value
     if value is None:
-        return WORST_FIRST.index(rule["outcome"]), float("inf")
-    return WORST_FIRST.index(rule["outcome"]), -value if rule["op"] in ("<", "<=") else value
+        return WORST_FIRST.index(rule.outcome), float("inf")
+    return WORST_FIRST.index(rule.outcome), -value if rule.op in ("<", "<=") else value
 
 
 def _networks(findings: Sequence[Finding]) -> tuple[tuple[str, Seen], ...]:

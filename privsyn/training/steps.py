@@ -1,4 +1,4 @@
-"""What one optimiser step does: with differential privacy, and without.
+"""One optimiser step, with differential privacy and without.
 
 A step's randomness follows from the recipe's seed and the step's number alone, so a killed run resumes to
 bit-identical weights without any generator's state being stored. With differential privacy it comes from
@@ -72,7 +72,7 @@ def private_steps(
     """
     recipe, device = state.recipe, device_of(state.recipe)
     units = units_of(part.patients, recipe.privacy.unit)
-    noise_multiplier, divisor = state.history[-1].noise_multiplier, recipe.train.batch_size
+    noise_multiplier, divisor = state.dp_sgd.noise_multiplier, recipe.train.batch_size
     optimizer = private_optimizer(
         training.model,
         training.optimizer,
@@ -86,7 +86,7 @@ def private_steps(
     planned = planned_passes(training.model, recipe, device)
 
     def take(step: int) -> StepFacts:
-        sample = sampled(units, recipe, state.history[-1], randomness(recipe, step, "units", CPU))
+        sample = sampled(units, recipe, state.dp_sgd, randomness(recipe, step, "units", CPU))
         passes = _passes(sample, part, training, recipe, planned, randomness(recipe, step, "draws", device))
         with global_randomness(randomness(recipe, step, "dropout", CPU)):
             return private_step(optimizer, passes, randomness(recipe, step, "noise", device))
@@ -193,7 +193,7 @@ def plain_step(
 
 
 def to_compile(recipe: Recipe, device: torch.device) -> bool:
-    """Whether `torch.compile` pays: on CUDA, for long runs. On a CPU it was slower (docs/quality.md)."""
+    """Whether `torch.compile` pays: on CUDA, for long runs; not on a CPU (docs/measurements/speed.md)."""
     wanted = recipe.train.compile
     return device.type == "cuda" and recipe.train.steps >= LONG_RUN if wanted == "auto" else wanted
 

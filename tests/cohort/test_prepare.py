@@ -267,7 +267,7 @@ def test_what_one_study_exports_prepares_in_another(
         images=images,
         labels=labels,
         classes=["a", "b"],
-        provenance={},
+        provenance=None,
         claim={"kind": "none"},
     )
     cohort = prepare(make_study(), tmp_path / "set")

@@ -356,7 +356,7 @@ def test_a_single_parquet_file_of_bytes_and_names(tmp_path: Path, noise: Noise) 
 def test_what_sample_and_export_write_can_be_read_back(tmp_path: Path, noise: Noise) -> None:
     """Shards, ImageFolder and WebDataset, with classes in another order than the recipe's."""
     images, labels = noise(6, 8, 8, 1), np.array([0, 1, 0, 1, 1, 1])
-    write_synthetic(tmp_path / "set", images, labels, ("b", "a"), name="x", claim=None, provenance={})
+    write_synthetic(tmp_path / "set", images, labels, ("b", "a"), name="x", claim=None, provenance=None)
     made = read_synthetic(tmp_path / "set", size=8, channels=1, classes=("b", "a"))
     for name, write in (("folder", write_imagefolder), ("tars", write_webdataset)):
         (tmp_path / name).mkdir()

@@ -27,7 +27,7 @@ def process_of(schedule: Schedule, timesteps: int = T, **settings: Any) -> Proce
 
 
 def abars(process: Process) -> list[float]:
-    return process.alphas_cumprod.tolist()
+    return process.log_snrs.sigmoid().tolist()
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "sigmoid"])

@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from privsyn.cohort.cohort import load_cohort
+from privsyn.release.approvals import GivenAnswer
 from privsyn.release.bundle import Bundle, read_bundle
 from privsyn.release.draft import draft
 from privsyn.release.manifest import BUNDLE
@@ -55,7 +56,7 @@ def sealed(study: Study, house: House) -> Path:
         "report": found.statement.report,
         "decided_at": now_or(None),
     }
-    yes = {"answer": "yes", "comment": ""}
+    yes = GivenAnswer("yes")
     answered = {"ada": "opt-outs-applied", "bob": "residual-risk", "cyd": "clinically-plausible"}
     approvals = [
         house.approval(found.statement, person, answers={item: yes}, **given)

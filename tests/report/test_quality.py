@@ -9,6 +9,7 @@ from audited_study import CLASSES, HOSTILE, NETWORK, alter, alter_findings
 from pages import Outline, pages, shown_images
 
 from privsyn.auditing.findings import Finding
+from privsyn.auditing.verdict import RuleOutcome, RuleResult
 from privsyn.cohort.cohort import load_cohort
 from privsyn.errors import StudyError
 from privsyn.files import read_json
@@ -25,9 +26,20 @@ def finding(statistic: str = "gap", **known: Any) -> Finding:
     )
 
 
-def rule(judged: Finding, outcome: str, value: float | None, op: str = "<=") -> dict[str, Any]:
-    keys = {"audit": judged.audit, "statistic": judged.statistic, "scope": judged.scope}
-    return {"id": "teaches", "outcome": outcome, "value": value, "op": op, **keys}
+def rule(judged: Finding, outcome: RuleOutcome, value: float | None, op: str = "<=") -> RuleResult:
+    return RuleResult(
+        id="teaches",
+        severity="block",
+        audit=judged.audit,
+        statistic=judged.statistic,
+        side="value",
+        op=op,
+        threshold=0.5,
+        rationale="Why this limit.",
+        outcome=outcome,
+        scope=judged.scope,
+        value=value,
+    )
 
 
 def scopes(blocks: tuple[Block, ...]) -> list[dict[str, str]]:
@@ -292,7 +304,7 @@ def test_worst_row_is_the_furthest_out_of_the_worst_outcome(op: str, worst: floa
     told = [("pass", 99.0), ("fail", 0.2), ("fail", 0.9), ("inconclusive", None), ("pass", -99.0)]
     rows = [rule(each, outcome, value, op) for each, (outcome, value) in zip(found, told, strict=True)]
     (shown,) = verdict_rows(rows, found)
-    assert shown.rule["value"] == worst
+    assert shown.rule.value == worst
     assert (shown.among, shown.outcomes) == (5, "2 fail, 1 inconclusive, 2 pass")
 
 

@@ -56,7 +56,7 @@ def test_the_commitment_is_on_disk_before_the_first_step(template: Study, tmp_pa
     begun(study, 40)
     first = read_json(study.model / PLANTED), read_json(study.model / SEED)
     assert state_of(study).step == 0
-    claim = train(study, resume=True)
+    claim = train(study, resume=True).to_document()
     assert (read_json(study.model / PLANTED), read_json(study.model / SEED)) == first
     assert claim["canaries"]["planted"] == 40
     assert claim["canaries"]["commitment"] == first[0]["commitment"]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 
 from privsyn import ledger
-from privsyn.claim.document import Mechanism
+from privsyn.claim.document import Mechanism, Query
 from privsyn.cohort.cohort import load_cohort
 from privsyn.dp.accounting import epsilon
 from privsyn.errors import RecipeError
@@ -24,7 +24,7 @@ from privsyn.recipe import find_shipped, load_recipe
 from privsyn.study import Study
 from privsyn.training.checkpoint import load_model
 from privsyn.training.loop import train
-from privsyn.training.warmup import pictures_of, queries
+from privsyn.training.warmup import pictures_of, warm_up_queries
 
 SHORT = ("train.steps=4", "train.checkpoint_every=2", "privacy.dp=true", "privacy.epsilon=3.0")
 WARM = ("warmup.images=2", "warmup.noise_multiplier=6.0", "warmup.steps=30")
@@ -38,16 +38,16 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def test_it_is_off_unless_asked_for() -> None:
     """Shipped recipes spend nothing on it; without DP there is nothing to spend."""
     toy = load_recipe(find_shipped("recipes", "toy"), ["privacy.dp=true"])
-    assert queries(toy) == ()
-    assert queries(toy.with_settings(["privacy.dp=false", *WARM])) == ()
+    assert warm_up_queries(toy) == ()
+    assert warm_up_queries(toy.with_settings(["privacy.dp=false", *WARM])) == ()
     asked = toy.with_settings([*WARM, "warmup.expected_units=250"])
-    assert queries(asked) == (Mechanism(6.0, 0.25, 2),)
+    assert warm_up_queries(asked) == (Query("central-images", Mechanism(6.0, 0.25, 2)),)
 
 
 def test_the_covariance_is_a_query_of_its_own(template: Study, tmp_path: Path) -> None:
     """It is paid for, stands in the claim and the ledger, and pictures then vary within a class."""
     study = copied(template, tmp_path, "warmup.covariance_noise=4.0", "train.steps=1")
-    document = train(study)
+    document = train(study).to_document()
     asked = (Mechanism(6.0, 1.0, 2), Mechanism(4.0, 1.0, 1))
     composed = document["mechanism"]["composed"]
     assert composed == [
@@ -112,7 +112,7 @@ def test_a_covariance_without_means_or_finer_than_pixels_is_refused(settings: li
 def test_it_is_paid_for_by_the_same_budget(template: Study, tmp_path: Path) -> None:
     """Claim and ledger hold both mechanisms; together they cost what was asked for, and no more."""
     study = copied(template, tmp_path)
-    document = train(study)
+    document = train(study).to_document()
     composed = [{"name": "central-images", **Mechanism(6.0, 1.0, 2).to_dict()}]
     assert document["mechanism"]["composed"] == composed
     sgd = Mechanism(*(document["mechanism"][key] for key in ("noise_multiplier", "sample_rate", "steps")))
@@ -156,7 +156,7 @@ def test_a_killed_warm_up_does_not_ask_twice(template: Study, tmp_path: Path) ->
     with pytest.raises(Killed):
         train(study, progress=KillWarmUp(10))
     asked = file_digest(study.class_means)
-    document = train(study, resume=True)
+    document = train(study, resume=True).to_document()
     assert file_digest(study.class_means) == asked
     assert document["mechanism"]["composed"][0]["steps"] == 2
     (population,) = ledger.populations()

@@ -176,7 +176,7 @@ def sima(queries: ModelQueries) -> Tensor:
 
 
 def pia(queries: ModelQueries) -> Tensor:
-    """The noise predicted in a training image is predicted again after adding it. PIA's R_t,p, mean over t."""
+    """The noise predicted in a training image is predicted again after adding it: PIA's R_t,p, averaged."""
     first, later = queries.proximal
     return -_log(_power(first - later, NORM)).mean(dim=0)
 

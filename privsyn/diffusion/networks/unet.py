@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from privsyn.diffusion.networks.declaration import DenoisingNetwork, Frame, NetworkDeclaration
+from privsyn.errors import RecipeError
+from privsyn.recipe import Model
 
 
 class ResidualBlock(nn.Module):
@@ -114,28 +118,7 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
 
 
-class Frame(TypedDict):
-    """What every U-Net has, whatever its blocks.
-
-    Attributes:
-        image_channels: 1 or 3.
-        outputs: channels of the prediction; twice `image_channels` if it also says a variance.
-        labels: rows of the class embedding, the null label included.
-        channels: width of the first level; with `multipliers`, of every level.
-        blocks: residual blocks of each level on the way down; one more on the way up.
-        groups: of each GroupNorm.
-    """
-
-    image_channels: int
-    outputs: int
-    labels: int
-    channels: int
-    multipliers: Sequence[int]
-    blocks: Sequence[int]
-    groups: int
-
-
-class UNet(nn.Module):
+class UNet(DenoisingNetwork):
     """The frame: levels on the way down, a middle, and levels on the way up that also see what went down.
 
     Args:
@@ -248,6 +231,27 @@ def plain_unet(
     return UNet(**frame, residual=residual, attention=attention)
 
 
+def build(model: Model, frame: Frame) -> UNet:
+    """The U-Net that a recipe's `[model]` describes."""
+    per_head = model.head_channels
+    return plain_unet(
+        **frame,
+        attention_levels=model.attention_levels,
+        heads=lambda width: 1 if per_head is None else width // per_head,
+        dropout=model.dropout,
+        scale_shift=model.scale_shift,
+    )
+
+
+def check(model: Model) -> None:
+    """Refuse norms that would hide the embedding."""
+    if not model.scale_shift and model.channels == model.groups:
+        raise RecipeError(
+            "model.groups equals model.channels: norms of single channels would hide class and time from "
+            "the first level; lower model.groups, or set model.scale_shift"
+        )
+
+
 def sinusoids(timesteps: Tensor, channels: int) -> Tensor:
     """Cosines and sines of t at `channels` // 2 geometric frequencies, (B,) to (B, channels) float32.
 
@@ -259,3 +263,8 @@ def sinusoids(timesteps: Tensor, channels: int) -> Tensor:
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
     angles = timesteps[:, None].float() * torch.exp(-math.log(10_000) * exponents)
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=-1), (0, channels % 2))
+
+
+NETWORK = NetworkDeclaration(
+    "unet", build, check, settings=("head_channels", "scale_shift"), attention=(AttentionBlock,)
+)

@@ -17,7 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from privsyn.diffusion.unet import Frame, ResidualBlock, UNet, split_heads
+from privsyn.diffusion.networks.declaration import Frame, NetworkDeclaration
+from privsyn.diffusion.networks.unet import ResidualBlock, UNet, split_heads
+from privsyn.errors import RecipeError
+from privsyn.recipe import Model
 
 MLP_RATIO = 4
 
@@ -153,3 +156,34 @@ def swin_unet(
         """The Swin blocks attend."""
 
     return UNet(**frame, residual=residual, attention=attention)
+
+
+def build(model: Model, frame: Frame) -> UNet:
+    """The Swin U-Net that a recipe's `[model]` describes."""
+    assert model.heads is not None  # `check` demands them
+    assert model.windows is not None
+    return swin_unet(
+        **frame,
+        swin_levels=model.attention_levels,
+        heads=model.heads,
+        windows=model.windows,
+        dropout=model.dropout,
+    )
+
+
+def check(model: Model) -> None:
+    """Demand heads and windows for each level."""
+    levels = len(model.multipliers)
+    for name, given in (("heads", model.heads), ("windows", model.windows)):
+        if given is None:
+            raise RecipeError(f"model.{name} belongs to the network swin-unet, which needs it")
+        if len(given) != levels:
+            raise RecipeError(f"model.{name} needs {levels} numbers, like model.multipliers")
+    widths = (model.channels * factor for factor in model.multipliers)
+    if any(width % heads for width, heads in zip(widths, model.heads or (), strict=True)):
+        raise RecipeError("model.heads must divide the width of each level")
+
+
+NETWORK = NetworkDeclaration(
+    "swin-unet", build, check, settings=("heads", "windows"), attention=(SwinBlocks,)
+)

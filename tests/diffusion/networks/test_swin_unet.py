@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from privsyn.diffusion.batches import noise_draws
 from privsyn.diffusion.model import DiffusionModel
+from privsyn.diffusion.networks.swin_unet import RelativePositionBias, SwinBlock, SwinBlocks, swin_unet
+from privsyn.diffusion.networks.unet import UNet
 from privsyn.diffusion.process import Process, log_snrs
-from privsyn.diffusion.swin_unet import RelativePositionBias, SwinBlock, SwinBlocks, swin_unet
-from privsyn.diffusion.unet import UNet
 from privsyn.dp.gradients import methods_agree
 from privsyn.dp.layers import check_supported
 
