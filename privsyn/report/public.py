@@ -14,7 +14,7 @@ from privsyn.bit_depth import bit_depth_of, in_8_bits
 from privsyn.claim.document import Claim, ModelProvenance
 from privsyn.cohort.index import pixel_digest
 from privsyn.report.material import Material
-from privsyn.report.pictures import Row, sheet
+from privsyn.report.pictures import ClassRow, sheet
 from privsyn.report.provenance import public_facts
 from privsyn.strict_json import JsonObject
 
@@ -96,7 +96,7 @@ class PublicView:
     claim: Claim | None
     images: int
     classes: tuple[str, ...]
-    sheet: tuple[Row, ...]
+    sheet: tuple[ClassRow, ...]
 
 
 def public_view(material: Material) -> PublicView:
@@ -148,7 +148,7 @@ def _public_claim(claim: Claim) -> Claim:
     )
 
 
-def _public_sheet(material: Material) -> tuple[Row, ...]:
+def _public_sheet(material: Material) -> tuple[ClassRow, ...]:
     """The sample sheet, unless it may show patients: the set failed, or an image looks like a real one."""
     synthetic, cohort = material.synthetic, material.cohort
     real = set(cohort.records["sha256"])

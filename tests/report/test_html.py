@@ -307,7 +307,7 @@ def test_an_invalid_claim_says_why_and_bounds_nothing(
         assert not void.endswith("..")
         assert all(reason in void for reason in reasons)
         assert not any(reason in page for reason in others)
-        assert "per patient; NOT VALID" in text
+        assert "Privacy claim NOT VALID ε = 7.995 does not hold" in text
     assert "most that the claim allows" not in internal
     assert "dotted line" not in internal
 
