@@ -207,6 +207,6 @@ def _verdict(view: PublicView, policy: Policy) -> Mapping[str, Any]:
         "outcome": view.outcome,
         "partial": view.partial,
         "attempt": view.attempt,
-        "rules": [{**rule.to_dict(), "waivable_by": waivable.get(rule.id, [])} for rule in view.rules],
+        "rules": [{**asdict(rule), "waivable_by": waivable.get(rule.id, [])} for rule in view.rules],
         "plugins": [asdict(plugin) for plugin in view.plugins],
     }

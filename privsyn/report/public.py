@@ -7,7 +7,7 @@ here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from privsyn.auditing.verdict import RuleOutcome, RuleResult, Severity, Side, VerdictOutcome
 from privsyn.bit_depth import bit_depth_of, in_8_bits
@@ -37,10 +37,6 @@ class PublicRule:
     op: str
     threshold: float
     rationale: str
-    waivable_by: tuple[str, ...]
-
-    def to_dict(self) -> JsonObject:
-        return {**asdict(self), "scope": dict(self.scope), "waivable_by": list(self.waivable_by)}
 
 
 @dataclass(frozen=True)
@@ -132,7 +128,6 @@ def _public_rule(rule: RuleResult) -> PublicRule:
         op=rule.op,
         threshold=rule.threshold,
         rationale=rule.rationale,
-        waivable_by=rule.waivable_by,
     )
 
 
