@@ -1,7 +1,7 @@
-"""The two reports of an audit, each one file that opens anywhere and fetches nothing.
+"""Writes the internal and the public report, each one HTML file that loads nothing from elsewhere.
 
-The internal report shows all there is, images of patients included. The public one is made from a view
-that holds nothing measured on real data (`PublicView`), so that no template can let it out.
+The internal report shows everything, images of patients included. The public report is rendered from a
+`PublicView`, which holds nothing measured on real data, so no template can reveal it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from privsyn.errors import StudyError
 from privsyn.files import write_text
 from privsyn.progress import SILENT, Progress
 from privsyn.report import charts, words
-from privsyn.report.details import Curve, Neighbours, Plane, read
+from privsyn.report.details import FeaturePlane, NearestImages, RocCurve, read
 from privsyn.report.material import Material, gather
-from privsyn.report.pictures import Contact, Picture, contact_sheet, whole
+from privsyn.report.pictures import ClassComparison, InlineImage, contact_sheet, whole
 from privsyn.report.public import PublicView as PublicView
 from privsyn.report.public import public_view as public_view
 from privsyn.report.quality import judged_key, tables, verdict_rows
@@ -37,21 +37,21 @@ PANELS = 4  # classes that a map shows apart
 
 
 @dataclass(frozen=True)
-class Map:
-    """The images of either kind on a plane: one chart, or one of each class, with what stands under it."""
+class FeatureMap:
+    """Real and synthetic images as points of a plane: one captioned chart, or one for each class."""
 
     finding: Finding
     charts: tuple[tuple[str, Markup], ...]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A synthetic image beside its nearest training image and, as the control, its nearest held-out one."""
+class NearestPair:
+    """A synthetic image with its nearest training image and, as the control, its nearest held-out image."""
 
-    synthetic: Picture
-    train: Picture
-    holdout: Picture
-    neighbours: Neighbours
+    synthetic: InlineImage
+    train: InlineImage
+    holdout: InlineImage
+    neighbours: NearestImages
 
 
 def report(
@@ -59,10 +59,10 @@ def report(
 ) -> tuple[Path, Path]:
     """Write `internal-report.html` and `public-report.html` beside the findings and return their paths.
 
-    Reports are derived, so earlier ones are replaced. Equal inputs give equal bytes.
+    Earlier reports are replaced. Equal inputs give equal bytes.
 
     Args:
-        audit: the folder of another audit of the study's set than its own.
+        audit: the folder of another audit of the study's set; None for the study's own.
 
     Raises:
         StudyError: something is missing, or the audit judged another synthetic set, cohort or model.
@@ -81,7 +81,7 @@ def report(
 
 
 def internal_page(material: Material) -> str:
-    """The page for reviewers, with real images on it."""
+    """The HTML of the internal report, which shows real images."""
     rules, classes = material.verdict.rules, material.synthetic.classes
     quality = [finding for finding in material.findings if finding.threat == "quality"]
     attacks = [finding for finding in material.findings if finding.threat != "quality"]
@@ -105,7 +105,7 @@ def internal_page(material: Material) -> str:
 
 
 def public_page(view: PublicView) -> str:
-    """The page for everybody."""
+    """The HTML of the public report."""
     return _render("public.html", view=view)
 
 
@@ -117,16 +117,16 @@ def _training_chart(points: Sequence[tuple[float, float]]) -> Markup | None:
     )
 
 
-def _contact_sheet(material: Material) -> list[Contact]:
-    """Synthetic images beside real ones that no model was trained on."""
+def _contact_sheet(material: Material) -> list[ClassComparison]:
+    """Synthetic images beside real ones of holdout and test."""
     synthetic, cohort = material.synthetic, material.cohort
     unseen = cohort.records["split"].isin(UNSEEN).to_numpy()
     labels = np.where(unseen, cohort.records["label"].to_numpy(dtype=np.int64), NO_CLASS)
     return contact_sheet((cohort.images, labels), (synthetic.images, synthetic.labels), synthetic.classes)
 
 
-def _map(finding: Finding, name: str, classes: Sequence[str]) -> Map | None:
-    plane = read(finding, "map", Plane)
+def _map(finding: Finding, name: str, classes: Sequence[str]) -> FeatureMap | None:
+    plane = read(finding, "map", FeaturePlane)
     if plane is None:
         return None
     if max(*plane.real_labels, *plane.synthetic_labels) >= len(classes):
@@ -134,7 +134,7 @@ def _map(finding: Finding, name: str, classes: Sequence[str]) -> Map | None:
     within = (*plane.real, *plane.synthetic)
     if not 1 < len(classes) <= PANELS:
         chart = charts.feature_map(plane.real, plane.synthetic, name=name, within=within)
-        return Map(finding, (("", Markup(chart)),))
+        return FeatureMap(finding, (("", Markup(chart)),))
     panels = []
     for label, title in enumerate(classes):
         real, synthetic = (
@@ -146,15 +146,15 @@ def _map(finding: Finding, name: str, classes: Sequence[str]) -> Map | None:
         )
         chart = charts.feature_map(real, synthetic, name=f"{name}panel{label}", within=within)
         panels.append((title, Markup(chart)))
-    return Map(finding, tuple(panels))
+    return FeatureMap(finding, tuple(panels))
 
 
-def _pairs(finding: Finding, material: Material) -> list[Pair]:
-    found = read(finding, "pairs", list[Neighbours]) or []
+def _pairs(finding: Finding, material: Material) -> list[NearestPair]:
+    found = read(finding, "pairs", list[NearestImages]) or []
     real, fake = material.cohort.images, material.synthetic.images
     try:
         return [
-            Pair(
+            NearestPair(
                 whole(fake[each.synthetic]),
                 whole(real[each.train]),
                 whole(real[each.holdout]),
@@ -169,7 +169,7 @@ def _pairs(finding: Finding, material: Material) -> list[Pair]:
 
 
 def _roc(finding: Finding, name: str, claim: Claim | None) -> Markup | None:
-    curve = read(finding, "roc", Curve)
+    curve = read(finding, "roc", RocCurve)
     if curve is None:
         return None
     promised = claim.bound if claim is not None and claim.is_valid else None

@@ -7,14 +7,14 @@ here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from privsyn.auditing.verdict import RuleOutcome, RuleResult, Severity, Side, VerdictOutcome
 from privsyn.bit_depth import bit_depth_of, in_8_bits
 from privsyn.claim.document import Claim, ModelProvenance
 from privsyn.cohort.index import pixel_digest
 from privsyn.report.material import Material
-from privsyn.report.pictures import Row, sheet
+from privsyn.report.pictures import ClassRow, sheet
 from privsyn.strict_json import JsonObject
 
 WITHHELD = ModelProvenance(
@@ -36,10 +36,6 @@ class PublicRule:
     op: str
     threshold: float
     rationale: str
-    waivable_by: tuple[str, ...]
-
-    def to_dict(self) -> JsonObject:
-        return {**asdict(self), "scope": dict(self.scope), "waivable_by": list(self.waivable_by)}
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ class PublicView:
     claim: Claim | None
     images: int
     classes: tuple[str, ...]
-    sheet: tuple[Row, ...]
+    sheet: tuple[ClassRow, ...]
 
 
 def public_view(material: Material) -> PublicView:
@@ -131,7 +127,6 @@ def _public_rule(rule: RuleResult) -> PublicRule:
         op=rule.op,
         threshold=rule.threshold,
         rationale=rule.rationale,
-        waivable_by=rule.waivable_by,
     )
 
 
@@ -147,7 +142,7 @@ def _public_claim(claim: Claim) -> Claim:
     )
 
 
-def _public_sheet(material: Material) -> tuple[Row, ...]:
+def _public_sheet(material: Material) -> tuple[ClassRow, ...]:
     """The sample sheet, unless it may show patients: the set failed, or an image looks like a real one."""
     synthetic, cohort = material.synthetic, material.cohort
     real = set(cohort.records["sha256"])

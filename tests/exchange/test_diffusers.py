@@ -372,8 +372,9 @@ def test_an_imported_model_goes_through_the_chain_without_a_bound(trained: Study
     assert outcomes["bounded"] == ("inconclusive", f"there is no valid bound: {IMPORTED}")
     internal, public = report(study)
     for page in (internal, public):
-        assert "The model was imported, and how it was trained is not known" in page.read_text(
-            encoding="utf-8"
+        assert (
+            "The model was imported, and how it was trained, or on whose images, is not known"
+            in page.read_text(encoding="utf-8")
         )
     statement = read_bundle((draft(study) / BUNDLE).read_bytes()).statement
     assert "The model was imported" in statement.predicate["privacyClaim"]["in_words"]

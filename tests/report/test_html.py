@@ -13,10 +13,10 @@ import pytest
 from audited_study import CLASSES, HOSTILE, alter, alter_findings
 from pages import Outline, pages, shown_images
 
-from privsyn.claim.document import read_claim
+from privsyn.claim.document import CanaryCommitment, CumulativeCost, LedgerEntry, read_claim
 from privsyn.cohort.cohort import load_cohort
 from privsyn.errors import StudyError
-from privsyn.files import read_json, write_json
+from privsyn.files import file_digest, read_json, write_json
 from privsyn.report.documents import load_claim
 from privsyn.report.html import report
 from privsyn.report.material import gather
@@ -214,7 +214,17 @@ def test_new_keys_stay_inside(study: Study) -> None:
 
 def test_public_view_has_no_place_for_measurements(study: Study) -> None:
     """The templates of the public page are never handed a value, an interval, a reason or a fingerprint."""
-    view = public_view(gather(study))
+    total = CumulativeCost("patient", "add-or-remove-one", 9.5, 10.0, 1e-5, 3, finite=True, note="")
+    claim = replace(
+        load_claim(study.privacy_file),
+        ledger=LedgerEntry("a population", 1, "ab" * 32),
+        cumulative=total,
+        canaries=CanaryCommitment(100, "cd" * 32, "a statement"),
+    )
+    write_json(study.privacy_file, claim.to_document())
+    material = gather(study)
+    assert material.claim == claim
+    view = public_view(material)
     assert view.claim is not None
     assert not {"value", "interval", "reason"} & {key for rule in view.rules for key in vars(rule)}
     assert view.claim.provenance == WITHHELD
@@ -309,7 +319,7 @@ def test_an_invalid_claim_says_why_and_bounds_nothing(
         assert not void.endswith("..")
         assert all(reason in void for reason in reasons)
         assert not any(reason in page for reason in others)
-        assert "per patient; NOT VALID" in text
+        assert "Privacy claim NOT VALID ε = 7.995 does not hold" in text
     assert "most that the claim allows" not in internal
     assert "dotted line" not in internal
 
@@ -346,6 +356,18 @@ def test_audit_of_another_cohort_is_refused(study: Study) -> None:
     alter(study.verdict_file, lambda verdict: verdict.update(cohort_fingerprint="00" * 32))
     with pytest.raises(StudyError, match="another cohort"):
         report(study)
+
+
+def test_documents_of_another_version_are_refused(study: Study) -> None:
+    """A claim, a verdict or findings that this version cannot read are bad input, not a traceback."""
+    for path in (study.privacy_file, study.findings_file, study.verdict_file):
+        alter(path, lambda document: document.update(schema_version=2))
+        digest = file_digest(study.findings_file)
+        alter(study.verdict_file, lambda verdict, digest=digest: verdict["inputs"].update(findings=digest))
+        with pytest.raises(StudyError, match=rf"{path.name} is not a document of schema version 1: make it"):
+            report(study)
+        alter(path, lambda document: document.update(schema_version=1))
+    assert not study.internal_report.exists()
 
 
 def test_missing_audit_says_which_command_makes_it(study: Study) -> None:

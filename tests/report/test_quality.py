@@ -13,9 +13,9 @@ from privsyn.auditing.verdict import RuleOutcome, RuleResult
 from privsyn.cohort.cohort import load_cohort
 from privsyn.errors import StudyError
 from privsyn.files import read_json
-from privsyn.report.details import Plane, read
+from privsyn.report.details import FeaturePlane, read
 from privsyn.report.html import report
-from privsyn.report.quality import LONG, Block, outcomes, tables, verdict_rows
+from privsyn.report.quality import LONG, ScopeBlock, outcomes, tables, verdict_rows
 from privsyn.study import Study
 from privsyn.synthetic.dataset import read_synthetic
 
@@ -42,7 +42,7 @@ def rule(judged: Finding, outcome: RuleOutcome, value: float | None, op: str = "
     )
 
 
-def scopes(blocks: tuple[Block, ...]) -> list[dict[str, str]]:
+def scopes(blocks: tuple[ScopeBlock, ...]) -> list[dict[str, str]]:
     return [line.finding.scope for block in blocks for line in block.lines]
 
 
@@ -230,7 +230,7 @@ def test_map_without_places_is_refused() -> None:
         "synthetic_labels": [0],
     }
     with pytest.raises(StudyError, match="finite number"):
-        read(finding(details={"map": plane}), "map", Plane)
+        read(finding(details={"map": plane}), "map", FeaturePlane)
 
 
 def test_broken_network_is_refused(useful: Study) -> None:
