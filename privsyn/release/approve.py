@@ -250,8 +250,9 @@ def _check_request(request: ApprovalRequest, statement: Statement) -> None:
     mine = {question.id for question in statement.checklist if question.role == request.role}
     foreign = sorted(set(request.answers) - mine)
     if foreign:
+        listed = ", ".join(sorted(mine))
         raise PrivsynError(
-            f"{foreign[0]!r} is not a question for the role {request.role}; these are: {', '.join(sorted(mine))}"
+            f"{foreign[0]!r} is not a question for the role {request.role}; these are: {listed}"
         )
     for waiver in request.waivers:
         _check_waiver(waiver, request.role, statement)

@@ -76,7 +76,7 @@ class Envelope:
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of what was signed; it does not depend on the signatures, so it cannot be changed by them."""
+        """sha256 (hex) of what was signed, so that it stays the same with further signatures."""
         return hashlib.sha256(self.payload).hexdigest()
 
     def signed(self, *signers: Signer) -> Envelope:
