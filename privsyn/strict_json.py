@@ -37,7 +37,7 @@ def refuse(what: str, why: str) -> NoReturn:
 
 
 def read_file(path: Path | str) -> bytes:
-    """The bytes of a file that somebody named, or the first of them, one more than a document may have.
+    """The bytes of a file, at most one more than a document may have.
 
     Raises:
         PrivsynError: it cannot be read.
@@ -89,7 +89,7 @@ class Fields:
     """The fields of one JSON object, taken out with their kinds checked.
 
     Raises:
-        Refused: it is no object, or has a field that is not in `known` (if that is given).
+        Refused: it is not an object, or has a field that is not in `known` (if that is given).
     """
 
     def __init__(self, document: Any, what: str, known: tuple[str, ...] | None = None) -> None:
@@ -231,7 +231,7 @@ def _finite(text: str) -> float:
 
 
 def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _is_deep(document: Any) -> bool:

@@ -19,6 +19,28 @@ if TYPE_CHECKING:
 
 Choice = TypeVar("Choice", bound=str)
 
+SingleAnswers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--answer", metavar="ID=ANSWER", help="yes, no or not-applicable, and a comment after a colon."
+    ),
+]
+AnswersFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help='A TOML file of answers, as in: id = "not-applicable: no text".'),
+]
+Waive = Annotated[
+    list[str] | None,
+    typer.Option(metavar="RULE=REASON", help="Waive a rule that did not pass, if your role may."),
+]
+Comment = Annotated[
+    str, typer.Option(metavar="TEXT", help="Required with reject and changes; part of the release.")
+]
+Conflict = Annotated[str, typer.Option(metavar="TEXT", help="Declare one; part of the release.")]
+OutFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the decision there, to be carried to the study.")
+]
+
 app = group("release")
 
 
@@ -99,29 +121,13 @@ def approve(
     trust: TrustFile,
     role: Annotated[str, typer.Option(metavar="ROLE", help="The role in which you decide.")],
     decision: Annotated[str, typer.Option(metavar="WHAT", help="approve, reject or changes.")] = "approve",
-    answer: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ID=ANSWER", help="yes, no or not-applicable, and a comment after a colon."),
-    ] = None,
-    answers: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help='A TOML file of answers, as in: id = "not-applicable: no text".'),
-    ] = None,
-    waive: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RULE=REASON", help="Waive a rule that did not pass, if your role may."),
-    ] = None,
-    comment: Annotated[
-        str, typer.Option(metavar="TEXT", help="Required with reject and changes; part of the release.")
-    ] = "",
-    conflict_of_interest: Annotated[
-        str, typer.Option(metavar="TEXT", help="Declare one; part of the release.")
-    ] = "",
+    answer: SingleAnswers = None,
+    answers: AnswersFile = None,
+    waive: Waive = None,
+    comment: Comment = "",
+    conflict_of_interest: Conflict = "",
     valid_days: Annotated[int, typer.Option(min=1, max=3650, help="Days that the decision counts.")] = 180,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write the decision there, to be carried to the study."),
-    ] = None,
+    out: OutFile = None,
     public_key: PublicKey = None,
     passphrase_file: PassphraseFile = None,
     study: StudyFolder = HERE,
@@ -226,7 +232,7 @@ def revoke(
 ) -> None:
     """Put a release or an approval on the status list, in its next version."""
     from privsyn.cli.console import show
-    from privsyn.release.seal import revoke
+    from privsyn.release.revoke import revoke
     from privsyn.release.status_list import STATES
 
     digest = _release_digest(digest)

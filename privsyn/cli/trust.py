@@ -38,7 +38,7 @@ def sign(
     Exit code: 3 while too few roots have signed.
     """
     from privsyn.cli.console import show
-    from privsyn.release.seal import write_trust
+    from privsyn.release.trust_plan import write_trust
 
     found, lacking = write_trust(source, signers=signers(key, public_key, passphrase_file), out=out)
     show(

@@ -1,9 +1,9 @@
 """Approvals of a release: signed decisions, and whether they are enough.
 
 An approval is one person's signed decision, in one role, about the exact bytes of a statement, with the
-digests of the policy and of the internal report that the person saw. Persons are counted, never keys; one
-person fills one place; whoever made the release, and the pipeline, cannot approve it; and the latest decision
-of a person in a role is the one that counts.
+digests of the policy and of the internal report that the person saw. Persons are counted, not keys, and each
+person once. Authors of the release and the pipeline cannot approve it. The latest decision of a person in a
+role counts.
 
 Standard library and securesystemslib.
 """
@@ -44,7 +44,7 @@ class GivenAnswer:
 
 @dataclass(frozen=True)
 class Waiver:
-    """A rule of the policy that did not pass and is to be passed over, and why."""
+    """A request to waive a rule of the policy that did not pass, and why."""
 
     rule: str
     reason: str
@@ -52,7 +52,7 @@ class Waiver:
 
 @dataclass(frozen=True)
 class Approval:
-    """One decision, well formed; whether it counts is asked with `tally`.
+    """One well-formed decision; `tally` says whether it counts.
 
     Attributes:
         statement: sha256 of the statement that was decided on.
@@ -103,13 +103,13 @@ class Tally:
 
     Attributes:
         counted: person to role, of the approvals that fill the places.
-        missing: role to number of places that nobody fills.
+        missing: role to number of approvals that it still needs.
         not_counted: decisions that do not count, and why, in words.
         objections: decisions that block, in words.
         open_questions: items of the checklist that are not answered, in words.
-        waivers: rule to (person, reason), of those granted by somebody who may.
+        waivers: rule to (person, reason), of those that the policy allows.
         conflicts: of interest, as those who approved declared them.
-        failing: blocking rules that did not pass and that nobody waived.
+        failing: blocking rules that did not pass and were not waived.
     """
 
     counted: Mapping[str, str]
@@ -125,7 +125,7 @@ class Tally:
     def reasons(self) -> list[str]:
         """Why the release is not approved; empty if it is."""
         lacking = [f"{count} approval(s) missing in the role {role}" for role, count in self.missing.items()]
-        rules = [f"the rule {rule} did not pass, and nobody who may has waived it" for rule in self.failing]
+        rules = [f"the rule {rule} did not pass, and has no valid waiver" for rule in self.failing]
         questions = [f"open question: {item}" for item in self.open_questions]
         because = list(self.not_counted) if lacking or rules or questions else []
         return [*self.objections, *lacking, *rules, *questions, *because]
@@ -191,7 +191,7 @@ def tally(
     """Count decisions about a statement.
 
     Args:
-        authors: persons who made the release, beside those whom the statement names.
+        authors: persons who made the release, beside those that the statement names.
         revoked: digest to status, of approvals that were withdrawn.
 
     Raises:
@@ -199,7 +199,7 @@ def tally(
     """
     unknown = sorted(statement.authors - set(trust.persons))
     if unknown:
-        refuse("the statement", f"names the author {unknown[0]}, whom the trust file does not know")
+        refuse("the statement", f"names the author {unknown[0]}, who is not in the trust file")
     makers = {*authors, *statement.authors}
     decisions = [_bound(envelope, statement, trust) for envelope in envelopes]
     not_counted, standing = [], []
@@ -252,14 +252,14 @@ def _count(
 
 
 def _bound(envelope: Envelope, statement: Statement, trust: Trust) -> Approval:
-    """The decision, if its one signer is the person whom it names and it is about this statement."""
+    """The decision, if the person that it names signed it alone and it is about this statement."""
     approval = read_approval(envelope)
     what = f"the approval of {approval.person}"
     signers = trust.signers(envelope, what)
     if signers != {approval.person}:
         refuse(what, f"is signed by {', '.join(sorted(signers)) or 'nobody'}")
     if approval.statement != statement.digest or approval.tree != statement.tree:
-        refuse(what, "is about other contents: whatever changed, everybody decides anew")
+        refuse(what, "is about other contents: after a change everybody must decide again")
     if approval.policy != statement.policy or approval.report != statement.report:
         refuse(what, "is about another policy or another internal report than those of the statement")
     return approval
@@ -272,7 +272,7 @@ def _why_not(approval: Approval, makers: set[str], statement: Statement, trust: 
     if role is None or role.id not in trust.approver_roles or approval.person not in role.persons:
         return f"{approval.person} is not in that role"
     if approval.person in makers:
-        return "whoever made the release does not approve it"
+        return "an author of the release cannot approve it"
     if statement.created and approval.decided_at + CLOCKS_DIFFER < statement.created:
         return "it is dated before there was anything to decide on"
     if approval.decided_at > now + CLOCKS_DIFFER or approval.valid_from > now + CLOCKS_DIFFER:

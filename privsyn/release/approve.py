@@ -1,8 +1,7 @@
-"""One person's decision about a draft, signed with that person's own key.
+"""Sign a decision about a draft with one's own key, and show where its approvals stand.
 
 Decisions lie in `approvals/` of the study, one file each, or are carried there from the machine where they
-were signed. What others decided is shown only once every role has its decisions, so that nobody follows
-another.
+were signed. They are shown once every role has decided, so that people decide independently.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Standing:
     Attributes:
         tally: what they amount to.
         decided: role to number of persons who decided, whatever they decided.
-        complete: every place has a decision; until then nobody is shown what others decided.
+        complete: every role has its decisions; until then they are not shown.
     """
 
     tally: Tally
@@ -100,18 +99,32 @@ def approve(
     """
     study = as_study(study)
     bundle = current_draft(study)
-    statement, person = bundle.statement, _person(signer, trust)
-    now = _after_earlier(study, statement, person, trust)
+    person = _person(signer, trust)
+    now = _after_earlier(study, bundle.statement, person, trust)
     _check_may(person, request.role, trust, bundle)
-    _check_request(request, statement)
-    approval = Approval(
+    _check_request(request, bundle.statement)
+    _check_report(study, bundle.statement)
+    approval = _approval(request, person, bundle.statement, now)
+    envelope = Envelope(approval.to_payload(), IN_TOTO).signed(signer)
+    read_approval(envelope)  # what is written can be read
+    if out is not None and out.exists():
+        raise PrivsynError(f"{out} already exists: choose another place")
+    name = f"{approval.statement[:12]}-{person}-{request.role}-{envelope.digest[:8]}.json"
+    file = out or study.approvals / name
+    with whole_file(file, aside=None if out else study.root) as partial:
+        partial.write_bytes(envelope.line)
+    return file
+
+
+def _approval(request: ApprovalRequest, person: str, statement: Statement, now: datetime) -> Approval:
+    return Approval(
         statement=statement.digest,
         tree=statement.tree,
         decision=request.decision,
         person=person,
         role=request.role,
         policy=statement.policy,
-        report=_report_seen(study, statement),
+        report=statement.report,
         answers=request.answers,
         waivers=request.waivers,
         comment=request.comment,
@@ -120,15 +133,6 @@ def approve(
         valid_from=now,
         valid_until=now + timedelta(days=request.valid_days),
     )
-    envelope = Envelope(approval.to_payload(), IN_TOTO).signed(signer)
-    read_approval(envelope)  # what is written can be read
-    if out is not None and out.exists():
-        raise PrivsynError(f"{out} already exists: choose another place")
-    name = f"{statement.digest[:12]}-{person}-{request.role}-{envelope.digest[:8]}.json"
-    file = out or study.approvals / name
-    with whole_file(file, aside=None if out else study.root) as partial:
-        partial.write_bytes(envelope.line)
-    return file
 
 
 def current_draft(study: Study) -> Bundle:
@@ -136,7 +140,7 @@ def current_draft(study: Study) -> Bundle:
 
     Raises:
         StudyError: there is none.
-        Refused: its bytes are not those stated, or nobody signed it.
+        Refused: its bytes are not those stated, or it is not signed.
     """
     if not (study.release / BUNDLE).is_file():
         raise StudyError(f"{study.root} has no draft of a release: run `privsyn release draft` first")
@@ -181,7 +185,7 @@ def collected(study: Study, statement: Statement, files: Sequence[Path] = ()) ->
         if read_approval(envelope, str(file)).statement == statement.digest:
             found[envelope.digest] = envelope
         elif file in files:
-            raise Refused(f"{file} is about other contents: whatever changed, everybody decides anew")
+            raise Refused(f"{file} is about other contents: after a change everybody must decide again")
     return [found[digest] for digest in sorted(found)]
 
 
@@ -204,7 +208,7 @@ def standing(study: Study | Path | str, trust: Trust, *, now: datetime | None = 
 def questions(study: Study | Path | str) -> list[tuple[Question, str]]:
     """Each question of the checklist with why it waits for a person; "" if evidence answers it.
 
-    What others answered is left out, so that nobody follows another.
+    What others answered is left out, so that people answer independently.
     """
     statement = current_draft(as_study(study)).statement
     left = open_items(statement.predicate.get("checklist"), statement.predicate, {})
@@ -227,7 +231,9 @@ def _person(signer: Signer, trust: Trust) -> str:
     for person in trust.persons.values():
         if person.key.keyid == signer.public_key.keyid:
             return person.id
-    raise Refused(f"the trust file of {trust.id} knows nobody with this key ({signer.public_key.keyid[:12]})")
+    raise Refused(
+        f"the trust file of {trust.id} has no person with this key ({signer.public_key.keyid[:12]})"
+    )
 
 
 def _check_may(person: str, role: str, trust: Trust, bundle: Bundle) -> None:
@@ -235,7 +241,7 @@ def _check_may(person: str, role: str, trust: Trust, bundle: Bundle) -> None:
         mine = [name for name, each in trust.approver_roles.items() if person in each.persons]
         raise Refused(f"{person} is not in the role {role}; may approve as: {', '.join(mine) or 'nothing'}")
     if person in bundle.statement.authors | trust.signers(bundle.envelope, "the statement"):
-        raise Refused(f"{person} made the release, and whoever made it does not approve it")
+        raise Refused(f"{person} made the release, and an author cannot approve it")
 
 
 def _check_request(request: ApprovalRequest, statement: Statement) -> None:
@@ -244,8 +250,9 @@ def _check_request(request: ApprovalRequest, statement: Statement) -> None:
     mine = {question.id for question in statement.checklist if question.role == request.role}
     foreign = sorted(set(request.answers) - mine)
     if foreign:
+        listed = ", ".join(sorted(mine))
         raise PrivsynError(
-            f"{foreign[0]!r} is no question for the role {request.role}; these are: {', '.join(sorted(mine))}"
+            f"{foreign[0]!r} is not a question for the role {request.role}; these are: {listed}"
         )
     for waiver in request.waivers:
         _check_waiver(waiver, request.role, statement)
@@ -262,10 +269,10 @@ def _check_waiver(waiver: Waiver, role: str, statement: Statement) -> None:
         raise PrivsynError(f"a waiver of {waiver.rule} needs a reason: --waive {waiver.rule}=WHY")
 
 
-def _report_seen(study: Study, statement: Statement) -> str:
+def _check_report(study: Study, statement: Statement) -> None:
+    """See that the internal report that lies there to be read is that of the statement."""
     page = study.need(study.internal_report, "report")
     if file_digest(page) != statement.report:
         raise Refused(
             f"{page} is not the report that the draft was made with: run `privsyn release draft --force`"
         )
-    return statement.report

@@ -38,7 +38,7 @@ class Bundle:
     """The lines of a bundle, each in its place.
 
     Attributes:
-        envelope: of the statement; without signatures in a draft that nobody signed.
+        envelope: of the statement; without signatures in an unsigned draft.
         gate, certificate: None where a draft has none yet.
     """
 
@@ -159,7 +159,7 @@ def read_certificate(bundle: Bundle) -> Certificate:
     """
     what = "the certificate"
     if bundle.certificate is None or bundle.gate is None:
-        refuse(BUNDLE, "has no certificate: the release is a draft that nobody sealed")
+        refuse(BUNDLE, "has no certificate: the release is a draft that was not sealed")
     predicate = _predicate(bundle.certificate, bundle.statement, CERTIFICATE, what)
     known = ("statement", "gate", "approvals", "waivers", "trust", "sealedAt")
     fields = Fields(predicate, what, known)

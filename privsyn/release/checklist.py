@@ -1,8 +1,8 @@
 """Which questions of a policy's checklist are still open, given a statement and people's answers.
 
-Evidence in the statement can close a question, never forbid that a person closes it: what the numbers do not
-show, somebody may know, and then says in a comment. A person's no always keeps a question open. Standard
-library only, because a recipient asks the same questions again of documents that anybody may have written.
+Evidence in the statement can close a question. It cannot keep a person from closing it, who then says why in
+a comment. A person's no always keeps a question open. Standard library only, because a recipient repeats the
+check on documents that anybody may have written.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def evidence_answers(predicate: Mapping[str, JsonValue]) -> dict[str, EvidenceAn
         predicate: of a release statement, as JSON; fields of another kind count as absent.
 
     Raises:
-        Refused: it is no object, or its `validUntil` is no time.
+        Refused: it is not an object, or its `validUntil` is not a time.
     """
     if not isinstance(predicate, Mapping):
         refuse("the predicate of a statement", "is not a JSON object")

@@ -1,4 +1,4 @@
-"""The bytes of a release: what lies there, and whether it is what the statement says.
+"""Compare the files of a release folder with its statement.
 
 Standard library only. The folder may be hostile: links are not followed, special files not opened, and
 nothing is ignored but the bundle of signatures.
@@ -50,7 +50,7 @@ class Contents:
 
 
 def read_contents(folder: Path) -> Contents:
-    """Hold every file below a folder against the statement in its bundle."""
+    """Compare every file below a folder with the statement in its bundle."""
     problems: list[str] = []
     found = dict(_scan(folder, problems))
     bundle = _bundle(folder, found, problems)

@@ -75,7 +75,7 @@ def draft(
     signer: Signer | None = None,
     force: bool = False,
 ) -> Path:
-    """Write `release/` whatever the verdict, which it carries; nobody has approved it yet.
+    """Write `release/` for approval, whatever the verdict, which it carries.
 
     Args:
         signer: the pipeline's key, which signs the statement and the gate's result; without it the draft can

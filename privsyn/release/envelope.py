@@ -2,7 +2,7 @@
 
 Standard library and securesystemslib, which verifies Ed25519 in pure Python where `cryptography` is missing.
 An envelope has exactly one spelling. A key's id is derived from the key (RFC 8785-like spelling of its public
-part), never believed: libraries that count signatures by id accept one key under two ids twice.
+part), never taken from a document: libraries that count signatures by id accept one key under two ids twice.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _SPKI = {  # what comes before the point in a public key, and the bytes of the u
 
 @dataclass(frozen=True)
 class Envelope:
-    """A payload and who signed it; whether the signatures are good is asked with `signers`.
+    """A payload with its signatures, which `signers` checks.
 
     Attributes:
         signatures: pairs of key id and signature.
@@ -76,7 +76,7 @@ class Envelope:
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of what was signed: the same whoever signs, so nobody can give it another name."""
+        """sha256 (hex) of what was signed, so that it stays the same with further signatures."""
         return hashlib.sha256(self.payload).hexdigest()
 
     def signed(self, *signers: Signer) -> Envelope:
@@ -182,7 +182,7 @@ def public_key(document: object, what: str) -> SSlibKey:
     """A public key from its JSON, under the id that follows from it.
 
     Raises:
-        Refused: it is no key that is known here, or goes under an id that is not its own.
+        Refused: it is not a key of a known kind, or has an id that is not its own.
     """
     fields = Fields(document, what, KEY_FIELDS)
     kind = (fields.text("keytype", longest=40), fields.text("scheme", longest=40))
@@ -241,7 +241,7 @@ def _check_pem(public: str, scheme: str, what: str) -> None:
     spelled = "\n".join(["-----BEGIN PUBLIC KEY-----", *rows, "-----END PUBLIC KEY-----", ""])
     der = bytes.fromhex(prefix)
     if public != spelled or body[: len(der) + 1] != der + b"\x04" or len(body) != len(der) + point:
-        refuse(what, f"is no public key of the kind {scheme} in PEM as privsyn spells it")
+        refuse(what, f"is not a public key of the kind {scheme} in PEM as privsyn spells it")
 
 
 def _bytes(value: object, what: str) -> bytes:

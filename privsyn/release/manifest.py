@@ -23,7 +23,7 @@ from privsyn.strict_json import Fields, JsonObject, JsonValue, check_slug, refus
 PREDICATE_TYPE = "https://privsyn.org/release/v1"
 BUNDLE = "release.intoto.jsonl"
 WHAT = "the statement"
-PASSED = ("pass", "accepted")  # outcomes of a rule that stand in nobody's way
+PASSED = ("pass", "accepted")  # outcomes of a rule that do not block a release
 
 # Names that mean the same file on every file system: no hidden, spaced, dotted or reserved ones.
 _NAME = re.compile(

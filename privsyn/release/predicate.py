@@ -17,9 +17,8 @@ from privsyn.claim.words import in_full
 from privsyn.strict_json import JsonObject, JsonValue, spelled
 
 NOT_PERFORMED = "not performed"
-TEXT_POLICIES: Mapping[TextPolicy, str] = {"refuse": "none found", "drop": "left out", "mask": "masked"}
-
 TextPolicy = Literal["refuse", "drop", "mask"]
+TEXT_POLICIES: Mapping[TextPolicy, str] = {"refuse": "none found", "drop": "left out", "mask": "masked"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class LedgerAccount:
 
 @dataclass(frozen=True)
 class Terms:
-    """What whoever drafts a release decides about it.
+    """What is decided about a release when it is drafted.
 
     Attributes:
         authors: persons of the trust file who made the release and so cannot approve it.
@@ -116,7 +115,7 @@ class Predicate:
         account: of the study's model; None if it names no ledger.
         checklist: of the policy that judged the set.
         internal_report: sha256.
-        text_scan: None if nobody looked for text.
+        text_scan: None if there was no scan for text.
     """
 
     release: ReleaseInfo

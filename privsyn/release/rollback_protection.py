@@ -1,4 +1,4 @@
-"""The newest trust file and status list that were seen on this machine, so that older ones are refused.
+"""Rollback protection: refuse trust files and status lists older than those seen on this machine.
 
 Who can choose what a recipient reads could otherwise hand out yesterday's list, on which nothing is revoked
 yet, or none. Kept in `$PRIVSYN_HOME/seen`, one file for each organisation.
@@ -40,7 +40,7 @@ class RollbackCheck:
 
 
 def compare(trust: Trust, trust_raw: bytes, status_raw: bytes | None, now: datetime) -> RollbackCheck:
-    """Hold trust file and status list against those seen before, and remember them.
+    """Compare trust file and status list with those seen before, and remember them.
 
     Raises:
         Refused: one is older than what was seen, differs under the same version, or takes back a revocation;

@@ -25,7 +25,7 @@ LONGEST = timedelta(days=90)
 
 @dataclass(frozen=True)
 class StatusEntry:
-    """What is said of one statement, certificate or approval, named by its sha256."""
+    """The state of one statement, certificate or approval, which is named by its sha256."""
 
     digest: str
     state: ListedState
@@ -69,7 +69,7 @@ def read_status(raw: bytes, trust: Trust, *, now: datetime | None = None) -> Sta
     if status.issued > now:
         refuse(WHAT, f"is dated in the future ({spelled(status.issued)})")
     if status.expires - status.issued > LONGEST:
-        refuse(WHAT, f"is to be valid for more than {LONGEST.days} days, in which it would not be news")
+        refuse(WHAT, f"is valid for more than {LONGEST.days} days")
     trust.need(SEALER, envelope, WHAT, now)
     return status
 

@@ -32,7 +32,7 @@ from privsyn.release.draft import draft
 from privsyn.release.envelope import IN_TOTO, Envelope, key_document, public_key
 from privsyn.release.keys import new_key, open_key
 from privsyn.release.manifest import BUNDLE, Statement
-from privsyn.release.seal import revoke
+from privsyn.release.revoke import revoke
 from privsyn.release.status_list import StatusEntry, read_status
 from privsyn.release.trust import read_trust
 from privsyn.release.verify import verify
