@@ -484,7 +484,7 @@ def test_evidence_embeds_by_the_networks_of_the_policy(tmp_path: Path, cohort: C
     assert of.embedding_info("net") == network.embedding_info()
     assert of.embedding_info("lite0")["dimension"] == 1280
     assert of.representation("net")(images).shape[0] == len(images)
-    for ask in (of.told, lambda name: of.embedding(name, images)):
+    for ask in (of.embedding_info, lambda name: of.embedding(name, images)):
         with pytest.raises(PrivsynError, match=r"'inception': choose from pixels, lite0-mid, lite0, net"):
             ask("inception")
 
