@@ -22,7 +22,7 @@ from privsyn.recipe import Model
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm-SiLU-conv, GroupNorm told the embedding, SiLU-dropout-conv, plus the (1x1) shortcut.
+    """GroupNorm-SiLU-conv, GroupNorm with the embedding, SiLU-dropout-conv, plus the (1x1) shortcut.
 
     Args:
         scale_shift: the embedding scales and shifts what the second norm gives (Dhariwal & Nichol 2021,
@@ -46,12 +46,12 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, inputs, H, W) and (B, embedding) to (B, outputs, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
-        told = self.embed(F.silu(embedding))[:, :, None, None]
+        embedded = self.embed(F.silu(embedding))[:, :, None, None]
         if self.scale_shift:
-            scale, shift = told.chunk(2, dim=1)
+            scale, shift = embedded.chunk(2, dim=1)
             h = self.norm2(h) * (1 + scale) + shift
         else:
-            h = self.norm2(h + told)
+            h = self.norm2(h + embedded)
         return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))  # type: ignore[no-any-return]
 
 
@@ -119,7 +119,7 @@ class Upsample(nn.Module):
 
 
 class UNet(DenoisingNetwork):
-    """The frame: levels on the way down, a middle, and levels on the way up that also see what went down.
+    """The frame: levels on the way down, a middle, and levels on the way up with skip connections.
 
     Args:
         residual: makes the residual block of a level from (level, inputs, outputs, width of the embedding).
