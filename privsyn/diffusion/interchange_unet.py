@@ -163,16 +163,6 @@ def unet_settings(config: Config, where: str) -> dict[str, JsonObject]:
     get = {field: config.get(field, default) for field, default in UNET_DEFAULTS.items()}
     channels, multipliers = _widths(get, where)
     has_scale_shift = get["resnet_time_scale_shift"] == "scale_shift"
-    groups, middle = (
-        whole_number(get["norm_num_groups"], "norm_num_groups", where),
-        get["attn_norm_num_groups"],
-    )
-    if channels % groups:
-        raise refused(
-            where, "norm_num_groups", groups, f"a divisor of {channels}, the first of block_out_channels"
-        )
-    if middle != groups and (middle is not None or has_scale_shift):  # null means none, or the same
-        raise refused(where, "attn_norm_num_groups", middle, f"{groups}, as norm_num_groups")
     if get["num_class_embeds"] is not None:
         whole_number(get["num_class_embeds"], "num_class_embeds", where)
     inputs, outputs = whole_number(get["in_channels"], "in_channels", where), get["out_channels"]
@@ -185,7 +175,7 @@ def unet_settings(config: Config, where: str) -> dict[str, JsonObject]:
         "blocks": whole_number(get["layers_per_block"], "layers_per_block", where),
         "attention_levels": _attention_levels(get, len(multipliers), where),
         **_head_channels(get, [channels * multiplier for multiplier in multipliers], where),
-        "groups": groups,
+        "groups": _groups(get, channels, has_scale_shift, where),
         "dropout": get["dropout"],
         "scale_shift": has_scale_shift,
     }
@@ -268,6 +258,19 @@ def _widths(get: Config, where: str) -> tuple[int, list[int]]:
     if get["time_embedding_dim"] not in (None, 4 * widths[0]):
         raise refused(where, "time_embedding_dim", get["time_embedding_dim"], f"{4 * widths[0]} or null")
     return widths[0], [width // widths[0] for width in widths]
+
+
+def _groups(get: Config, channels: int, has_scale_shift: bool, where: str) -> int:
+    """Groups of each GroupNorm."""
+    groups, middle = get["norm_num_groups"], get["attn_norm_num_groups"]
+    groups = whole_number(groups, "norm_num_groups", where)
+    if channels % groups:
+        raise refused(
+            where, "norm_num_groups", groups, f"a divisor of {channels}, the first of block_out_channels"
+        )
+    if middle != groups and (middle is not None or has_scale_shift):  # null means none, or the same
+        raise refused(where, "attn_norm_num_groups", middle, f"{groups}, as norm_num_groups")
+    return groups
 
 
 def _attention_levels(get: Config, levels: int, where: str) -> list[int]:

@@ -77,9 +77,8 @@ def variational_bound(
     shape = (-1, *[1] * (clean.ndim - 1))
     first = (times == 0).reshape(shape)
     before = process.log_snr((times - 1).clamp(min=0)).reshape(shape)
-    here = process.log_snr(times.clamp(min=1)).reshape(
-        shape
-    )  # at t = 0 the smallest variance is that of t = 1
+    # at t = 0 the smallest variance is that of t = 1
+    here = process.log_snr(times.clamp(min=1)).reshape(shape)
     step = posterior(here, before)
     smallest_noise = (-process.log_snr(times)).sigmoid().log().reshape(shape)  # ln(beta) at t = 0
     step = step._replace(largest=torch.where(first, smallest_noise, step.largest))

@@ -177,8 +177,7 @@ def heun(
             return clean
         first = (x - clean) / ratio
         following = x + (ratio_s - ratio) * first
-        second = (following - ask(following, earlier)) / ratio_s
-        x = x + (ratio_s - ratio) * (first + second) / 2
+        x = x + (ratio_s - ratio) * (first + (following - ask(following, earlier)) / ratio_s) / 2
     return x
 
 

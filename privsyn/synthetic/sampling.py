@@ -21,6 +21,7 @@ from torch import Tensor
 from privsyn import __version__
 from privsyn.bit_depth import DTYPES, Images
 from privsyn.cohort.cohort import load_cohort
+from privsyn.diffusion.check import check_recipe
 from privsyn.diffusion.model import DiffusionModel, device_of, to_pixels
 from privsyn.diffusion.process import Process
 from privsyn.diffusion.samplers import Denoised, clamped, find_sampler, guided
@@ -72,6 +73,7 @@ def sample(
     """
     study = as_study(study)
     recipe = study.recipe(settings)
+    check_recipe(recipe)
     claim = read_json(study.need(study.privacy_file, "train"))
     model, trained, weights_digest = load_model(study.model)
     if recipe.data.classes != trained.data.classes:
