@@ -6,12 +6,11 @@ beside their code, so the check is here. Every command that takes a recipe into 
 
 from __future__ import annotations
 
-from typing import Any
-
 from privsyn.diffusion.networks import NETWORKS, find_network
 from privsyn.diffusion.samplers import SAMPLERS, find_sampler
 from privsyn.errors import RecipeError
 from privsyn.recipe import Model, Recipe
+from privsyn.strict_json import JsonObject
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -30,7 +29,7 @@ def check_recipe(recipe: Recipe) -> None:
     network.check(recipe.model)
 
 
-def recipe_schema() -> dict[str, Any]:
+def recipe_schema() -> JsonObject:
     """The JSON Schema of a recipe, with the names of samplers and networks."""
     schema = Recipe.model_json_schema()
     for section, key, names in (("Sample", "sampler", SAMPLERS), ("Model", "network", NETWORKS)):

@@ -1,4 +1,4 @@
-"""Our process as the `scheduler_config.json` of diffusers' `DDPMScheduler`, and back.
+"""Converts our process to the `scheduler_config.json` of diffusers' `DDPMScheduler`, and back.
 
 https://github.com/huggingface/diffusers, schedulers/scheduling_ddpm.py
 """
@@ -58,21 +58,21 @@ def scheduler_config(recipe: Recipe) -> JsonObject:
 
 
 def process_settings(config: Config, where: str, *, learned_variance: bool) -> JsonObject:
-    """`timesteps`, `schedule` and `target` of a `scheduler_config.json`; how it samples is passed over.
+    """`timesteps`, `schedule` and `target` of a `scheduler_config.json`; sampling settings are ignored.
 
     Args:
         where: begins every message.
-        learned_variance: the network says a variance.
+        learned_variance: the network predicts a variance.
 
     Raises:
-        RecipeError: it names the field that our process cannot express.
+        RecipeError: our process cannot express a field; the message names it.
     """
     name = config.get("_class_name")
     if name not in SCHEDULERS:
         raise refused(where, "_class_name", name, " or ".join(SCHEDULERS))
     get = {field: config.get(field, default) for field, default in SCHEDULER_DEFAULTS.items()}
     if get["rescale_betas_zero_snr"]:
-        raise refused(where, "rescale_betas_zero_snr", True, "false, for our process keeps some signal")
+        raise refused(where, "rescale_betas_zero_snr", True, "false, because our process keeps some signal")
     targets = {theirs: ours for ours, theirs in PREDICTIONS.items()}
     if get["prediction_type"] not in targets:
         raise refused(where, "prediction_type", get["prediction_type"], " or ".join(targets))
@@ -102,7 +102,7 @@ def _schedule(get: Config, where: str) -> tuple[str, int]:
         if np.allclose(betas, ours(len(betas)), rtol=1e-5, atol=1e-7):
             return name, len(betas)
     given = "trained_betas" if get["trained_betas"] is not None else "beta_schedule"
-    told = (
+    found = (
         "a list" if given == "trained_betas" else f"{get['beta_schedule']}, {betas[0]:.6g} to {betas[-1]:.6g}"
     )
     linear = linear_betas(len(betas))
@@ -110,7 +110,7 @@ def _schedule(get: Config, where: str) -> tuple[str, int]:
         f"at {len(betas)} steps one of our schedules: {', '.join(BETAS)} (linear is {linear[0]:.6g} to "
         f"{linear[-1]:.6g})"
     )
-    raise refused(where, given, told, needed)
+    raise refused(where, given, found, needed)
 
 
 def _betas_of(get: Config, where: str) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
-"""Our U-Net as diffusers' `UNet2DModel`, and back: its `config.json`, and its weights block by block.
+"""Converts our U-Net to diffusers' `UNet2DModel`, and back: its `config.json` and its weights.
 
-https://github.com/huggingface/diffusers, models/unets/unet_2d.py. What either side cannot express is refused
-by the name of the field.
+https://github.com/huggingface/diffusers, models/unets/unet_2d.py. What either side cannot express is refused,
+and the field is named.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ UNET_DEFAULTS: Config = {
     "num_class_embeds": None,
     "num_train_timesteps": None,  # of the learned time embedding, which is refused
 }
-# Fields of which our network has these values only.
+# The values that our network can express, for fields that it cannot vary.
 UNET_ONLY: Mapping[str, tuple[JsonValue, ...]] = {
     "center_input_sample": (False,),
     "time_embedding_type": ("positional",),
@@ -109,15 +109,15 @@ BEFORE_0_15 = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to
 
 
 def unet_config(recipe: Recipe) -> JsonObject:
-    """The `config.json` of the `UNet2DModel` that a recipe's network is.
+    """The `config.json` of the `UNet2DModel` that equals a recipe's network.
 
     Raises:
-        RecipeError: it is none.
+        RecipeError: there is none.
     """
     model, channels = recipe.model, recipe.data.channels
     if model.network != NETWORK.name:
         raise RecipeError(
-            f'model.network is "{model.network}", and diffusers has no such network: it stays here'
+            f'model.network is "{model.network}", which diffusers does not have: it cannot be exported'
         )
     if len(set(model.blocks_per_level)) > 1:
         raise RecipeError(
@@ -151,28 +151,18 @@ def unet_config(recipe: Recipe) -> JsonObject:
 
 
 def unet_settings(config: Config, where: str) -> dict[str, JsonObject]:
-    """The sections `data`, `model` and `diffusion` with which our network is that of a `config.json`.
+    """The sections `data`, `model` and `diffusion` whose network equals that of a `config.json`.
 
     Args:
         where: begins every message.
 
     Raises:
-        RecipeError: it names the field that our network cannot express.
+        RecipeError: our network cannot express a field; the message names it.
     """
     _check_fields(config, where)
     get = {field: config.get(field, default) for field, default in UNET_DEFAULTS.items()}
     channels, multipliers = _widths(get, where)
     has_scale_shift = get["resnet_time_scale_shift"] == "scale_shift"
-    groups, middle = (
-        whole_number(get["norm_num_groups"], "norm_num_groups", where),
-        get["attn_norm_num_groups"],
-    )
-    if channels % groups:
-        raise refused(
-            where, "norm_num_groups", groups, f"a divisor of {channels}, the first of block_out_channels"
-        )
-    if middle != groups and (middle is not None or has_scale_shift):  # null means none, or the same
-        raise refused(where, "attn_norm_num_groups", middle, f"{groups}, as norm_num_groups")
     if get["num_class_embeds"] is not None:
         whole_number(get["num_class_embeds"], "num_class_embeds", where)
     inputs, outputs = whole_number(get["in_channels"], "in_channels", where), get["out_channels"]
@@ -185,7 +175,7 @@ def unet_settings(config: Config, where: str) -> dict[str, JsonObject]:
         "blocks": whole_number(get["layers_per_block"], "layers_per_block", where),
         "attention_levels": _attention_levels(get, len(multipliers), where),
         **_head_channels(get, [channels * multiplier for multiplier in multipliers], where),
-        "groups": groups,
+        "groups": _groups(get, channels, has_scale_shift, where),
         "dropout": get["dropout"],
         "scale_shift": has_scale_shift,
     }
@@ -211,7 +201,7 @@ def from_diffusers(weights: Mapping[str, Tensor], config: Config, where: str) ->
         where: begins every message.
 
     Raises:
-        RecipeError: the config is of a network that ours cannot be.
+        RecipeError: our network cannot express the config.
         CheckpointError: a weight is missing, superfluous, of another shape, or not of a floating type.
     """
     given = {_current_name(name): value for name, value in weights.items()}
@@ -224,10 +214,10 @@ def from_diffusers(weights: Mapping[str, Tensor], config: Config, where: str) ->
 
 
 def refused(where: str, field: str, value: JsonValue, needed: str) -> RecipeError:
-    """The error for a field that we cannot express: where it is, what it says, what it would have to be."""
-    said = json.dumps(value)
-    said = said if len(said) <= 80 else f"{said[:77]}..."
-    return RecipeError(f"{where}: {field} is {said}, which needs to be {needed}: use another model")
+    """The error for a field that we cannot express: its place, its value, and the values we can express."""
+    text = json.dumps(value)
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    return RecipeError(f"{where}: {field} is {text}, which needs to be {needed}: use another model")
 
 
 def whole_number(value: JsonValue, field: str, where: str) -> int:
@@ -268,6 +258,19 @@ def _widths(get: Config, where: str) -> tuple[int, list[int]]:
     if get["time_embedding_dim"] not in (None, 4 * widths[0]):
         raise refused(where, "time_embedding_dim", get["time_embedding_dim"], f"{4 * widths[0]} or null")
     return widths[0], [width // widths[0] for width in widths]
+
+
+def _groups(get: Config, channels: int, has_scale_shift: bool, where: str) -> int:
+    """Groups of each GroupNorm."""
+    groups, middle = get["norm_num_groups"], get["attn_norm_num_groups"]
+    groups = whole_number(groups, "norm_num_groups", where)
+    if channels % groups:
+        raise refused(
+            where, "norm_num_groups", groups, f"a divisor of {channels}, the first of block_out_channels"
+        )
+    if middle != groups and (middle is not None or has_scale_shift):  # null means none, or the same
+        raise refused(where, "attn_norm_num_groups", middle, f"{groups}, as norm_num_groups")
+    return groups
 
 
 def _attention_levels(get: Config, levels: int, where: str) -> list[int]:

@@ -12,7 +12,7 @@ from privsyn.bit_depth import DTYPES, Images, white
 from privsyn.diffusion.check import check_recipe
 from privsyn.diffusion.networks import find_network
 from privsyn.diffusion.networks.declaration import DenoisingNetwork, Frame
-from privsyn.diffusion.posterior import bound
+from privsyn.diffusion.posterior import variational_bound
 from privsyn.diffusion.process import Process, SamplingLaw, log_snrs
 from privsyn.errors import RecipeError
 from privsyn.recipe import Recipe
@@ -24,7 +24,7 @@ class DiffusionModel(nn.Module):
     """A class-conditional diffusion model.
 
     Attributes:
-        network: says `process.target`, and the variance if it learns it, of (noisy images, times, labels).
+        network: predicts `process.target`, and a learned variance, from (noisy images, times, labels).
         process: the noise it is trained on.
         image_shape: (C, H, W) of one image.
         bit_depth: of the images that it learns and draws, 8 or 16.
@@ -48,7 +48,7 @@ class DiffusionModel(nn.Module):
 
     @property
     def null_label(self) -> int:
-        """The label that stands for "class not told", `len(classes)`."""
+        """The label that stands for "class not given", `len(classes)`."""
         return self.network.label.num_embeddings - 1
 
     def compile_network(self) -> None:
@@ -56,16 +56,16 @@ class DiffusionModel(nn.Module):
         self._compiled = torch.compile(self.network.forward)
 
     def predict(self, noisy: Tensor, times: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the network says at x_t: the target (B, C, H, W), and the share of the variance or None."""
+        """The prediction at x_t: the target (B, C, H, W), and the share of the variance or None."""
         given = noisy * self.process.coefficients(times, noisy).input
         reduced = self.training and self.precision != torch.float32
         with torch.autocast(noisy.device.type, self.precision, enabled=reduced):
             network = self._compiled if self.training and self._compiled else self.network
-            said = network(given, times, labels)
-        said = said.to(noisy.dtype)
+            prediction = network(given, times, labels)
+        prediction = prediction.to(noisy.dtype)
         if not self.process.learned_variance:
-            return said, None
-        target, share = said.chunk(2, dim=1)
+            return prediction, None
+        target, share = prediction.chunk(2, dim=1)
         return target, share
 
     def loss(self, images: Tensor, labels: Tensor, times: Tensor, noise: Tensor) -> Tensor:
@@ -82,14 +82,16 @@ class DiffusionModel(nn.Module):
         """
         process = self.process
         noisy = process.add_noise(images, noise, times)
-        said, share = self.predict(noisy, times, labels)
-        error = (said - process.target_of(images, noise, times)).square().flatten(1).mean(dim=1)
+        prediction, share = self.predict(noisy, times, labels)
+        error = (prediction - process.target_of(images, noise, times)).square().flatten(1).mean(dim=1)
         loss: Tensor = process.weight(times).to(error) * error
         if share is not None:
-            clean = process.denoise(said.detach(), noisy, times)
+            clean = process.denoise(prediction.detach(), noisy, times)
             weight = VARIANCE_WEIGHT * process.timesteps
             highest = white(DTYPES[self.bit_depth])
-            loss = loss + weight * bound(process, images, noisy, clean, share, times, white=highest)
+            loss = loss + weight * variational_bound(
+                process, images, noisy, clean, share, times, white=highest
+            )
         return loss
 
     def forward(self, images: Tensor, labels: Tensor, times: Tensor, noise: Tensor) -> Tensor:
@@ -154,12 +156,12 @@ def device_of(recipe: Recipe) -> torch.device:
     except RuntimeError:
         raise RecipeError(f"train.device {wanted!r} is not a device: use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not has_cuda:
-        raise RecipeError(f"train.device is {wanted!r}, but no CUDA device is at hand: use auto or cpu")
+        raise RecipeError(f"train.device is {wanted!r}, but there is no CUDA device: use auto or cpu")
     return device
 
 
 def precision_on(device: torch.device, wanted: str) -> torch.dtype:
-    """bf16 if the recipe asks for it, or leaves it open and the device computes in it; else float32."""
+    """bf16 if the recipe asks for it, or if it is auto and the device supports it; else float32."""
     if wanted != "auto":
         return torch.bfloat16 if wanted == "bf16" else torch.float32
     if device.type == "cuda":

@@ -177,8 +177,7 @@ def heun(
             return clean
         first = (x - clean) / ratio
         following = x + (ratio_s - ratio) * first
-        second = (following - ask(following, earlier)) / ratio_s
-        x = x + (ratio_s - ratio) * (first + second) / 2
+        x = x + (ratio_s - ratio) * (first + (following - ask(following, earlier)) / ratio_s) / 2
     return x
 
 
@@ -196,12 +195,12 @@ def guided(predict_class: Denoise, predict_null: Denoise, scale: float, rescale:
         return predict_class
 
     def predict(x: Tensor, times: Tensor) -> Denoised:
-        null, told = predict_null(x, times).clean, predict_class(x, times)
-        clean = null + scale * (told.clean - null)
+        null, conditional = predict_null(x, times).clean, predict_class(x, times)
+        clean = null + scale * (conditional.clean - null)
         if rescale > 0:
-            ratio = _spread(told.clean) / _spread(clean).clamp_min(1e-8)
+            ratio = _spread(conditional.clean) / _spread(clean).clamp_min(1e-8)
             clean = clean * (1 + rescale * (ratio - 1))
-        return Denoised(clean, told.share)
+        return Denoised(clean, conditional.share)
 
     return predict
 

@@ -1,7 +1,7 @@
 """The gradient of every unit's mean loss, by the faster of two methods that give the same sums.
 
-A unit is a patient: its rows are its images, each with its noise draws, and count as ONE example. What a
-unit's mean costs beyond plain training depends on its size alone (docs/decisions, 0013):
+A unit is a patient: its rows are its images, each with its noise draws, and count as ONE example. Which
+method is faster depends on the size of a unit alone (docs/decisions, 0013):
 
     gradients_in_turn   one plain backward per unit; for units that fill the kernels
     gradients_at_once   one backward for all units, then one weight-gradient kernel per layer; for small ones
@@ -42,7 +42,7 @@ TIMED = 3  # calls of which the median counts
 
 @dataclass(frozen=True)
 class Pass:
-    """How many units go through the network together, and how; it cannot change what comes out."""
+    """How many units go through the network together, and by which method; it cannot change the result."""
 
     method: GradientMethod
     units: int
@@ -55,7 +55,7 @@ def plan_pass(
     *,
     measured: bool = False,
 ) -> Pass:
-    """Choose for units of one size, without private data.
+    """Choose the method for units of one size, without private data.
 
     On the CPU the shapes decide, so that a recipe takes the same method everywhere. On CUDA a loop over units
     is bound by kernel launches, and a probe of a few passes on noise decides.
@@ -75,10 +75,11 @@ def plan_pass(
 
 
 def methods_agree(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Batch) -> bool:
-    """Whether taking units at once is right for this network; where it is not, they go in turn.
+    """Whether `gradients_at_once` is correct for this network; if not, `gradients_in_turn` is used.
 
-    It is not where weights are used outside their layer (a bare parameter), or a layer sees something other
-    than a unit's rows first. Asked of a copy with shaken weights, for a fresh network may hide behind zeros.
+    It is not where weights are used outside their layer (a bare parameter), or where the first axis of a
+    layer's input is not the rows of a unit. Tested on a copy with perturbed weights, because the zeros of a
+    fresh network could hide a difference.
     """
     twin, names = copy.deepcopy(model).eval(), {id(given): name for name, given in model.named_parameters()}
     theirs = dict(twin.named_parameters())

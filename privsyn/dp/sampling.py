@@ -1,6 +1,6 @@
-"""Which units a step sees: every unit by its own coin, and of each unit a few images drawn anew.
+"""Poisson sampling of the units of a step, and of a few images of each.
 
-The accounting holds for Poisson sampling and for nothing else; shuffled batches of fixed size would claim
+The accounting holds for Poisson sampling only; shuffled batches of fixed size would claim
 too little (Chua et al. 2024, https://arxiv.org/abs/2403.17673). Sample rate, divisor, steps and delta come
 from the recipe's PUBLIC `expected_units`; nothing here counts private data for them.
 """
@@ -31,7 +31,7 @@ def units_of(patients: NDArray[np.str_], unit: Unit) -> list[ImageRows]:
 
 
 def poisson_sample(number: int, sample_rate: float, generator: torch.Generator) -> list[int]:
-    """Indices of the units in one step: each of `number` is in with chance `sample_rate`; may be none."""
+    """Indices of the units in one step: each of `number` with probability `sample_rate`; may be empty."""
     coins = torch.rand(number, generator=generator, dtype=torch.float64)  # float32 would round the rate up
     return (coins < sample_rate).nonzero().flatten().tolist()
 

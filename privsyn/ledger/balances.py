@@ -1,4 +1,4 @@
-"""What the entries of the ledger add up to: populations, charges, grants, figures. Pure functions of a log.
+"""Balances of the ledger: populations, charges, grants and cumulative costs, as pure functions of a log.
 
 Nothing here is stored. The balances are computed from the entries at each use, so they cannot disagree with
 them, and fewer entries give the balances at an earlier time.
@@ -25,7 +25,7 @@ from privsyn.ledger.hash_chain import LedgerRecord
 from privsyn.strict_json import JsonObject
 
 RESERVED, SETTLED, VOIDED = "reserved", "settled", "voided"
-Kind = tuple[str, str]  # unit and neighbouring relation; figures of two kinds are never added
+Kind = tuple[str, str]  # unit and neighbouring relation; costs of two kinds are never added
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Charge:
     """One training on a population.
 
     Attributes:
-        population: the id it was charged to; `Balances.canonical` says which one stands for it now.
+        population: the id it was charged to; `Balances.canonical` gives the one that replaced it.
         mechanisms: as planned while reserved, as run once settled; empty if nothing bounds the training.
         unbounded: why nothing bounds it, else "".
         state: `reserved`, `settled` or `voided`.
@@ -79,10 +79,10 @@ class Grant:
 
 @dataclass(frozen=True)
 class Balances:
-    """Where the fold has got to.
+    """The balances after some entries.
 
     Attributes:
-        canonical: every id a population ever had, oldest first, to the one that stands for it.
+        canonical: every id a population ever had, oldest first, to its current id.
         cohorts: `cohort` entry to the id it was written for.
         charges: by reference, in the order of reservation.
         grants: those in force, by canonical id.
@@ -100,19 +100,19 @@ class Balances:
 
 
 def fold(entries: Iterable[LedgerRecord]) -> Balances:
-    """The balances after these entries, which begin with the first."""
+    """The balances after these entries, which start at the first of the ledger."""
     return reduce(_after, entries, Balances())
 
 
 def cumulative_cost(
     balances: Balances, population: str, kind: Kind, *, released: bool = False
 ) -> CumulativeCost:
-    """The cumulative figure of one kind, at the delta of the grant in force, else at the smallest named.
+    """The cumulative cost of one kind, at the delta of the grant in force, else at the smallest named.
 
-    A training that nothing bounds leaves no figure of its population finite, whatever its unit.
+    A training without a bound makes every cumulative cost of its population infinite, whatever its unit.
 
     Args:
-        released: of the trainings alone whose images left; what was merely seen here is left out.
+        released: count only trainings whose images were released.
     """
     standing = [charge for charge in balances.standing(population) if charge.released or not released]
     mine = [charge for charge in standing if charge.kind == kind and not charge.unbounded]
@@ -139,7 +139,7 @@ def spent(balances: Balances, population: str, grant: Grant) -> float:
 
 
 def composed(charges: Iterable[Charge]) -> tuple[Mechanism, ...]:
-    """All mechanisms in one order, equal ones as one with the steps of all: the same bound, sooner."""
+    """All mechanisms, sorted, with the steps of equal ones added up: the same bound, faster to compute."""
     steps: Counter[tuple[float, float]] = Counter()
     for charge in charges:
         for part in charge.mechanisms:
@@ -172,8 +172,8 @@ def refusal(before: Balances, after: Balances, reference: str, *, allow: bool) -
 def _unbounded(population: str, charge: Charge, grant: Grant) -> str:
     return (
         f"nothing bounds this training ({charge.unbounded}), and {population} has a grant of epsilon "
-        f"{grant.epsilon}: train with --dp, or pass --allow-unbounded, which leaves what was spent on "
-        "these patients without a finite bound for good"
+        f"{grant.epsilon}: train with --dp, or pass --allow-unbounded, after which no finite bound "
+        "holds for what was spent on these patients, for good"
     )
 
 

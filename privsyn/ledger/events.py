@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import ClassVar, TypeAlias
 
@@ -113,43 +114,64 @@ def read_event(kind: str, text: str) -> Event:
         Refused: it is not an event of this kind.
         ValueError: it is not JSON.
     """
-    fields = Fields(json.loads(text), f"the {kind}")
-    match kind:
-        case "cohort":
-            return PatientsJoined(
-                population=fields.text("population"),
-                joined=fields.texts("joined"),
-                patients=fields.integer("patients", least=0),
-                members_sha256=fields.text("members_sha256"),
-                key_check=fields.text("key_check"),
-            )
-        case "grant":
-            return LimitGranted(
-                unit=fields.text("unit"),
-                neighbouring=fields.text("neighbouring"),
-                epsilon=fields.number("epsilon"),
-                delta=fields.number("delta"),
-                note=_text(fields, "note"),
-                population=fields.text("population"),
-            )
-        case "reserve":
-            return TrainingReserved(
-                reference=_text(fields, "reference"),
-                patients=fields.integer("patients", least=1),
-                patients_sha256=fields.text("patients_sha256"),
-                unit=fields.text("unit"),
-                neighbouring=fields.text("neighbouring"),
-                delta=fields.number_or_none("delta"),
-                mechanisms=_mechanisms(fields),
-                unbounded=_text(fields, "unbounded"),
-                population=fields.text("population"),
-            )
-        case "settle":
-            return TrainingSettled(_text(fields, "reference"), _mechanisms(fields), _text(fields, "outcome"))
-        case "release":
-            return ImagesReleased(_text(fields, "reference"), _text(fields, "statement"))
-        case _:
-            return TrainingVoided(_text(fields, "reference"))
+    return _READERS[kind](Fields(json.loads(text), f"the {kind}"))
+
+
+def _patients_joined(fields: Fields) -> PatientsJoined:
+    return PatientsJoined(
+        population=fields.text("population"),
+        joined=fields.texts("joined"),
+        patients=fields.integer("patients", least=0),
+        members_sha256=fields.text("members_sha256"),
+        key_check=fields.text("key_check"),
+    )
+
+
+def _limit_granted(fields: Fields) -> LimitGranted:
+    return LimitGranted(
+        unit=fields.text("unit"),
+        neighbouring=fields.text("neighbouring"),
+        epsilon=fields.number("epsilon"),
+        delta=fields.number("delta"),
+        note=_text(fields, "note"),
+        population=fields.text("population"),
+    )
+
+
+def _training_reserved(fields: Fields) -> TrainingReserved:
+    return TrainingReserved(
+        reference=_text(fields, "reference"),
+        patients=fields.integer("patients", least=1),
+        patients_sha256=fields.text("patients_sha256"),
+        unit=fields.text("unit"),
+        neighbouring=fields.text("neighbouring"),
+        delta=fields.number_or_none("delta"),
+        mechanisms=_mechanisms(fields),
+        unbounded=_text(fields, "unbounded"),
+        population=fields.text("population"),
+    )
+
+
+def _training_settled(fields: Fields) -> TrainingSettled:
+    return TrainingSettled(_text(fields, "reference"), _mechanisms(fields), _text(fields, "outcome"))
+
+
+def _training_voided(fields: Fields) -> TrainingVoided:
+    return TrainingVoided(_text(fields, "reference"))
+
+
+def _images_released(fields: Fields) -> ImagesReleased:
+    return ImagesReleased(_text(fields, "reference"), _text(fields, "statement"))
+
+
+_READERS: Mapping[str, Callable[[Fields], Event]] = {
+    PatientsJoined.kind: _patients_joined,
+    LimitGranted.kind: _limit_granted,
+    TrainingReserved.kind: _training_reserved,
+    TrainingSettled.kind: _training_settled,
+    TrainingVoided.kind: _training_voided,
+    ImagesReleased.kind: _images_released,
+}
 
 
 def _text(fields: Fields, name: str) -> str:

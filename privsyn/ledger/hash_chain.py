@@ -1,8 +1,8 @@
-"""The ledger on disk: `$PRIVSYN_HOME/ledger.sqlite`, a chain of entries that are only ever added.
+"""The ledger on disk: `$PRIVSYN_HOME/ledger.sqlite`, an append-only hash chain of entries.
 
-The hash of an entry covers the one before it, and an entry that brings in patients binds them by a digest, so
-that whatever is changed afterwards shows. What cannot show from inside is a file that was replaced by an
-older copy of itself, or whose newest entries were cut off: for that, somebody keeps a hash elsewhere.
+The hash of an entry covers the one before it, and an entry that adds patients covers a digest of them, so any
+later change is detected. That a file was replaced by an older copy of itself, or that its newest entries were
+cut off, can only be detected with a hash that is kept elsewhere.
 """
 
 from __future__ import annotations
@@ -85,11 +85,11 @@ class LedgerRecord:
 
 @dataclass(frozen=True)
 class Log:
-    """All that the ledger says.
+    """All entries of the ledger.
 
     Attributes:
         entries: in order, each checked against the one before.
-        members: HMAC of a patient (hex) to the `cohort` entry that brought it in.
+        members: HMAC of a patient (hex) to the `cohort` entry that added it.
     """
 
     entries: tuple[LedgerRecord, ...] = ()
@@ -97,7 +97,7 @@ class Log:
 
     @property
     def head(self) -> str | None:
-        """The hash of the newest entry; it stands for everything before."""
+        """The hash of the newest entry, which covers everything before."""
         return self.entries[-1].hash if self.entries else None
 
     def extended(self, event: Event, members: Iterable[str] = ()) -> Log:
@@ -110,7 +110,7 @@ class Log:
 
 @dataclass(frozen=True)
 class ChainCheck:
-    """What an inspection found.
+    """The result of an inspection.
 
     Attributes:
         entries: how many there are, up to the first that is broken.
@@ -129,7 +129,7 @@ class ChainCheck:
 
 
 def ledger_file() -> Path:
-    """Where the ledger lies; it is made by the first entry."""
+    """The path of the ledger, which the first entry creates."""
     return home() / "ledger.sqlite"
 
 
@@ -154,7 +154,7 @@ def read() -> Log:
 def amend(change: Callable[[Log], Log]) -> Log:
     """Add what `change` adds to the log, as one transaction; if it raises, nothing has happened.
 
-    The lock is taken before the log is read, so that between looking and adding nobody else can add.
+    The lock is taken before the log is read, so that no other process can add an entry in between.
 
     Raises:
         PrivsynError: the ledger cannot be written, or is not as it was written.

@@ -1,4 +1,4 @@
-"""Who the ledger knows: populations recognised by the HMACs of their patients, and the limit set for each."""
+"""Populations of patients, recognised by the HMACs of their patients, and the limits set for them."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Population:
-    """Patients who were seen together, and all that was done with them.
+    """Patients who were in one cohort, and every training on them.
 
     Attributes:
         id: opaque; the oldest of its ids.
         aliases: ids of populations that turned out to be part of it.
         patients: how many.
         entries: every training, voided ones too.
-        seen: what was spent, a figure for each unit and neighbouring relation.
-        released: the same of the trainings whose images left the house; sampling more of them costs nothing.
+        seen: what was spent, for each unit and neighbouring relation.
+        released: the same for trainings whose images were released; sampling more of them costs nothing.
         grants: those in force; each must be kept to.
     """
 
@@ -77,14 +77,14 @@ class Population:
 
 @dataclass(frozen=True)
 class Overview:
-    """All populations at one moment, and the hash that stands for that moment; None if there is no entry."""
+    """All populations at one moment, and the newest hash then; None if there is no entry."""
 
     head: str | None
     populations: tuple[Population, ...]
 
 
 def register(patients: Iterable[str]) -> str:
-    """Make these patients known, and return the id of the population that they all belong to from now on.
+    """Record these patients as one population, and return its id.
 
     Raises:
         PrivsynError: they are not HMACs, or the ledger cannot be used.
@@ -103,7 +103,7 @@ def grant(
     neighbouring: str = NEIGHBOURINGS[0],
     note: str = "",
 ) -> LedgerRecord:
-    """Limit what is spent on a population; takes the place of every grant that it has.
+    """Limit what is spent on a population; replaces every grant that it has.
 
     Args:
         population: its id, or one it once had; or the HMACs of its patients, who are registered with it.
@@ -145,19 +145,19 @@ def populations() -> list[Population]:
 
 
 def check(head: str | None = None) -> ChainCheck:
-    """Whether the ledger is as it was written and, given what was once its head, still the same one.
+    """Whether the ledger is intact and, given an earlier head, still the same ledger.
 
     Args:
         head: hash of any entry, as kept elsewhere. Without it, entries cut off at the end, or a whole ledger
             that is gone, cannot be missed.
 
     Raises:
-        PrivsynError: `head` is no hash, or the ledger cannot be opened.
+        PrivsynError: `head` is not a hash, or the ledger cannot be opened.
     """
     head = None if head is None else head.strip().lower()
     if head is not None and not re.fullmatch(r"[0-9a-f]{64}", head):
         raise PrivsynError(
-            f"{head!r} is no head: it has 64 hexadecimal digits, as `privsyn ledger show` has it"
+            f"{head!r} is not a head, which has 64 hexadecimal digits: `privsyn ledger show` prints it"
         )
     found = inspect(head)
     if found and found.entries:
@@ -169,10 +169,10 @@ def check(head: str | None = None) -> ChainCheck:
 
 
 def enrolled(log: Log, people: frozenset[str], key: str) -> tuple[Log, str]:
-    """The log in which all these patients belong to one population, and the id of that.
+    """The log with all these patients in one population, and the id of that population.
 
-    A patient is stored once, with the cohort that first brought them in; patients who all are known as one
-    population add no entry.
+    A patient is stored once, with the cohort that first added them; patients who are all in one population
+    already add no entry.
 
     Raises:
         PrivsynError: the log knows its patients under another key.
@@ -190,15 +190,15 @@ def enrolled(log: Log, people: frozenset[str], key: str) -> tuple[Log, str]:
 
 
 def key_check() -> str:
-    """Tells one key of the patient HMACs from another, and nothing about the key."""
+    """Identifies the key of the patient HMACs without revealing it."""
     return hmac.new(patient_key(), KEY_PURPOSE, hashlib.sha256).hexdigest()
 
 
 def _check_key(log: Log, key: str) -> None:
-    """Under another key every known patient would pass for a stranger on whom nothing was spent."""
+    """With another key every known patient would look new, with nothing spent."""
     if any(isinstance(each.event, PatientsJoined) and each.event.key_check != key for each in log.entries):
         raise PrivsynError(
-            f"{home() / 'patient.key'} is not the key of the patients in ledger.sqlite: bring back the two "
+            f"{home() / 'patient.key'} is not the key of the patients in ledger.sqlite: restore the two "
             "that belong together, or move ledger.sqlite away to begin with nothing spent"
         )
 
@@ -215,7 +215,7 @@ def recognised(patients: Callable[[], Iterable[str]]) -> list[JsonObject]:
     """The populations that some of these patients belong to, and how many of them; reads only.
 
     Args:
-        patients: gives their HMACs; not called while the ledger knows nobody.
+        patients: returns their HMACs; not called while the ledger is empty.
     """
     log = read()
     if not log.members:

@@ -1,4 +1,4 @@
-"""What is done to the patients: trainings that are reserved, settled or voided, and what they add up to."""
+"""Trainings in the ledger: reserve, settle or void one, and look up what it costs in total."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from privsyn.ledger.validation import TrainingCharge, exact, people_of, reservat
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a training would do to the population of its patients.
+    """The effect that a training would have on the balance of its population.
 
     Attributes:
-        population: its id; None if none of these patients is known.
-        before: what was spent on it.
-        after: what would be.
+        population: its id; None if the ledger knows none of these patients.
+        before: the cost so far.
+        after: the cost with this training.
         grants: those in force.
-        allowed: whether `reserve` would say yes, as things are now.
+        allowed: whether `reserve` would accept it now.
         reason: why not, else "".
     """
 
@@ -55,10 +55,10 @@ def reserve(
 ) -> LedgerRecord:
     """Charge a training to the population of its patients, before its first step.
 
-    Doing it again with the same reference and content changes nothing, so a resumed run may.
+    Repeating it with the same reference and content changes nothing, so a resumed run can call it again.
 
     Args:
-        reference: names the training, once and for all.
+        reference: names the training, for good.
         patients: keyed HMACs (hex) of ALL patients that the training can draw from.
         allow_unbounded: accept a training without a bound although there is a grant.
 
@@ -67,7 +67,7 @@ def reserve(
 
     Raises:
         Refused: a grant in force does not allow it; nothing was recorded.
-        PrivsynError: the reference stands for another training or is void, or the ledger cannot be used.
+        PrivsynError: the reference names another training or is void, or the ledger cannot be used.
     """
     people = people_of(patients)
     asked, key = reservation(reference, people, charge), key_check()
@@ -87,11 +87,11 @@ def reserve(
 
 
 def settle(reference: str, mechanisms: Sequence[Mechanism], *, outcome: str = "") -> LedgerRecord:
-    """Correct a reservation to the steps that were taken, which may be fewer and never more.
+    """Reduce a reservation to the steps that were taken, which may be fewer and never more.
 
     Args:
         mechanisms: those reserved, in that order; none for a training that nothing bounds.
-        outcome: names what came out, such as the sha256 of weights: one charge pays for one model.
+        outcome: names the model, such as the sha256 of its weights: one charge pays for one model.
 
     Raises:
         PrivsynError: other mechanisms or more steps than reserved, no open reservation of this reference, or
@@ -138,14 +138,14 @@ def void(reference: str) -> LedgerRecord:
 
 
 def release(head: str, statement: str) -> LedgerRecord | None:
-    """Record that images of a training's model leave; it costs nothing more and is never taken back.
+    """Record that images of a training's model are released; it costs nothing more and is never reverted.
 
     Args:
         head: hash of the training's entry, as its claim names it.
-        statement: sha256 of the release's statement; recorded once, however often it is asked.
+        statement: sha256 of the release's statement; recorded once, however often this is called.
 
     Returns:
-        The entry, or None if this ledger is not the one that the claim speaks of.
+        The entry, or None if the claim refers to another ledger.
     """
 
     def reference_of(log: Log) -> str | None:
@@ -195,7 +195,7 @@ def outlook(
     *,
     allow_unbounded: bool = False,
 ) -> Outlook:
-    """What `reserve` would say now; writes nothing, not even an empty ledger.
+    """The result that `reserve` would have now; writes nothing, not even an empty ledger.
 
     Args and errors: those of `reserve`.
     """

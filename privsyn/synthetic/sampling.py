@@ -22,6 +22,7 @@ from privsyn import __version__
 from privsyn.bit_depth import DTYPES, Images
 from privsyn.claim.document import read_claim
 from privsyn.cohort.cohort import load_cohort
+from privsyn.diffusion.check import check_recipe
 from privsyn.diffusion.model import DiffusionModel, device_of, to_pixels
 from privsyn.diffusion.process import Process
 from privsyn.diffusion.samplers import Denoised, clamped, find_sampler, guided
@@ -73,6 +74,7 @@ def sample(
     """
     study = as_study(study)
     recipe = study.recipe(settings)
+    check_recipe(recipe)
     claim = read_claim(read_json(study.need(study.privacy_file, "train")), str(study.privacy_file))
     model, trained, weights_digest = load_model(study.model)
     if recipe.data.classes != trained.data.classes:

@@ -97,7 +97,7 @@ def test_check_needs_a_head_to_see_the_end(run: Run, tmp_path: Path) -> None:
     head = _train("second").hash
     ran = run("ledger", "check")
     assert ran.code == 0
-    assert "only --head HASH can tell" in ran.out
+    assert "only --head HASH can show" in ran.out
     assert f"head {head}" in ran.out
     assert run("ledger", "check", "--head", head, "--json").document == {
         "schema_version": 1, "intact": True, "entries": 3, "head": head, "since": 0, "faults": [],

@@ -11,6 +11,7 @@ import torch
 from digits_study import prepared, weights
 from torch import Tensor, nn
 
+from privsyn import ledger
 from privsyn.cli import main
 from privsyn.diffusion import networks, samplers
 from privsyn.diffusion.check import check_recipe, recipe_schema
@@ -130,6 +131,16 @@ def test_an_unknown_name_is_answered_with_the_nearest_when_the_recipe_is_read(
             work(study, settings=[setting])
         assert words in str(caught.value)
     assert not study.model.exists()
+
+
+def test_sampling_with_an_unknown_sampler_charges_nothing(tmp_path: Path) -> None:
+    """The name is checked before the training images are looked at for near copies."""
+    study = prepared(tmp_path, "train.steps=1")
+    train(study)
+    before = ledger.overview()
+    with pytest.raises(RecipeError, match="did you mean 'ddim'"):
+        sample(study, settings=["sample.sampler=dddim"], reject_near_copies=True)
+    assert ledger.overview() == before
 
 
 def test_the_schema_names_what_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from privsyn.diffusion.model import DiffusionModel, build_model, build_process, device_of, to_float, to_pixels
 from privsyn.diffusion.networks.swin_unet import SwinBlocks
-from privsyn.diffusion.posterior import bound
+from privsyn.diffusion.posterior import variational_bound
 from privsyn.diffusion.process import SamplingLaw
 from privsyn.errors import RecipeError
 from privsyn.recipe import Recipe, find_shipped, load_recipe
@@ -108,7 +108,7 @@ def test_loss_with_learned_variance_adds_the_bound(channels: int, bits: int, whi
     assert share.shape == target.shape == images.shape
     simple = (target - process.target_of(images, noise, times)).square().mean(dim=(1, 2, 3))
     clean = process.denoise(target, noisy, times)
-    expected = simple + 2 * bound(process, images, noisy, clean, share, times, white)
+    expected = simple + 2 * variational_bound(process, images, noisy, clean, share, times, white)
     torch.testing.assert_close(model.loss(images, labels, times, noise), expected)
 
 

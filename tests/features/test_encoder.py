@@ -1,4 +1,4 @@
-"""The encoder that tells patients apart: its loss, its pairs, its repeatability."""
+"""The encoder that distinguishes patients: its loss, its pairs, its repeatability."""
 
 from __future__ import annotations
 

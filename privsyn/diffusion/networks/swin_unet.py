@@ -4,8 +4,8 @@ Hosseini & Serag 2025, https://doi.org/10.3389/frai.2024.1454441, use the networ
 Medical Image Synthesis Using Transformer-based Denoising Diffusion Probabilistic Model",
 https://doi.org/10.1088/1361-6560/acca5c. At its deeper levels a pair of Swin blocks, one with plain and one
 with shifted windows, takes the place of a residual block's second convolution (Liu et al. 2021, "Swin
-Transformer", https://arxiv.org/abs/2103.14030). Pure torch, any size, grey or RGB, and every layer one that
-per-patient gradients support; the size of 256 px is nowhere built in.
+Transformer", https://arxiv.org/abs/2103.14030). Pure torch, any size, grey or RGB, with layers that
+per-patient gradients support; nothing depends on the size of 256 px.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MLP_RATIO = 4
 
 
 class RelativePositionBias(nn.Module):
-    """What attention adds for the way from one pixel of a window to another, learned for each head.
+    """A learned bias of attention for the offset between two pixels of a window, for each head.
 
-    An embedding of the (2w - 1)^2 ways. Liu et al. 2021, eq. 4.
+    An embedding of the (2w - 1)^2 offsets. Liu et al. 2021, eq. 4.
     """
 
     def __init__(self, window: int, heads: int) -> None:
@@ -38,12 +38,12 @@ class RelativePositionBias(nn.Module):
         axis = torch.arange(window)
         rows, columns = torch.meshgrid(axis, axis, indexing="ij")
         places = torch.stack([rows.flatten(), columns.flatten()])
-        ways = places[:, :, None] - places[:, None, :] + window - 1
-        self.register_buffer("index", ways[0] * (2 * window - 1) + ways[1], persistent=False)
+        offsets = places[:, :, None] - places[:, None, :] + window - 1
+        self.register_buffer("index", offsets[0] * (2 * window - 1) + offsets[1], persistent=False)
         self.index: Tensor
 
     def forward(self, images: int) -> Tensor:
-        """(images, heads, w^2, w^2); looked up for every image, so that its gradient can be told apart."""
+        """(images, heads, w^2, w^2); looked up for every image, so that each has a gradient of its own."""
         looked_up: Tensor = self.table(self.index.expand(images, -1, -1))
         return looked_up.permute(0, 3, 1, 2)
 
@@ -120,7 +120,7 @@ def _same_region(
 
 
 class SwinBlocks(nn.Module):
-    """A plain and a shifted Swin block: what takes the place of a convolution, (B, C, H, W) to the same."""
+    """A plain and a shifted Swin block in place of a convolution, (B, C, H, W) to the same shape."""
 
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
