@@ -229,7 +229,7 @@ def _networks(policy: Policy, folder: Path, cohort: Cohort) -> list[OpenNetwork]
 
 
 def _cache(cohort: Cohort, weights: str | None = None) -> Cache:
-    whole = "records_sha256" in cohort.document  # else the digest does not say who is in which part
+    whole = cohort.document.records_sha256 != ""  # else the digest does not say who is in which part
     return Cache(cohort.folder / FOLDER if whole else None, {"cohort": cohort.digest, "model": weights})
 
 

@@ -137,7 +137,7 @@ def claim(
     if not recipe.privacy.dp:
         statement = PUBLIC_DATA if recipe.privacy.public_data else NO_BOUND
         return document | {"kind": "none", "statement": statement.format(unit=recipe.privacy.unit)}
-    return document | _bound(recipe, cohort.document, history)
+    return document | _bound(recipe, cohort.document.patient_ids, history)
 
 
 def imported_claim(recipe: Recipe, *, weights_sha256: str, source_sha256: str) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def as_sampled(claim: Mapping[str, Any], provenance: Mapping[str, Any] | None) -
     return {**claim, "valid_for_release": False, "reason": FILTERED}
 
 
-def _bound(recipe: Recipe, cohort: Mapping[str, Any], history: Sequence[Mechanism]) -> dict[str, Any]:
+def _bound(recipe: Recipe, patient_ids: str, history: Sequence[Mechanism]) -> dict[str, Any]:
     privacy, delta = recipe.privacy, delta_of(recipe)
     repeatable = privacy.insecure_seed is not None
     return {
@@ -201,7 +201,7 @@ def _bound(recipe: Recipe, cohort: Mapping[str, Any], history: Sequence[Mechanis
         },
         "accountant": accountant_name(),
         "group": _group(recipe, history, delta),
-        "not_covered": _not_covered(recipe, str(cohort.get("patient_ids", ""))),
+        "not_covered": _not_covered(recipe, patient_ids),
         "statement": BOUND.format(unit=privacy.unit),
         "valid_for_release": not repeatable,
         "reason": INSECURE if repeatable else "",

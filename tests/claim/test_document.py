@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from privsyn.cohort.cohort import Cohort
+from privsyn.cohort.document import CohortDocument, SplitCounts
 from privsyn.dp.accounting import Mechanism, epsilon
 from privsyn.dp.claim import claim
 from privsyn.recipe import find_shipped, load_recipe
@@ -15,12 +16,18 @@ from privsyn.recipe import find_shipped, load_recipe
 HISTORY = (Mechanism(2.0, 0.032, 60),)
 
 
+def cohort_of(patient_ids: str) -> Cohort:
+    """A cohort of which only the document is known."""
+    counts = {"train": SplitCounts(images=12345, patients=12345, classes={})}
+    document = CohortDocument(8, 1, 8, ("a",), counts, fingerprint="f" * 64, patient_ids=patient_ids)
+    return Cohort(Path(), document, np.empty((0, 8, 8, 1), np.uint8))
+
+
 def claimed(
     *settings: str, patient_ids: str = "given", history: tuple[Mechanism, ...] = HISTORY
 ) -> dict[str, Any]:
     recipe = load_recipe(find_shipped("recipes", "toy"), settings)
-    document = {"patient_ids": patient_ids, "fingerprint": "f" * 64, "counts": {"train": {"images": 12345}}}
-    cohort = Cohort(Path(), document, np.empty((0, 8, 8, 1), np.uint8))
+    cohort = cohort_of(patient_ids)
     return claim(recipe, cohort, history, steps=60, weights_sha256="0" * 64)
 
 
@@ -85,8 +92,9 @@ def test_a_warm_up_and_a_public_start_are_in_the_claim() -> None:
     """The warm-up costs and is composed; public weights cost nothing and are named by their digest."""
     recipe = load_recipe(find_shipped("recipes", "toy"), ["privacy.dp=true", "warmup.images=3"])
     history = (Mechanism(5.0, 1.0, 3), *HISTORY)
-    cohort = Cohort(Path(), {"patient_ids": "given", "fingerprint": "f"}, np.empty((0, 8, 8, 1), np.uint8))
-    document = claim(recipe, cohort, history, steps=60, weights_sha256="0" * 64, init_sha256="1" * 64)
+    document = claim(
+        recipe, cohort_of("given"), history, steps=60, weights_sha256="0" * 64, init_sha256="1" * 64
+    )
     assert document["mechanism"]["composed"] == [{"name": "central-images", **history[0].to_dict()}]
     assert document["epsilon"] == epsilon(history, document["delta"]) > epsilon(HISTORY, document["delta"])
     assert document["public"]["init_from"] == {"weights_sha256": "1" * 64, "declaration": "public"}
