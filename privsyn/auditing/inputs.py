@@ -121,7 +121,7 @@ def _networks(policy: Policy, folder: Path, cohort: Cohort) -> list[OpenNetwork]
 
 
 def _cache(cohort: Cohort, weights: str | None) -> Cache:
-    whole = "records_sha256" in cohort.document  # else the digest does not cover the split
+    whole = cohort.document.records_sha256 != ""  # else the digest does not cover the split
     return Cache(cohort.folder / FOLDER if whole else None, {"cohort": cohort.digest, "model": weights})
 
 

@@ -1,15 +1,14 @@
-"""The DICOM attributes that may identify somebody: the rows of table E.1-1 of DICOM PS3.15.
+"""The DICOM attributes that may identify a person: the rows of table E.1-1 of DICOM PS3.15.
 
-The table says what the Basic Application Level Confidentiality Profile removes, empties or replaces, whatever
-the object; names, dates, places, devices, UIDs, free text and the sequences that hold them are in it. Edition
-2026c, 652 attributes, sorted by keyword; the actions of the table are left out, because privsyn says what
-is there and changes no file:
-https://dicom.nema.org/medical/dicom/2026c/output/chtml/part15/chapter_E.html#table_E.1-1
+The table lists what the Basic Application Level Confidentiality Profile removes, empties or replaces in any
+object: names, dates, places, devices, UIDs, free text, and the sequences that hold them. Edition 2026c, 652
+attributes, sorted by keyword. The actions of the table are left out, because privsyn reports what is there
+and changes no file: https://dicom.nema.org/medical/dicom/2026c/output/chtml/part15/chapter_E.html#table_E.1-1
 
 The list was taken from the tags in dicom-anonymizer 2.1.0 (2026c) and compared with idiscore 1.2.0, another
 parse of an edition after 2024b: its 619 attributes are all here, and the other 33 are newer than it.
 
-Besides these rows the table has three kinds of tags that go by pattern: private ones (odd groups), curves
+Besides these rows the table names three kinds of tags by a pattern: private ones (odd groups), curves
 (all of groups 50xx) and overlays (60xx,3000 and 60xx,4000).
 """
 
@@ -216,10 +215,10 @@ CONFIDENTIAL = frozenset(_ROWS.split())
 
 
 def identifying(dataset: Dataset, keyword_for_tag: Callable[[int], str]) -> dict[str, str]:
-    """What in an object may identify somebody, at any depth of its sequences.
+    """The identifying metadata of an object, at any depth of its sequences.
 
     Args:
-        keyword_for_tag: the dictionary of pydicom, which is imported where DICOM is read.
+        keyword_for_tag: the dictionary of pydicom, which only `privsyn.cohort.dicom` imports.
 
     Returns:
         `DICOM PatientName` and so on to the value, or its different values, cut to `MARK_LENGTH` characters;
@@ -248,7 +247,7 @@ def identifying(dataset: Dataset, keyword_for_tag: Callable[[int], str]) -> dict
 
 
 def as_text(value: object) -> str:
-    """A value as one printable line; bytes as their number, several values joined as DICOM joins them."""
+    """A value as one printable line; bytes as their number, several values joined by a backslash."""
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -260,7 +259,7 @@ def as_text(value: object) -> str:
 
 
 def _elements(dataset: Dataset) -> Iterator[tuple[int, str]]:
-    """Tag and value of every element that has one, those in sequences too; private creators are none."""
+    """Tag and value of every element with a value, also within sequences, but for private creators."""
     for tag in list(dataset.keys()):
         raw: Any = dataset.get_item(tag)
         if tag == 0x7FE00010 or tag.is_private_creator:
@@ -272,7 +271,7 @@ def _elements(dataset: Dataset) -> Iterator[tuple[int, str]]:
             element = dataset[tag]
             items = list(element.value or ()) if element.VR == "SQ" else []
             text = f"{len(items)} item{'s' * (len(items) > 1)}" if items else as_text(element.value)
-        except Exception:  # a value that cannot be made sense of is there all the same
+        except Exception:  # a value that cannot be parsed may still identify a person
             yield int(tag), "not readable"
             continue
         if text:

@@ -1,29 +1,22 @@
-"""From entries to an index: every image read once, made what the recipe declares, and noted.
-
-Ids in the clear exist here only between reading a source and hashing them.
-"""
+"""Read every entry of a source once, fit its images to the recipe, and add them to the index."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import hmac
 import itertools
 import struct
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privsyn.cohort.entries import NotAnImage, SourceEntry, SourceImage
-from privsyn.cohort.index import RECORD_DTYPE, ImageIndex, IndexRecords
+from privsyn.cohort.index import RECORD_DTYPE, ChunkNote, ImageIndex, IndexRecords
 from privsyn.cohort.labels import label_index
 from privsyn.cohort.pixels import fit_pixels
-from privsyn.cohort.split import draw
+from privsyn.cohort.pseudonyms import entry_hash, normal_id, pseudonym_and_draw
 from privsyn.cohort.subgroups import coarse, subgroup_name
 from privsyn.cohort.workers import ChunkRestarted, ItemLost, WorkerEvent, in_process, in_processes
 from privsyn.errors import CohortError
@@ -31,24 +24,24 @@ from privsyn.progress import Progress
 from privsyn.recipe import Data
 
 BURNED_IN = "DICOM BurnedInAnnotation"
-FEWEST_FOR_PROCESSES = 200  # entries for which no process is worth being started
+FEWEST_FOR_PROCESSES = 200  # entries; with fewer, starting processes takes longer than it saves
 CHUNK = 64  # entries that go to a worker at once, unless they are large
 CHUNK_BYTES = 8 << 20
-EXAMPLES = 3  # values of an identifier that are shown to a user who asks
-_RECORD = struct.Struct("<32s32s32sH2xIQ")  # the subgroup is 0, until the chunk is whole
+EXAMPLES = 3  # values of an identifier that `--show` prints
+_RECORD = struct.Struct("<32s32s32sH2xIQ")  # the subgroup is 0 until the chunk is whole
 _PACK = _RECORD.pack
 assert _RECORD.size == RECORD_DTYPE.itemsize
 
 
 @dataclass(frozen=True)
 class EntryReader:
-    """What is done with every entry; sent to each worker once.
+    """Reads entries to pixels and records; sent to each worker once.
 
     Attributes:
         seed: of the split.
         key: of this machine's HMACs.
         opted_out: HMACs of patients who must not be in any cohort.
-        keep_values: whether the values of identifiers are wanted, for the user's eyes.
+        keep_values: whether to keep some values of identifiers, for the user's terminal.
     """
 
     data: Data
@@ -58,7 +51,7 @@ class EntryReader:
     keep_values: bool = False
 
     def __call__(self, entries: Sequence[SourceEntry]) -> Iterator[ReadImages | list[EntryOutcome]]:
-        """Rows in pieces of bounded size, then an outcome for each entry."""
+        """Images in batches of bounded size, then an outcome for each entry."""
         rows, outcomes = ReadImages(), []
         for entry in entries:
             outcome = EntryOutcome(entry_hash(entry, self.key))
@@ -84,7 +77,7 @@ class EntryReader:
         patient = normal_id(entry.patient) or normal_id(picture.patient)
         pseudonym = drawn = b""
         if patient:
-            pseudonym, drawn = _hashed(f"patient {patient}", self.key, self.seed)
+            pseudonym, drawn = pseudonym_and_draw(f"patient {patient}", self.key, self.seed)
             if pseudonym in self.opted_out:
                 outcome.opted_out += 1
                 return
@@ -111,14 +104,15 @@ class ReadImages:
 
 @dataclass
 class EntryOutcome:
-    """What became of one entry.
+    """The outcome of reading one entry.
 
     Attributes:
-        source: `entry_hash` of it.
-        images: how many went into the index.
-        refused, passed_over: why, in words; "" if not.
+        source: `entry_hash` of the entry.
+        images: number of images that went into the index.
+        refused, passed_over: the reason; "" if it was not.
         opted_out: images of patients who opted out.
-        marks: names of what in it may identify somebody; `values` of them only if wanted.
+        marks: names of its identifying metadata.
+        values: of these, if wanted.
     """
 
     source: int
@@ -137,17 +131,21 @@ class EntryOutcome:
                 self.values |= picture.marks
 
 
+ReadingEvent = WorkerEvent[ReadImages | list[EntryOutcome], SourceEntry]
+
+
 @dataclass
 class Ingested:
-    """What became of a source.
+    """The outcome of reading a source.
 
     Attributes:
-        refused: (where, why) of each entry that cannot be used; for the terminal alone.
-        passed_over: (where, why) of each that is no image.
+        refused: (where, why) of each entry that cannot be used; only for the terminal.
+        passed_over: (where, why) of each entry that is not an image; only for the terminal.
         opted_out: images of patients who opted out.
-        marks: identifiers by name to the number of files that have them.
-        examples: values of them, if wanted; for the terminal alone.
-        subgroups: names by the numbers that records have for them; empty if nobody asked for any.
+        files: number of entries.
+        marks: identifying metadata by name, to the number of files that have it.
+        examples: some of their values, if wanted; only for the terminal.
+        subgroups: names, by the numbers in the records; empty without subgroups.
     """
 
     refused: list[tuple[str, str]] = field(default_factory=list)
@@ -161,10 +159,10 @@ class Ingested:
     def resume(self, index: ImageIndex) -> None:
         """Count what an interrupted run has read."""
         for note in index.notes():
-            self.files += len(note["sources"])
-            self.opted_out += note["opted_out"]
-            self.marks.update(note["marks"])
-            self.subgroups += note.get("subgroups", ())
+            self.files += len(note.sources)
+            self.opted_out += note.opted_out
+            self.marks.update(note.marks)
+            self.subgroups += note.subgroups
 
     def add(self, entry: SourceEntry, outcome: EntryOutcome) -> None:
         self.files += 1
@@ -196,61 +194,75 @@ class Ingested:
         return new
 
 
-def ingest(
-    entries: Callable[[], Iterable[SourceEntry]],
-    reader: EntryReader,
-    index: ImageIndex,
-    *,
-    processes: int,
-    progress: Progress,
-) -> Ingested:
+@dataclass(frozen=True)
+class SourceReading:
+    """A source and how it is read.
+
+    Attributes:
+        entries: lists the entries, from the start on each call.
+        reader: reads them.
+        processes: 1 reads in this process; more survive decoders that crash.
+    """
+
+    entries: Callable[[], Iterable[SourceEntry]]
+    reader: EntryReader
+    processes: int
+    progress: Progress
+
+
+def ingest(reading: SourceReading, index: ImageIndex) -> Ingested:
     """Read every entry that the index does not have yet into it.
 
-    Args:
-        entries: lists them; once more if an interrupted run is resumed, to see whether its files still are.
-        processes: 1 reads in this process; more survive decoders that crash.
+    Entries are listed once more if an interrupted run is resumed, to see whether its files are unchanged.
 
     Raises:
-        CohortError: the source as a whole cannot be read, or its subgroups are no coarse groups.
+        CohortError: the source as a whole cannot be read, or its subgroups are too many or too long.
     """
-    told = Ingested()
-    known = _known(entries, reader.key, index)
-    told.resume(index)
+    ingested, known = Ingested(), _known(reading, index)
+    ingested.resume(index)
     waiting: dict[int, Sequence[SourceEntry]] = {}
 
     def chunks() -> Iterator[Sequence[SourceEntry]]:
-        unread = coarse(entries(), index.clear)
-        if not known.all_taken:
-            unread = (entry for entry in unread if not known.takes(entry_hash(entry, reader.key)))
-        size = max(1, min(CHUNK, CHUNK_BYTES // index.bytes_per_image))
-        for number in itertools.count():
-            waiting[number] = chunk = tuple(itertools.islice(unread, size))
-            if not chunk:
-                return
+        for number, chunk in enumerate(_unread(reading, known, index)):
+            waiting[number] = chunk
             yield chunk
 
-    with progress.stage("read images", None) as advance:
-        events: Iterator[WorkerEvent[ReadImages | list[EntryOutcome], SourceEntry]]
-        if (
-            processes == 1
-            or len(list(itertools.islice(entries(), FEWEST_FOR_PROCESSES))) < FEWEST_FOR_PROCESSES
-        ):
-            events = in_process(reader, chunks())
-        else:
-            events = in_processes(reader, chunks(), processes)
-        for number, records, outcomes in _whole_chunks(events, index, reader.key):
+    with reading.progress.stage("read images", None) as advance:
+        events = _read(reading, chunks())
+        for number, records, outcomes in _whole_chunks(events, index, reading.reader.key):
             chunk = waiting.pop(number)
             for entry, outcome in zip(chunk, outcomes, strict=True):
-                told.add(entry, outcome)
-            index.finish(records, _note(outcomes, told.number(records, chunk, outcomes)))
+                ingested.add(entry, outcome)
+            index.finish(records, _note(outcomes, ingested.number(records, chunk, outcomes)))
             advance(len(chunk))
-    return told
+    return ingested
+
+
+def _unread(reading: SourceReading, known: _Known, index: ImageIndex) -> Iterator[Sequence[SourceEntry]]:
+    """Chunks of the entries that the index does not have."""
+    entries = coarse(reading.entries(), index.clear)
+    if not known.all_taken:
+        entries = (entry for entry in entries if not known.takes(entry_hash(entry, reading.reader.key)))
+    size = max(1, min(CHUNK, CHUNK_BYTES // index.bytes_per_image))
+    while chunk := tuple(itertools.islice(entries, size)):
+        yield chunk
+
+
+def _read(reading: SourceReading, chunks: Iterable[Sequence[SourceEntry]]) -> Iterator[ReadingEvent]:
+    """Read in this process, or in several if there are enough entries."""
+    if reading.processes == 1 or _fewer_than(FEWEST_FOR_PROCESSES, reading.entries()):
+        return in_process(reading.reader, chunks)
+    return in_processes(reading.reader, chunks, reading.processes)
+
+
+def _fewer_than(count: int, entries: Iterable[SourceEntry]) -> bool:
+    return len(list(itertools.islice(entries, count))) < count
 
 
 def _whole_chunks(
-    events: Iterable[WorkerEvent[ReadImages | list[EntryOutcome], SourceEntry]], index: ImageIndex, key: bytes
+    events: Iterable[ReadingEvent], index: ImageIndex, key: bytes
 ) -> Iterator[tuple[int, IndexRecords, list[EntryOutcome]]]:
-    """Chunks that came to their end: number, records of what can be used, an outcome for each entry."""
+    """Chunks that were read to their end: number, records of usable images, an outcome for each entry."""
     records: dict[int, list[IndexRecords]] = defaultdict(list)
     outcomes: dict[int, list[EntryOutcome]] = defaultdict(list)
     for event in events:
@@ -274,16 +286,12 @@ def _whole_chunks(
             yield number, found[~np.isin(found["source"], np.array(refused, np.uint64))], ended
 
 
-def _note(outcomes: Sequence[EntryOutcome], subgroups: Sequence[str]) -> dict[str, Any]:
-    """What a later run must know of entries that need not be read again, and of subgroups first met here."""
+def _note(outcomes: Sequence[EntryOutcome], subgroups: Sequence[str]) -> ChunkNote:
+    """The note on a chunk; what was refused or passed over is read again by a later run."""
     ended = [outcome for outcome in outcomes if not (outcome.refused or outcome.passed_over)]
     marks = Counter(name for outcome in ended for name in dict.fromkeys(outcome.marks))
-    note = {
-        "sources": [outcome.source for outcome in ended],
-        "opted_out": sum(outcome.opted_out for outcome in ended),
-        "marks": dict(marks),
-    }
-    return note | ({"subgroups": subgroups} if subgroups else {})
+    opted_out = sum(outcome.opted_out for outcome in ended)
+    return ChunkNote([outcome.source for outcome in ended], opted_out, dict(marks), subgroups)
 
 
 class _Known:
@@ -304,39 +312,14 @@ class _Known:
         return not self.left.any()
 
 
-def _known(entries: Callable[[], Iterable[SourceEntry]], key: bytes, index: ImageIndex) -> _Known:
-    """What an interrupted run has read, if all of it is still as it was; else the index begins anew."""
-    hashes = np.array([each for note in index.notes() for each in note["sources"]], np.uint64)
+def _known(reading: SourceReading, index: ImageIndex) -> _Known:
+    """What an interrupted run has read, if all of it is unchanged; otherwise the index is cleared."""
+    hashes = np.array([each for note in index.notes() for each in note.sources], np.uint64)
     if len(hashes):
         listed = _Known(hashes)
-        for entry in entries():
-            listed.takes(entry_hash(entry, key))
+        for entry in reading.entries():
+            listed.takes(entry_hash(entry, reading.reader.key))
         if not listed.all_taken:
             index.clear()
             hashes = hashes[:0]
     return _Known(hashes)
-
-
-def entry_hash(entry: SourceEntry, key: bytes) -> int:
-    """64 bits that stand for an entry and for what can be told of it without reading; keyed."""
-    told = f"{entry.label}\0{entry.patient}"
-    if entry.subgroup is not None:
-        told += f"\0{entry.subgroup}"
-    about = f"{entry.where}\0{entry.stamp}\0{told}".encode(errors="surrogateescape")
-    return int.from_bytes(hashlib.blake2b(about, digest_size=8, key=key).digest(), "little")
-
-
-@functools.lru_cache(maxsize=1024)  # images of one patient mostly follow each other
-def _hashed(unit: str, key: bytes, seed: int) -> tuple[bytes, bytes]:
-    """The pseudonym of a unit, and its draw in the split."""
-    return pseudonym_of(unit, key), draw(seed, unit)
-
-
-def pseudonym_of(unit: str, key: bytes) -> bytes:
-    """HMAC-SHA256 of a unit under this machine's key, 32 bytes."""
-    return hmac.digest(key, unit.encode(), hashlib.sha256)
-
-
-def normal_id(patient: str | None) -> str:
-    """An id as it is compared: NFC, without blanks around it."""
-    return unicodedata.normalize("NFC", patient or "").strip()

@@ -1,13 +1,13 @@
 """NIfTI volumes to slices, in one orientation whatever the order in which the scanner stored them.
 
-A slice is what lies across the patient's third axis: of the ways to name the stored axes the nearest to
-right, anterior, superior (RAS) is taken, without resampling, and slices run from inferior to superior. Each
-is shown with anterior up and the patient's right on the left of the picture, as radiologists look at it and
-as axial DICOM images come. Where the affine says nothing of the patient, nibabel's default order is taken.
+Slices lie across the patient's third axis: the stored axes are permuted to the nearest order to right,
+anterior, superior (RAS), without resampling, and slices run from inferior to superior. Each is shown with
+anterior up and the patient's right on the left, as in radiology and in axial DICOM images. If the affine does
+not give an orientation, nibabel's default is used.
 
-A volume does not say how its numbers are to be shown, and its own minimum and maximum would be a query on
-private data. So the recipe has to declare `data.window`, unless the file holds bytes, which are shown as they
-are. This is the one reader that imports nibabel.
+A volume does not define how its numbers are displayed, and its minimum and maximum would be a query on
+private data. So the recipe must declare `data.window`, unless the file holds bytes, which are shown as they
+are. This is the only module that imports nibabel.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Voxels = NDArray[Any]
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _HINT = "is NIfTI, which needs nibabel: pip install 'privsyn[nifti]'"
-_MOST_BYTES = 2**31  # bytes of a compressed volume, which has to be in memory as a whole
+_MOST_BYTES = 2**31  # of a compressed volume, which has to be in memory as a whole
 _TEXTS = ("descrip", "aux_file", "db_name")  # NIfTI-2 has no db_name
 _COLOURS = ("R", "G", "B")
 
@@ -91,7 +91,7 @@ def _pictures(path: Path, data: Data) -> Iterator[SourceImage]:
 
 
 def _check_size(volume: Any, path: Path) -> None:
-    """Hold the header against the file before room is made for what it promises."""
+    """Compare the header with the size of the file before memory is allocated."""
     shape, size = volume.shape, volume.get_data_dtype().itemsize
     for length in shape:
         size *= int(length)
@@ -106,7 +106,8 @@ def _check_size(volume: Any, path: Path) -> None:
 
 
 def _orientation(axes_flips: Voxels) -> tuple[list[int], list[int]]:
-    """Which stored axis is the patient's first, second and third, and 1 or -1 for the way it runs."""
+    """The stored axes that are the patient's first, second and third, and 1 or -1 for the direction of
+    each."""
     if not np.isfinite(axes_flips).all():
         raise CohortError("has an affine that leaves an axis out: its orientation is not known")
     order = [int(axis) for axis in np.argsort(axes_flips[:, 0])]
@@ -114,7 +115,7 @@ def _orientation(axes_flips: Voxels) -> tuple[list[int], list[int]]:
 
 
 def _display(volume: Any, data: Data) -> Callable[[Voxels], Images]:
-    """What makes a slice of stored numbers a picture."""
+    """The function from a slice of stored numbers to an image."""
     dtype = volume.get_data_dtype()
     if dtype.names is not None:
         return _colour
@@ -127,7 +128,7 @@ def _display(volume: Any, data: Data) -> Callable[[Voxels], Images]:
             f"holds {dtype.name} numbers without saying how to show them: set data.window = [centre, width]"
         )
     slope, intercept = float(volume.dataobj.slope), float(volume.dataobj.inter)
-    # In stored numbers, so that nothing has to be scaled but the picture.
+    # In stored numbers, so that only the shown slice is scaled.
     centre, width = (data.window[0] - intercept) / slope, data.window[1] / slope
     return partial(_quantised, depth=data.bit_depth, centre=centre, width=width)
 
@@ -148,7 +149,7 @@ def _colour(values: Voxels) -> Images:
 
 
 def _marks(volume: Any) -> dict[str, str]:
-    """The header's free texts, and what programs have hung behind it."""
+    """The free texts of the header, and its extensions."""
     header = volume.header
     marks = {}
     for field in (name for name in _TEXTS if name in header.structarr.dtype.names):

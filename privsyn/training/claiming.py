@@ -131,7 +131,7 @@ def claim_of_training(
             weights_sha256=weights_sha256,
             steps_done=steps,
         ),
-        bound=_bound(recipe, str(cohort.document.get("patient_ids", "")), queries) if dp else None,
+        bound=_bound(recipe, cohort.document.patient_ids, queries) if dp else None,
         public_data=recipe.privacy.public_data,
         canaries=None if canaries_sha256 is None else CanaryCommitment(planted, canaries_sha256, CANARIES),
         ledger=ledger,

@@ -25,8 +25,8 @@ from pydicom.data import get_testdata_file
 
 from privsyn.bit_depth import Images
 from privsyn.cohort.entries import NotAnImage, SourceEntry, SourceImage
-from privsyn.cohort.ingest import entry_hash
 from privsyn.cohort.labels import label_index
+from privsyn.cohort.pseudonyms import entry_hash
 from privsyn.cohort.sources import open_source
 from privsyn.errors import CohortError
 from privsyn.exchange.pictures import write_imagefolder, write_webdataset

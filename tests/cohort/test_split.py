@@ -103,7 +103,7 @@ def test_seeds_differ_and_every_patient_is_trained_on_as_often_as_its_share() ->
     assert np.abs(trained / 400 - 0.6).max() < 0.1
 
 
-def test_huge_linked_groups_do_not_upset_the_shares() -> None:
+def test_huge_clusters_do_not_upset_the_shares() -> None:
     """Two black frames, each shared by 20 of 100 patients: the others make up for them, in every stratum."""
     ids = np.array([f"{number:05}" for number in range(100)])
     pictures = np.where(np.arange(100) < 40, np.arange(100) // 20, np.arange(100))
@@ -139,7 +139,7 @@ def test_fewer_than_three_groups_cannot_be_split() -> None:
         _split(labels, np.array(["A"] * 4), pictures, seed=0)
     with pytest.raises(CohortError, match=r"has 2 patients:"):
         _split(labels, np.array(["A", "A", "B", "B"]), pictures, seed=0)
-    with pytest.raises(CohortError, match=r"has 4 patients, linked by identical images into 2 groups:"):
+    with pytest.raises(CohortError, match=r"has 4 patients, linked by identical images into 2 clusters:"):
         _split(labels, np.array(["A", "B", "C", "D"]), np.array(["1", "1", "1", "2"]), seed=0)
 
 

@@ -181,7 +181,9 @@ def test_public_page_holds_nothing_measured_on_patients(study: Study) -> None:
     for finding in read_json(study.findings_file)["findings"]:
         for measured in [finding["value"], *(finding["interval"] or ())] if "value" in finding else []:
             assert f"{measured:.4g}" not in text or measured == 0.5
-    for count in (part[key] for part in cohort.document["counts"].values() for key in ("images", "patients")):
+    for count in (
+        number for part in cohort.document.counts.values() for number in (part.images, part.patients)
+    ):
         assert f"{count:,}" not in text
         assert str(count) not in text.split()
     assert "1,077" not in text

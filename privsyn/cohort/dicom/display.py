@@ -1,4 +1,4 @@
-"""Stored values of a DICOM object to what is shown (PS3.3 C.11.1 and C.11.2)."""
+"""Stored values of a DICOM object to shown values (PS3.3 C.11.1 and C.11.2)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def grey(stored: StoredValues, dataset: Dataset, number: int, layout: PixelLayou
     """(H, W) stored values to (H, W, 1) shown ones, quantised once."""
     if stored.dtype.itemsize > 2 or stored.size <= 2**16:
         return _shown(stored, dataset, number, layout, data)[..., np.newaxis]
-    # Larger pictures look up what each value that there can be is shown as.
+    # For larger images, compute the shown value of every possible stored value once.
     bounds = np.iinfo(stored.dtype)
     every = np.arange(bounds.min, bounds.max + 1).astype(stored.dtype)
     table = _shown(every, dataset, number, layout, data)

@@ -18,7 +18,7 @@ from privsyn.errors import CohortError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
-    from pydicom.pixels.decoders.base import Decoder
+    from pydicom.pixels.decoders.base import DecodeOptions, Decoder
 
 StoredValues = NDArray[Any]
 
@@ -65,7 +65,7 @@ def frames_of(path: Path, dataset: Dataset, layout: PixelLayout) -> Iterator[Sto
 
 
 def _packed(handle: BinaryIO, layout: PixelLayout) -> Iterator[StoredValues]:
-    """Frames of one bit a pixel, which need not begin or end at a byte; pydicom cuts such frames short."""
+    """Frames of one bit a pixel, which may begin and end within a byte; pydicom truncates such frames."""
     size, start = layout.rows * layout.columns, handle.tell()
     for number in range(layout.frames):
         first, past = number * size // 8, -(-(number + 1) * size // 8)
@@ -76,7 +76,7 @@ def _packed(handle: BinaryIO, layout: PixelLayout) -> Iterator[StoredValues]:
 
 
 def _decoder(dataset: Dataset) -> tuple[Decoder, str]:
-    """What decodes the file's transfer syntax, and that syntax's name."""
+    """The decoder of the file's transfer syntax, and the name of that syntax."""
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -95,8 +95,8 @@ def _decoder(dataset: Dataset) -> tuple[Decoder, str]:
     return decoder, name
 
 
-def _options(dataset: Dataset, layout: PixelLayout, decoder: Decoder) -> dict[str, Any]:
-    options: dict[str, Any] = {
+def _options(dataset: Dataset, layout: PixelLayout, decoder: Decoder) -> DecodeOptions:
+    options: DecodeOptions = {
         "rows": layout.rows,
         "columns": layout.columns,
         "number_of_frames": layout.frames,
@@ -111,8 +111,8 @@ def _options(dataset: Dataset, layout: PixelLayout, decoder: Decoder) -> dict[st
     }
     if layout.samples > 1:
         options["planar_configuration"] = layout.planar
-    if not decoder.is_native:
-        options["extended_offsets"] = _offsets(dataset)
+    if not decoder.is_native and (offsets := _offsets(dataset)) is not None:
+        options["extended_offsets"] = offsets
     if _is_shifted(decoder, layout):
         options["correct_unused_bits"] = False
     return options

@@ -1,4 +1,4 @@
-"""The image pixel module: what a DICOM header promises, checked before a byte is decoded."""
+"""The image pixel module of a DICOM header, checked before a byte is decoded."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ class PixelLayout:
 
 
 def layout_of(dataset: Dataset) -> PixelLayout:
+    """Read and check the image pixel module.
+
+    Raises:
+        CohortError: an attribute is missing, malformed or contradicts another.
+    """
     allocated = whole(dataset, "BitsAllocated")
     stored = whole(dataset, "BitsStored", allocated)
     layout = PixelLayout(
