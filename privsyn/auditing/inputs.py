@@ -13,7 +13,8 @@ from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.model_under_audit import UNKNOWN_ORIGIN, CanaryRecord, ModelUnderAudit, Shadows
 from privsyn.auditing.policy import Policy
 from privsyn.bit_depth import bit_depth_of
-from privsyn.claim.document import Claim, read_claim
+from privsyn.claim.document import Claim
+from privsyn.claim.reader import read_claim
 from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.errors import StudyError
 from privsyn.features.inference import OpenNetwork, open_network

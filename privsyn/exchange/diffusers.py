@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from privsyn import __version__
 from privsyn.bit_depth import DTYPES, white
-from privsyn.claim.document import SCHEMA_VERSION, Claim, read_claim
+from privsyn.claim.document import SCHEMA_VERSION, Claim
+from privsyn.claim.reader import read_claim
 from privsyn.claim.words import figures, why_none
 from privsyn.diffusion.interchange import (
     CONFIG,

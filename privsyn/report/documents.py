@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from privsyn.auditing.verdict import Verdict, read_verdict
-from privsyn.claim.document import Claim, read_claim
+from privsyn.claim.document import Claim
+from privsyn.claim.reader import read_claim
 from privsyn.errors import Refused, StudyError
 from privsyn.files import read_json
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from privsyn import __version__
 from privsyn.bit_depth import DTYPES, Images
-from privsyn.claim.document import read_claim
+from privsyn.claim.reader import read_claim
 from privsyn.cohort.cohort import load_cohort
 from privsyn.diffusion.check import check_recipe
 from privsyn.diffusion.model import DiffusionModel, device_of, to_pixels

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from privsyn.claim.document import DP_SGD, Mechanism, Query, read_claim, read_query
+from privsyn.claim.document import DP_SGD, Mechanism, Query
+from privsyn.claim.reader import read_claim, read_query
 from privsyn.diffusion.interchange import CONFIG, LABELS, PIPELINE, labelled, read_diffusers
 from privsyn.diffusion.model import DiffusionModel, build_model, precision_on
 from privsyn.diffusion.networks import find_network

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from claims import dp_claim, no_claim
 
-from privsyn.claim.document import FILTERED, Claim, Mechanism, Query, read_claim
+from privsyn.claim.document import FILTERED, Claim, Mechanism, Query
+from privsyn.claim.reader import read_claim
 from privsyn.claim.words import figures, in_full, paragraph, parameters, rounded_up, summary, why_none
 from privsyn.training.claiming import INSECURE
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from privsyn.auditing.policy import load_policy
-from privsyn.claim.document import read_claim
+from privsyn.claim.reader import read_claim
 from privsyn.cohort.prepare import prepare
 from privsyn.files import file_digest, json_digest, read_json, write_json
 from privsyn.report.html import report

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_digits
 
-from privsyn.claim.document import read_claim
+from privsyn.claim.reader import read_claim
 from privsyn.cohort.cohort import Cohort
 from privsyn.cohort.prepare import prepare
 from privsyn.files import file_digest, read_json, write_json

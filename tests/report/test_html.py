@@ -13,7 +13,8 @@ import pytest
 from audited_study import CLASSES, HOSTILE, alter, alter_findings
 from pages import Outline, pages, shown_images
 
-from privsyn.claim.document import CanaryCommitment, CumulativeCost, LedgerEntry, read_claim
+from privsyn.claim.document import CanaryCommitment, CumulativeCost, LedgerEntry
+from privsyn.claim.reader import read_claim
 from privsyn.cohort.cohort import load_cohort
 from privsyn.errors import StudyError
 from privsyn.files import file_digest, read_json, write_json
