@@ -28,8 +28,8 @@ from privsyn.features.neighbours import Neighbours, nearest, nearest_after
 NAME = "attributes"
 AUDIT = AuditId(NAME, "2", "synthetic-only")
 ATTRIBUTES = ("label", "masked half")
-MAX_PLANTED = 1024  # planted copies prepared; the positive control cannot be larger
-TRIALS = 50  # per leak size, for the power statement
+MAX_ATTRIBUTE_COPIES = 1024  # planted copies prepared; the positive control cannot be larger
+ATTRIBUTE_TRIALS = 50  # per leak size, for the power statement
 _SAME = 1e-6  # nearer images are the same
 NO_LEAK_FOUND = "the set or the cohort is too small: the largest planted leak is not found reliably"
 ANSWERED = 0.1  # share of `test` patients; for all others the attacker abstains
@@ -56,7 +56,7 @@ def _finding(attribute: str, attack: _Attack, settings: Settings) -> Finding:
     members, others = (_hits(each) for each in right.values())
     confidence = 1 - 2 * level
     attacked, control = members.rate(confidence), others.rate(confidence)
-    leak = _Planted.of(attack, attribute, right["train"], right["holdout"])
+    leak = _CopyLeak.of(attack, attribute, right["train"], right["holdout"])
     smallest = leak.smallest(level, settings.control_level)
     controls = Controls(
         positive=leak.found(smallest, settings.control_level),
@@ -211,7 +211,7 @@ class PlantedCopies:
 
 
 @dataclass(frozen=True, eq=False)
-class _Planted:
+class _CopyLeak:
     """Copies of training patients whose attribute the set does not reveal yet.
 
     Attributes:
@@ -231,9 +231,9 @@ class _Planted:
     @classmethod
     def of(
         cls, attack: _Attack, attribute: str, right: NDArray[np.bool_], others: NDArray[np.bool_]
-    ) -> _Planted:
+    ) -> _CopyLeak:
         missed = np.flatnonzero(~right)
-        most = min(MAX_PLANTED, len(missed), len(attack.known.labels))
+        most = min(MAX_ATTRIBUTE_COPIES, len(missed), len(attack.known.labels))
         rows = attack.generator(f"{attribute}, pool").choice(missed, most, replace=False)
         targets, none = attack.targets["train"], np.zeros(0, np.int64)
         pool = LIGHT.plant(targets.images[rows])
@@ -251,7 +251,10 @@ class _Planted:
         sizes = np.unique(np.round(4 * 2.0 ** (np.arange(24) / 2)).astype(int))
         generator = self.attack.generator(f"{self.attribute}, trials")
         for size in sizes[2 * sizes <= len(self.rows)].tolist():
-            seen = sum(self._trial(size, generator) <= level for _ in range(TRIALS)) >= 0.8 * TRIALS
+            seen = (
+                sum(self._trial(size, generator) <= level for _ in range(ATTRIBUTE_TRIALS))
+                >= 0.8 * ATTRIBUTE_TRIALS
+            )
             if seen and self._planted(size) <= level and self._planted(2 * size) <= control_level:
                 return int(size)
         return None

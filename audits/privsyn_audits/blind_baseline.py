@@ -22,7 +22,7 @@ NAME = "blind-baseline"
 AUDIT = AuditId(NAME, "2", "none")
 NO_SELECTION_FOUND = "the cohort is too small: the strongest selection of patients is not found reliably"
 STRENGTHS = (0.525, 0.55, 0.575, 0.6, 0.65, 0.7, 0.8)  # AUC of the planted selection
-TRIALS = 20  # per strength, for the power statement
+SELECTION_TRIALS = 20  # per strength, for the power statement
 
 Draw = Callable[[np.random.Generator], NDArray[np.bool_] | NDArray[np.int8]]
 
@@ -66,7 +66,7 @@ class _Trials:
     def smallest(self, level: float) -> float | None:
         """Weakest selection by appearance that is found at `level` in at least 80 % of trials."""
         for strength in (each for each in STRENGTHS if each <= self.strongest):
-            if (self._selected(strength, TRIALS) <= level).sum() >= 0.8 * TRIALS:
+            if (self._selected(strength, SELECTION_TRIALS) <= level).sum() >= 0.8 * SELECTION_TRIALS:
                 return strength
         return None
 

@@ -43,7 +43,7 @@ EPSILON, GAUSSIAN, BEYOND = "epsilon", "epsilon-if-gaussian", "epsilon-beyond-cl
 DELTA = 1e-5  # at which epsilon is bounded where nothing was claimed
 REFERENCE = 8.0  # epsilon whose ceiling is printed there
 TIMESTEP_SHARES = (0.03, 0.1, 0.2, 0.35)  # of T: neither nearly clean nor nearly noise
-NOISES = 4
+CANARY_NOISES = 4
 TWIN_CANARIES, TWIN_STEPS, TWIN_RATE = 64, 600, 3e-3  # in and out each; enough steps to nearly memorise them
 SHOWN = 0.5  # epsilon that both controls of a leak must exceed; 128 right guesses show about 2.5
 RAISED = 8.0  # standard deviations: the distributions hardly overlap
@@ -205,7 +205,7 @@ class _BlackBox:
         self.evidence, self.planted, self.settings = evidence, record.planted, settings
         _, height, width, channels = self.planted.images.shape
         noise = torch.Generator().manual_seed(settings.seed)
-        self.noises = torch.randn(NOISES, channels, height, width, generator=noise)
+        self.noises = torch.randn(CANARY_NOISES, channels, height, width, generator=noise)
 
     def scores(self, model: DiffusionModel) -> Scores:
         """(m,) scores, standardised within the kind of canary."""

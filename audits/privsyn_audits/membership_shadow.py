@@ -54,18 +54,18 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     if evidence.shadows is None:
         return not_applicable(AUDIT, "training shadow models is expensive; use --shadows N")
     context = ModelAttackContext(evidence, evidence.model, settings)
-    panel = _Panel(context, evidence.shadows, settings)
+    shadow_scores = _ShadowScores(context, evidence.shadows, settings)
     finding_context = FindingContext(
         audit=AUDIT,
         n=context.sizes() | {"shadow_models": evidence.shadows.count},
-        positive=lambda *_: panel.overfitted(),
-        negative=panel.never_seen(),
+        positive=lambda *_: shadow_scores.overfitted(),
+        negative=shadow_scores.never_seen(),
         blind=NullHypothesis(evidence).control(settings.control_level),
     )
-    return findings(panel.attacks(), finding_context, settings)
+    return findings(shadow_scores.attacks(), finding_context, settings)
 
 
-class _Panel:
+class _ShadowScores:
     """Scores of the patients of train and holdout under the shadow models, which are not kept.
 
     Attributes:

@@ -49,7 +49,7 @@ from privsyn.features.neighbours import Neighbours, nearest, nearest_after
 NAME = "membership-synthetic"
 AUDIT = AuditId(NAME, "2", "synthetic-only")
 REPRESENTATIONS = ("pixels", "lite0-mid")
-COMPONENTS = 24  # that discriminators see
+DISCRIMINATOR_COMPONENTS = 24  # that discriminators see
 DENSITY_COMPONENTS = 8  # a kernel density in more dimensions is all noise
 BLOCK = 256  # copies are embedded and kept so many at a time; a multiple of the ways to disturb
 WHITENED = 256  # components of pixels along which the whitened linear attack looks
@@ -58,7 +58,7 @@ Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Planted:
+class PlantedEmbeddings:
     """Copies of training images that replace some images of the set.
 
     Attributes:
@@ -97,10 +97,10 @@ class _Attacker:
         self.label = np.concatenate([evidence.train.labels, evidence.holdout.labels])
 
     @cached_property
-    def views(self) -> list[_View]:
-        return [_View(name, self.evidence) for name in REPRESENTATIONS]
+    def views(self) -> list[_Representation]:
+        return [_Representation(name, self.evidence) for name in REPRESENTATIONS]
 
-    def scores(self, planted: Planted | None) -> dict[str, Scores]:
+    def scores(self, planted: PlantedEmbeddings | None) -> dict[str, Scores]:
         """(clusters,) scores of every attack on the set; a cluster counts by its most member-like image."""
         found, labels = {}, self.evidence.synthetic.labels
         if planted is not None:
@@ -129,7 +129,7 @@ class _Attacker:
         what = f"{size} {LIGHT.name} planted into the set"
         return ControlTrial(_sides(scores, self.population.is_member), what)
 
-    def _copies(self, size: int, generator: np.random.Generator) -> Planted:
+    def _copies(self, size: int, generator: np.random.Generator) -> PlantedEmbeddings:
         """The first `size` copies in a fixed order, so that embeddings for other sizes are reused."""
         train = self.evidence.train
         rows, places = (generator.permutation(len(each.labels)) for each in (train, self.evidence.synthetic))
@@ -137,11 +137,11 @@ class _Attacker:
             LIGHT.plant(train.images[rows[start : start + BLOCK]]) for start in range(0, max(size, 1), BLOCK)
         ]
 
-        def placed(view: _View, turned: bool) -> Floats:
+        def placed(view: _Representation, turned: bool) -> Floats:
             sides = (block[:, :, ::-1] if turned else block for block in blocks)
             return np.concatenate([view.embed(side) for side in sides])[:size]
 
-        return Planted(
+        return PlantedEmbeddings(
             places[:size],
             {view.name: placed(view, turned=False) for view in self.views},
             {view.name: placed(view, turned=True) for view in self.views},
@@ -155,7 +155,7 @@ class _Attacker:
 
 
 @dataclass(frozen=True, eq=False)
-class _View:
+class _Representation:
     """One representation of population, references and set."""
 
     name: str
@@ -181,7 +181,7 @@ class _View:
         images = self.evidence.synthetic.images
         return np.concatenate([self.embed(images), self.embed(images[:, :, ::-1])])
 
-    def drawn(self, planted: Planted | None) -> Floats:
+    def drawn(self, planted: PlantedEmbeddings | None) -> Floats:
         """(m, d) the set, with what was planted."""
         rows = self._set[: len(self._set) // 2]
         if planted is not None:
@@ -189,7 +189,7 @@ class _View:
             rows[planted.places] = planted.copies[self.name]
         return rows
 
-    def gan_leaks(self, planted: Planted | None) -> Scores:
+    def gan_leaks(self, planted: PlantedEmbeddings | None) -> Scores:
         """log of the distance to the references over that to the set, mirror images included."""
         found = self._nearest
         if planted is not None:
@@ -243,7 +243,7 @@ class _View:
 
         return Neighbours(**self.evidence.computed(f"{NAME}, nearest in {self.name}", compute))
 
-    def _components(self, rows: Floats, components: int = COMPONENTS) -> Floats:
+    def _components(self, rows: Floats, components: int = DISCRIMINATOR_COMPONENTS) -> Floats:
         fitted = self._principal(components)
         return (rows - fitted["mean"]) @ fitted["axes"].T
 

@@ -39,11 +39,12 @@ CONFIDENCE = 0.95  # of the verification AUC, which measures the attack and is n
 ENOUGH_AUC = 0.6  # for its lower bound; chance is .5 (choice)
 MIN_PATIENTS_WITH_TWO_IMAGES = 20  # in test and in each half; the AUC's standard error is then below .06
 CHANGED = 200  # test images, strongly changed for a control
-COMPONENTS = 64  # of the whitened space
+WHITENED_COMPONENTS = 64  # of the whitened space
+TRAINING = EncoderTraining()
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
+class CrossFittedEncoders:
     """The cross-fitted encoders of one cohort.
 
     Attributes:
@@ -88,17 +89,19 @@ def halves(population: Population, generator: np.random.Generator) -> NDArray[np
     return first
 
 
-def fit(evidence: Evidence, settings: Settings, training: EncoderTraining = EncoderTraining()) -> Fitted:  # noqa: B008
+def fit(evidence: Evidence, settings: Settings, training: EncoderTraining = TRAINING) -> CrossFittedEncoders:
     """Train both encoders and index the population."""
     generator = evidence.generator(NAME, settings)
     population = evidence.population
     first = halves(population, generator)[population.cluster]
     pairs = [_indexes(evidence, ~half, half, generator, training) for half in (first, ~first)]
     identity, whitened = zip(*pairs, strict=True)
-    return Fitted(EmbeddingSpace("encoder", identity), EmbeddingSpace("encoder, whitened", whitened))
+    return CrossFittedEncoders(
+        EmbeddingSpace("encoder", identity), EmbeddingSpace("encoder, whitened", whitened)
+    )
 
 
-def judge(evidence: Evidence, settings: Settings, fitted: Fitted) -> list[Finding]:
+def judge(evidence: Evidence, settings: Settings, fitted: CrossFittedEncoders) -> list[Finding]:
     """Both findings, from encoders that were trained before; they do not depend on the synthetic set."""
     generator = evidence.generator(f"{NAME}, judged", settings)
     verified = _verify(evidence, fitted.identity, generator)
@@ -121,7 +124,7 @@ def _indexes(
         population.images[trains], population.cluster[trains], generator, training, evidence.progress
     )
     reference = encoder(evidence.test.images)
-    whitening, centre = Whitening.fit(reference, COMPONENTS), reference.mean(axis=0)
+    whitening, centre = Whitening.fit(reference, WHITENED_COMPONENTS), reference.mean(axis=0)
 
     def centred(images: Images) -> Floats:
         rows = encoder(images) - centre

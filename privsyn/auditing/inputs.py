@@ -47,7 +47,7 @@ class AuditInputs:
 
 
 @dataclass(frozen=True, eq=False)
-class AuditedModel:
+class _LoadedModel:
     """The model under audit, and what of it is named in the verdict and the cache.
 
     Attributes:
@@ -92,16 +92,16 @@ def read_evidence(
 
 def _model(
     folder: Path | None, cohort: Cohort, synthetic: SyntheticSet, shadows: int, progress: Progress
-) -> AuditedModel:
+) -> _LoadedModel:
     if folder is None or synthetic.provenance is None:  # the model of such a set is not known
-        return AuditedModel()
+        return _LoadedModel()
     model, recipe, weights = load_model(folder)
     file = folder / "privacy.json"
     rejected = synthetic.provenance.near_copies_rejected
     claim = read_claim(read_json(file), str(file)).of_set(near_copies_rejected=rejected)
     if claim.imported:  # its training patients are not known, so attacks on it have no members
         _check_drawn_by(synthetic, weights)
-        return AuditedModel(ModelUnderAudit(claim=claim), recipe.digest)
+        return _LoadedModel(ModelUnderAudit(claim=claim), recipe.digest)
     _check_lineage(cohort, synthetic, claim, weights)
     under_audit = ModelUnderAudit(
         model,
@@ -110,7 +110,7 @@ def _model(
         canaries=_canaries(folder, recipe, claim),
         shadows=_shadows(shadows, cohort, recipe, folder.parent, progress),
     )
-    return AuditedModel(under_audit, recipe.digest, weights)
+    return _LoadedModel(under_audit, recipe.digest, weights)
 
 
 def _networks(policy: Policy, folder: Path, cohort: Cohort) -> list[OpenNetwork]:

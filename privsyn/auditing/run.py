@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import privsyn
+from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.inputs import AuditInputs, read_evidence
 from privsyn.auditing.plugins import installed, run_plugins
 from privsyn.auditing.policy import Policy, judge, load_policy
@@ -49,38 +50,41 @@ def audit(
     inputs = _inputs(study, synthetic, cohort, policy, out)
     if inputs.out.exists() and not force:
         raise StudyError(f"{inputs.out} already exists: pass --force to audit again (the attempt is counted)")
-    whole = load_policy(inputs.policy)
-    rules = _chosen(whole, only)
-    _check_shadows(shadows, rules)
-    evidence, recipe_digest = read_evidence(inputs, rules, shadows, progress)
-    plugins = [plugin for name, plugin in installed().items() if name in rules.audits]
-    findings = run_plugins(plugins, evidence, rules)
+    rules = load_policy(inputs.policy)
+    chosen = _chosen(rules, only)
+    _check_shadows(shadows, chosen)
+    evidence, recipe_sha256 = read_evidence(inputs, chosen, shadows, progress)
+    findings, verdict = _judged(evidence, rules, only, recipe_sha256)
+    with whole_folder(inputs.out, replace=force) as folder:
+        write_json(folder / "findings.json", findings)
+        write_json(folder / "verdict.json", verdict.to_document())
+    return verdict
+
+
+def _judged(
+    evidence: Evidence, rules: Policy, only: Sequence[str], recipe_sha256: str | None
+) -> tuple[JsonObject, Verdict]:
+    """`findings.json` and the verdict on it, by the rules of all audits or of some."""
+    chosen, cohort = _chosen(rules, only), evidence.cohort.fingerprint
+    plugins = [plugin for name, plugin in installed().items() if name in chosen.audits]
+    findings = run_plugins(plugins, evidence, chosen)
     evidence.keep_embeddings()
     document: JsonObject = {
         "schema_version": 1,
         "findings": [finding.model_dump(mode="json") for finding in findings],
     }
-    digests = Inputs(whole.digest, recipe_digest, evidence.synthetic.digest, json_digest(document))
-    outcome, results = judge(rules, findings)
-    verdict = Verdict(
+    outcome, results = judge(chosen, findings)
+    return document, Verdict(
         outcome=outcome,
         partial=bool(only),
-        attempt=count_attempt(evidence.cohort.fingerprint, partial=bool(only)),
+        attempt=count_attempt(cohort, partial=bool(only)),
         policy=PolicySummary(rules.title, rules.purpose, rules.error_rate),
-        cohort_fingerprint=evidence.cohort.fingerprint,
-        inputs=digests,
+        cohort_fingerprint=cohort,
+        inputs=Inputs(rules.digest, recipe_sha256, evidence.synthetic.digest, json_digest(document)),
         plugins=tuple(plugin.identity for plugin in plugins),
         privsyn_version=privsyn.__version__,
         rules=results,
     )
-    _write(inputs.out, document, verdict, force=force)
-    return verdict
-
-
-def _write(out: Path, findings: JsonObject, verdict: Verdict, *, force: bool) -> None:
-    with whole_folder(out, replace=force) as folder:
-        write_json(folder / "findings.json", findings)
-        write_json(folder / "verdict.json", verdict.to_document())
 
 
 def _inputs(

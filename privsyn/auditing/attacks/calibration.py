@@ -17,7 +17,7 @@ from sklearn.linear_model import QuantileRegressor
 from privsyn.auditing.attacks.membership import AttackScores
 
 QUANTILE = 0.9  # of non-members; nearer to 1 the regression rests on few of them
-COMPONENTS = 32  # of the appearance
+REGRESSION_COMPONENTS = 32  # of the appearance
 PATIENTS_PER_COMPONENT = 8  # at least
 
 Scores = NDArray[np.float64]
@@ -41,7 +41,9 @@ def margins(scores: AttackScores, appearance: PatientAppearance, quantile: float
     components = max(
         1,
         min(
-            COMPONENTS, len(scores.nonmembers) // (2 * PATIENTS_PER_COMPONENT), appearance.nonmembers.shape[1]
+            REGRESSION_COMPONENTS,
+            len(scores.nonmembers) // (2 * PATIENTS_PER_COMPONENT),
+            appearance.nonmembers.shape[1],
         ),
     )
     members, nonmembers = np.empty_like(scores.members), np.empty_like(scores.nonmembers)

@@ -32,8 +32,8 @@ from privsyn.auditing.statistics.permutation import Enrichment
 from privsyn.bit_depth import Images
 from privsyn.features.neighbours import nearest
 
-MAX_PLANTED = 256  # copies; the positive control cannot be larger
-TRIALS = 20  # per leak size, for the power statement
+MAX_EXPOSURE_COPIES = 256  # copies; the positive control cannot be larger
+EXPOSURE_TRIALS = 20  # per leak size, for the power statement
 PAIRS = 12  # shown to the reviewer
 EXPOSURE_QUANTILES = (1.0, 0.99, 0.95, 0.8)  # of test patients; each is a threshold of the test
 
@@ -148,13 +148,15 @@ class ExposureTest:
         quick = self.test.quick(max(999, int(10 / level))).near(self.found)
         sizes = np.unique(np.round(4 * 2.0 ** (np.arange(24) / 2)).astype(int))
         for size in sizes[sizes <= most].tolist():
-            seen = self._trials_found(quick, size, level) >= 0.8 * TRIALS
-            if seen and (2 * size > most or self._trials_found(thorough, 2 * size, control_level) == TRIALS):
+            seen = self._trials_found(quick, size, level) >= 0.8 * EXPOSURE_TRIALS
+            if seen and (
+                2 * size > most or self._trials_found(thorough, 2 * size, control_level) == EXPOSURE_TRIALS
+            ):
                 return int(size)
         return None
 
     def _trials_found(self, test: Enrichment, size: int, level: float) -> int:
-        return sum(test.p_value(self._planted(size)) <= level for _ in range(TRIALS))
+        return sum(test.p_value(self._planted(size)) <= level for _ in range(EXPOSURE_TRIALS))
 
     def pairs(self) -> list[JsonValue]:
         """The most exposed training patients, each in the space with the highest exposure."""
@@ -236,11 +238,11 @@ class ExposureTest:
         }
 
     def _training_images(self, generator: np.random.Generator) -> Images:
-        """One image each of MAX_PLANTED training patients of the group, or as many as there are."""
+        """One image each of MAX_EXPOSURE_COPIES training patients of the group, or as many as there are."""
         images, patients = self.evidence.train.images, self.evidence.train.patients
         rows = np.flatnonzero(~pd.Series(patients).duplicated())
         rows = rows[self.group[self.evidence.population.cluster[rows]]]
-        most = min(MAX_PLANTED, len(rows), len(self.evidence.synthetic.images))
+        most = min(MAX_EXPOSURE_COPIES, len(rows), len(self.evidence.synthetic.images))
         chosen: Images = images[generator.choice(rows, most, replace=False)]
         return chosen
 

@@ -23,7 +23,7 @@ from privsyn.auditing.statistics.roc import auc, auc_interval, aucs
 from privsyn.features.embed import Floats
 
 FOLDS = 5
-COMPONENTS = 32
+APPEARANCE_COMPONENTS = 32
 _AT_ONCE = 256  # draws
 
 Scores = NDArray[np.float64]
@@ -111,7 +111,7 @@ def appearance_components(rows: Floats, cluster: Ints) -> Scores:
     means = np.zeros((cluster.max() + 1, rows.shape[1]))
     np.add.at(means, cluster, rows)
     means /= np.bincount(cluster)[:, None]
-    components: Scores = PCA(min(COMPONENTS, *means.shape), svd_solver="full").fit_transform(means)
+    components: Scores = PCA(min(APPEARANCE_COMPONENTS, *means.shape), svd_solver="full").fit_transform(means)
     return components
 
 

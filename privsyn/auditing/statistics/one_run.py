@@ -9,12 +9,12 @@ https://arxiv.org/abs/2410.22235); an (epsilon, delta) claim does not say so, he
 contradict it.
 
 How many guesses are made must not depend on the data they are judged on. The grid `SHARES` was fixed
-beforehand, and Bonferroni over it is exact. `hull_bound` chooses its thresholds on the data; it is kept to be
-compared with published figures and must not judge anybody.
+beforehand, and Bonferroni over it is exact. `hull_bound` chooses its thresholds on the data; it serves
+for comparison with published figures and is not a valid test.
 
-The coins are fair, so nothing distinguishes "in" from "out", and the Gaussian mechanism's likelihood ratio is
-as sharp on the low side as on the high one: as many guesses are made at either end. At the same depth that
-is twice the guesses of the one-sided attack at the same accuracy, and never showed less for Gaussian scores.
+The coins are fair and the Gaussian mechanism's likelihood ratio is symmetric, so as many guesses are made at
+the low end of the scores as at the high end. That is twice the guesses of the one-sided attack at the same
+accuracy, and its bound was never lower for Gaussian scores.
 """
 
 from __future__ import annotations
@@ -30,12 +30,7 @@ from scipy import optimize, special, stats
 Floats = NDArray[np.float64]
 Coins = NDArray[np.bool_]
 
-SHARES = (
-    0.05,
-    0.15,
-    0.4,
-    1.0,
-)  # of the canaries that are guessed; small for noisy scores, 1 for perfect ones
+SHARES = (0.05, 0.15, 0.4, 1.0)  # of the canaries that are guessed; small for noisy scores, 1 for perfect
 TOLERANCE = 1e-7  # of mu
 
 

@@ -1,9 +1,9 @@
 """Intervals from halves of the patients, and tests of equivalence.
 
-A bootstrap draws some images twice, and an image that is twice there is its own nearest neighbour and its own
-twin in a covariance: distances of sets come out biased. Half of the clusters without repeats avoids that, and
-for smooth statistics the spread over halves is that of the whole: drawing b of n without replacement has the
-variance s^2 / b (1 - b / n), which for b = n / 2 is s^2 / n (Shao and Wu 1989, Annals of Statistics 17,
+A bootstrap draws some images twice; such an image is its own nearest neighbour, which biases distances
+between sets. Half of the clusters, drawn without replacement, avoids that. For smooth statistics the spread
+over halves is that of the whole: drawing b of n without replacement has the variance s^2 / b (1 - b / n),
+which for b = n / 2 is s^2 / n (Shao and Wu 1989, Annals of Statistics 17,
 https://doi.org/10.1214/aos/1176347263; Politis and Romano 1994, section 2).
 """
 
@@ -76,5 +76,5 @@ def resampled(clusters: NDArray[np.generic], generator: np.random.Generator, cou
 
 
 def numbered(clusters: NDArray[np.generic]) -> Ints:
-    """(n,) clusters as numbers in the order in which they come: ids are keyed, and sort by chance."""
+    """(n,) clusters numbered in order of appearance, because keyed ids sort differently on every machine."""
     return pd.factorize(clusters)[0].astype(np.int64)
