@@ -23,7 +23,8 @@ from scipy import ndimage
 
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Settings
-from privsyn.auditing.run import audit, installed
+from privsyn.auditing.plugins import installed
+from privsyn.auditing.run import audit
 from privsyn.cohort.cohort import load_cohort
 from privsyn.cohort.prepare import prepare
 from privsyn.study import Study, init

@@ -24,7 +24,7 @@ import numpy as np
 from privsyn.files import tree_digests
 from privsyn.release.bundle import Bundle
 from privsyn.release.envelope import IN_TOTO, Envelope
-from privsyn.release.manifest import BUNDLE, state
+from privsyn.release.manifest import BUNDLE, make_statement
 from privsyn.release.portable import write_portable
 from privsyn.synthetic.dataset import write_synthetic
 
@@ -45,7 +45,7 @@ def main() -> None:
         (folder / "public-report.html").write_text("no report", encoding="utf-8")
         digests = tree_digests(folder)
         sizes = {file: (folder / file).stat().st_size for file in digests}
-        statement = state(digests, sizes, {"privacyClaim": {"kind": "none"}})
+        statement = make_statement(digests, sizes, {"privacyClaim": {"kind": "none"}})
         (folder / BUNDLE).write_bytes(Bundle(Envelope(statement.to_bytes(), IN_TOTO), statement).to_bytes())
         write_portable(pyz)
         runs = {

@@ -37,7 +37,7 @@ def refuse(what: str, why: str) -> NoReturn:
 
 
 def read_file(path: Path | str) -> bytes:
-    """The bytes of a file that somebody named, or the first of them, one more than a document may have.
+    """The bytes of a file, at most one more than a document may have.
 
     Raises:
         PrivsynError: it cannot be read.
@@ -89,7 +89,7 @@ class Fields:
     """The fields of one JSON object, taken out with their kinds checked.
 
     Raises:
-        Refused: it is no object, or has a field that is not in `known` (if that is given).
+        Refused: it is not an object, or has a field that is not in `known` (if that is given).
     """
 
     def __init__(self, document: Any, what: str, known: tuple[str, ...] | None = None) -> None:
@@ -147,8 +147,10 @@ class Fields:
         """A sha256 in lower-case hex."""
         return check_digest(self.document.get(name), f"{self.what}: {name}")
 
-    def integer(self, name: str, *, least: int) -> int:
-        value = self._of(name, int, lambda v: v >= least, f"a whole number of at least {least}")
+    def integer(self, name: str, *, least: int, most: int | None = None) -> int:
+        """A whole number within bounds."""
+        expected = f"a whole number of at least {least}" + ("" if most is None else f" and at most {most}")
+        value = self._of(name, int, lambda v: v >= least and (most is None or v <= most), expected)
         return int(value)
 
     def time(self, name: str) -> datetime:
@@ -229,7 +231,7 @@ def _finite(text: str) -> float:
 
 
 def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _is_deep(document: Any) -> bool:

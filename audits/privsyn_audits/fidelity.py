@@ -71,7 +71,7 @@ class _FeatureMeasures:
     ) -> None:
         self.evidence, self.samples, self.settings = evidence, samples, settings
         self.network, self.scope = network, {"network": network, **scope}
-        details: dict[str, JsonValue] = {"network": {**evidence.told(network)}}
+        details: dict[str, JsonValue] = {"network": {**evidence.embedding_info(network)}}
         self.make = QualityFindings(NAME, VERSION, self.scope, samples.n, details)
 
     def findings(self) -> list[Finding]:

@@ -62,6 +62,19 @@ def test_it_is_written_whatever_the_verdict(study: Study, verdict: str) -> None:
     ]
 
 
+def test_who_may_waive_a_rule_is_taken_from_the_verdict(study: Study) -> None:
+    """As the audit wrote it; a verdict of an earlier version, without it, leaves no rule waivable."""
+    write_audit(study, verdict="fail", waivable_by=["clinical-lead"])
+    report(study)
+    draft(study)
+    assert [rule["waivable_by"] for rule in predicate(study)["verdict"]["rules"]] == [["clinical-lead"]]
+    verdict = read_json(study.verdict_file)
+    del verdict["rules"][0]["waivable_by"]
+    write_json(study.verdict_file, verdict)
+    draft(study, force=True)
+    assert [rule["waivable_by"] for rule in predicate(study)["verdict"]["rules"]] == [[]]
+
+
 def test_the_statement_says_what_is_claimed(study: Study) -> None:
     """Claim with unit, epsilon and mechanism, policy and generator by digest, and what was not done."""
     draft(study)
