@@ -1,13 +1,13 @@
-"""What `privsyn prepare` costs beside a bare loop of Pillow, and what memory it takes as cohorts grow.
+"""Speed of `privsyn prepare` compared with a bare Pillow loop, and its memory for cohorts of growing size.
 
-Files of smooth noise are made below a temporary folder, 100 to a patient and folder, in two classes. The bare
-loop opens each and resizes it, and does nothing else: no checks, hashes, patients, splits or files.
+Files of smooth noise are written to a temporary folder, 100 for each patient and folder, in two classes. The
+bare loop only opens and resizes each file: no checks, hashes, patients, splits or output files.
 
     python benchmarks/prepare.py [--count 10000] [--source-size 64] [--size 64] [--format png]
     python benchmarks/prepare.py --memory 10000 100000 [1000000]
 
-Prints a table, and with --json FILE writes the rows. Throughputs are medians of `--repeat` runs that take
-turns; reading happens with a warm cache. Memory is the highest resident set of a process of its own.
+Prints a table; --json FILE writes the rows as well. Throughputs are medians of `--repeat` alternating runs
+with a warm file cache. Memory is the peak resident set of a separate process.
 """
 
 from __future__ import annotations

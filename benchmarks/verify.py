@@ -1,11 +1,11 @@
-"""How long `privsyn verify` takes beside `sha256sum` over the same files.
+"""Time of `privsyn verify` compared with `sha256sum` over the same files.
 
-A sealed release of many images in shards, as `privsyn sample` writes them; the images are noise.
+The release is sealed and has many images in shards, as `privsyn sample` writes them; the images are noise.
 
     python benchmarks/verify.py [--images 100000] [--size 28] [--repeats 5]
 
-Prints a table and with --json FILE writes the rows: medians of alternating repeats, and their ratio.
-The verifier runs in a process of its own, as recipients run it, start included; so does sha256sum.
+Prints a table of medians of alternating repeats, and their ratio; --json FILE writes the rows as well. Both
+the verifier and sha256sum run in a separate process, as for recipients, and their start counts.
 """
 
 from __future__ import annotations
