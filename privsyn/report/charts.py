@@ -119,18 +119,7 @@ def interval_strip(
     with _style(name):
         figure, axes = _figure(5.4, 0.95)
         for comparison, threshold in requirements:
-            broken = (threshold, high) if comparison in ("<", "<=") else (low, threshold)
-            axes.axvspan(*broken, color=ALARM, alpha=0.10, lw=0)
-            axes.axvline(threshold, color=ALARM, lw=1.6)
-            axes.text(
-                threshold,
-                1.04,
-                f"limit {number(threshold)}",
-                color=ALARM,
-                ha="center",
-                va="bottom",
-                fontsize=8.5,
-            )
+            _draw_limit(axes, threshold, high if comparison in ("<", "<=") else low)
         if baseline is not None:
             axes.axvline(baseline, color=MUTED, lw=1.2, ls="--")
         if interval is not None:
@@ -233,6 +222,14 @@ def _floor(fpr: NDArray[np.float64]) -> float:
 def _limit(floor: float, bound: tuple[float, float]) -> tuple[NDArray[np.float64], list[float]]:
     rates = np.geomspace(floor, 1, 60)
     return rates, [max(floor, detection_limit(*bound, float(rate))) for rate in rates]
+
+
+def _draw_limit(axes: Axes, threshold: float, end: float) -> None:
+    """The limit of a rule; values between it and `end` of the axis break the rule."""
+    axes.axvspan(*sorted((threshold, end)), color=ALARM, alpha=0.10, lw=0)
+    axes.axvline(threshold, color=ALARM, lw=1.6)
+    label = f"limit {number(threshold)}"
+    axes.text(threshold, 1.04, label, color=ALARM, ha="center", va="bottom", fontsize=8.5)
 
 
 def _mark(axes: Axes, fpr: NDArray[np.float64], tpr: NDArray[np.float64], floor: float) -> None:

@@ -1,7 +1,7 @@
 """Numbers, verdicts and rules in plain words; the privacy claim has its words in `privsyn.claim.words`.
 
-Nothing here says "safe": an audit that finds nothing has not falsified the set, and that is all. Standard
-library only, so that commands can use it and start fast.
+Nothing here says "safe": an audit that finds nothing has only failed to find a leak. Standard library only,
+so that commands can use it and start fast.
 """
 
 from __future__ import annotations
