@@ -126,16 +126,25 @@ def _judged_set(study: Study) -> JudgedSet:
         raise StudyError(
             f"{study.public_report} is older than what it reports on: run `privsyn report` again"
         )
-    of_model = read_claim(read_json(study.privacy_file)) if study.privacy_file.exists() else None
-    filtered = bool(view.provenance.get("near_copies_rejected"))
-    drawn = of_model is not None and material.claim is not None
+    model, claim, account = _model_claim(study), None, None
+    if model is not None and material.claim is not None:
+        claim = model.of_set(near_copies_rejected=bool(view.provenance.get("near_copies_rejected")))
+    if model is not None and model.ledger is not None:
+        account = LedgerAccount(model.ledger, model.cumulative)
     return JudgedSet(
         name=view.name,
         set=SetInfo(view.images, tuple(view.classes), view.provenance),
         verdict=read_verdict(read_json(study.verdict_file), str(study.verdict_file)),
-        claim=of_model.of_set(near_copies_rejected=filtered) if of_model and drawn else None,
-        account=LedgerAccount(of_model.ledger, of_model.cumulative) if of_model and of_model.ledger else None,
+        claim=claim,
+        account=account,
     )
+
+
+def _model_claim(study: Study) -> Claim | None:
+    """The claim of the study's model, whether or not that drew the set."""
+    if not study.privacy_file.exists():
+        return None
+    return read_claim(read_json(study.privacy_file), str(study.privacy_file))
 
 
 def _check_made(study: Study) -> None:
