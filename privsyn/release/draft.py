@@ -24,12 +24,12 @@ from privsyn.release.envelope import IN_TOTO, Envelope
 from privsyn.release.manifest import BUNDLE, Statement, make_statement
 from privsyn.release.predicate import (
     LedgerAccount,
-    Predicate,
+    PublicTextScan,
     ReleaseInfo,
+    ReleasePredicate,
+    ReleaseTerms,
     SetInfo,
-    Terms,
     TextPolicy,
-    TextScan,
 )
 from privsyn.report.html import public_page, public_view
 from privsyn.report.material import gather
@@ -70,7 +70,7 @@ class JudgedSet:
 
 def draft(
     study: Study | Path | str,
-    terms: Terms | None = None,
+    terms: ReleaseTerms | None = None,
     *,
     signer: Signer | None = None,
     force: bool = False,
@@ -98,7 +98,7 @@ def draft(
         statement = make_statement(
             {name: file.digest for name, file in copied.items()},
             {name: file.size for name, file in copied.items()},
-            _predicate(study, judged, terms or Terms(), now).to_document(),
+            _predicate(study, judged, terms or ReleaseTerms(), now).to_document(),
         )
         bundle = _signed(statement, judged.verdict.privsyn_version, signer, now)
         (partial / BUNDLE).write_bytes(bundle.to_bytes())
@@ -192,8 +192,8 @@ def _check_judged(study: Study, copied: Iterable[CopiedFile], judged: str) -> No
         )
 
 
-def _predicate(study: Study, judged: JudgedSet, terms: Terms, now: datetime) -> Predicate:
-    return Predicate(
+def _predicate(study: Study, judged: JudgedSet, terms: ReleaseTerms, now: datetime) -> ReleasePredicate:
+    return ReleasePredicate(
         release=ReleaseInfo(secrets.token_hex(16), judged.name, now),
         set=judged.set,
         claim=judged.claim,
@@ -217,14 +217,14 @@ def _checklist(study: Study, digest: str) -> tuple[ChecklistItem, ...]:
     return policy.checklist
 
 
-def _text_scan(file: Path) -> TextScan | None:
+def _text_scan(file: Path) -> PublicTextScan | None:
     """How `prepare` looked for text; names, headers and tables are never kept, so need no scan."""
     identifiers = read_json(file).get("identifiers", {})
     if not identifiers.get("text", {}).get("looked_at"):
         return None
     text = Fields(identifiers["text"], f"{file}: text")
     looked_at = text.integer("looked_at", least=1)
-    return TextScan(
+    return PublicTextScan(
         looked_at=None if looked_at == text.integer("of", least=1) else looked_at,
         policy=text.choice("policy", get_args(TextPolicy)),
     )

@@ -1,4 +1,4 @@
-"""What a release statement says about its set, as a value; `Predicate.to_document` is its only writer.
+"""What a release statement says about its set; `ReleasePredicate.to_document` is its only writer.
 
 Nothing in it was measured on real data. What a recipient reads of it is in `privsyn.release.manifest`.
 """
@@ -50,7 +50,7 @@ class SetInfo:
 
 
 @dataclass(frozen=True)
-class TextScan:
+class PublicTextScan:
     """How `prepare` looked for text in the pixels of the cohort, without what it found.
 
     Attributes:
@@ -90,7 +90,7 @@ class LedgerAccount:
 
 
 @dataclass(frozen=True)
-class Terms:
+class ReleaseTerms:
     """What is decided about a release when it is drafted.
 
     Attributes:
@@ -107,7 +107,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Predicate:
+class ReleasePredicate:
     """The predicate of a release statement, but for the tree of its files.
 
     Attributes:
@@ -125,8 +125,8 @@ class Predicate:
     checklist: tuple[ChecklistItem, ...]
     verdict: Verdict
     internal_report: str
-    text_scan: TextScan | None
-    terms: Terms
+    text_scan: PublicTextScan | None
+    terms: ReleaseTerms
     valid_until: datetime
 
     def to_document(self) -> JsonObject:
