@@ -77,15 +77,15 @@ def seconds(work: Callable[[], object]) -> float:
 
 def throughput(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Images a second of the bare loop, and of `prepare` on one process and on two."""
-    from privsyn.cohort.prepare import prepare
+    from privsyn.cohort.prepare import SourceSpec, prepare
 
     images = folder / "images"
     write_files(images, asked.count, asked.source_size, asked.format)
     study = study_for(folder / "study", asked.size)
     ways: dict[str, Callable[[], object]] = {
         "bare Pillow": lambda: bare(images, asked.size),
-        "prepare, 1 process": lambda: prepare(study, images, force=True, processes=1),
-        "prepare, 2 processes": lambda: prepare(study, images, force=True, processes=2),
+        "prepare, 1 process": lambda: prepare(study, SourceSpec(images, processes=1), force=True),
+        "prepare, 2 processes": lambda: prepare(study, SourceSpec(images, processes=2), force=True),
     }
     bare(images, asked.size)  # into the cache
     taken: dict[str, list[float]] = {name: [] for name in ways}
@@ -126,10 +126,10 @@ def memory(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 def alone(images: Path, folder: Path, size: int) -> None:
     """One `prepare` in this process; prints its highest resident set, bytes, and its time."""
-    from privsyn.cohort.prepare import prepare
+    from privsyn.cohort.prepare import SourceSpec, prepare
 
     study = study_for(folder, size)
-    taken = seconds(lambda: prepare(study, images, processes=2))
+    taken = seconds(lambda: prepare(study, SourceSpec(images, processes=2)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     print(json.dumps({"peak_bytes": peak, "worker_peak_bytes": workers, "seconds": taken}))

@@ -183,8 +183,8 @@ class Fields:
         """Raise `Refused` about this object."""
         refuse(self.what, why)
 
-    def mapping(self, name: str) -> JsonObject:
-        value: JsonObject = self._of(name, dict, lambda _: True, "an object")
+    def mapping(self, name: str) -> dict[str, Any]:
+        value: dict[str, Any] = self._of(name, dict, lambda _: True, "an object")
         return value
 
     def one_of(self, name: str, choices: tuple[str, ...]) -> str:

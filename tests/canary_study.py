@@ -47,7 +47,7 @@ def small_study(folder: Path) -> Study:
 def bound_of(study: Study, folder: Path, canaries: int, alpha: float = 0.05) -> tuple[Bound, dict[str, Any]]:
     """Train a copy of the study; its white-box bound and its claim."""
     copy = copied(study, folder)
-    claim = train(copy, canaries=canaries)
+    claim = train(copy, canaries=canaries).to_document()
     state = load_state(newest(copy.checkpoints))
     found = planted(copy.model, state.recipe.data)
     assert found is not None

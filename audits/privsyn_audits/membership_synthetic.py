@@ -1,18 +1,18 @@
-"""Does the synthetic set tell its training patients from patients who were held out?
+"""Does the synthetic set reveal which patients were in train and which were held out?
 
-Threat: synthetic set only. No single attack dominates, so several were declared beforehand:
+Threat: synthetic set only. No single attack dominates, so several are declared in advance:
 
 `gan-leaks`      nearer to the set than to real references (Chen et al. 2020, calibrated,
                  https://arxiv.org/abs/1909.03935)
 `density-ratio`  likelier under the set than under the references (DOMIAS, van Breugel et al. 2023,
                  https://arxiv.org/abs/2302.12580), by kernel densities of principal components
-`discriminator`  taken for synthetic by a classifier of set against references
+`discriminator`  classified as synthetic by a classifier of set against references
 `linear`         along the shift of the set's class mean from the population's: the optimal attack on a
                  generator that only adds noise to the mean (Dwork et al. 2015,
                  https://doi.org/10.1109/FOCS.2015.46); it finds what no distance can see
 
 References are `test` patients, so that train and holdout are equally unseen. The population's means and
-components are taken over train and holdout together: they cannot know who is in train.
+components are taken over train and holdout together, so they do not depend on who is in train.
 """
 
 from __future__ import annotations
@@ -28,17 +28,26 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from privsyn.auditing.attacks.membership import Attacks, Question, Sides, Statistic, Trial, findings
+from privsyn.auditing.attacks.membership import (
+    Attacks,
+    AttackScores,
+    ControlTrial,
+    FindingContext,
+    Statistic,
+    findings,
+)
+from privsyn.auditing.attacks.null_hypothesis import NullHypothesis
 from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.auditing.cache import Arrays
 from privsyn.auditing.evidence import Evidence
-from privsyn.auditing.findings import Finding, Settings
+from privsyn.auditing.findings import AuditId, Finding, Settings
 from privsyn.auditing.statistics.density import log_density
 from privsyn.bit_depth import Images
 from privsyn.features.embed import Floats
 from privsyn.features.neighbours import Neighbours, nearest, nearest_after
 
-NAME, VERSION = "membership-synthetic", "2"
+NAME = "membership-synthetic"
+AUDIT = AuditId(NAME, "2", "synthetic-only")
 REPRESENTATIONS = ("pixels", "lite0-mid")
 COMPONENTS = 24  # that discriminators see
 DENSITY_COMPONENTS = 8  # a kernel density in more dimensions is all noise
@@ -50,11 +59,11 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Planted:
-    """Copies that took the place of some images of the set; none: the set as it is.
+    """Copies of training images that replace some images of the set.
 
     Attributes:
-        places: (k,) whose.
-        copies, turned: (k, d) by view, where the copies and their mirror images lie.
+        places: (k,) rows of the replaced images.
+        copies, turned: (k, d) by view, embeddings of the copies and of their mirror images.
         labels: (k,) of the copies.
     """
 
@@ -70,20 +79,18 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     attacker = _Attacker(evidence)
     is_member = evidence.population.is_member
     scores = evidence.computed(f"{NAME}, scores", lambda: attacker.scores(None))
-    question = Question(
-        audit=NAME,
-        version=VERSION,
-        threat="synthetic-only",
+    context = FindingContext(
+        audit=AUDIT,
         n=evidence.sizes(),
         positive=lambda statistic, smallest: attacker.planted(statistic, smallest, settings),
         negative=_placebo(scores, is_member, generator),
-        blind=evidence.alike(settings.control_level),
+        blind=NullHypothesis(evidence).control(settings.control_level),
     )
-    return findings(_sides(scores, is_member), question, settings)
+    return findings(_sides(scores, is_member), context, settings)
 
 
 class _Attacker:
-    """The population, the references, and what the attacks know of them whatever the set is."""
+    """The attacks, with what they know of population and references independently of the set."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence, self.population = evidence, evidence.population
@@ -94,24 +101,24 @@ class _Attacker:
         return [_View(name, self.evidence) for name in REPRESENTATIONS]
 
     def scores(self, planted: Planted | None) -> dict[str, Scores]:
-        """(units,) scores of every attack on the set; a unit counts by its most member-like image."""
+        """(clusters,) scores of every attack on the set; a cluster counts by its most member-like image."""
         found, labels = {}, self.evidence.synthetic.labels
         if planted is not None:
             labels = labels.copy()
             labels[planted.places] = planted.labels
         for view in self.views:
             rows = view.drawn(planted)
-            found[f"gan-leaks on {view.name}"] = view.nearer(planted)
-            found[f"density-ratio on {view.name}"] = view.likelier(rows)
-            found[f"discriminator on {view.name}"] = view.taken_for(rows)
+            found[f"gan-leaks on {view.name}"] = view.gan_leaks(planted)
+            found[f"density-ratio on {view.name}"] = view.density_ratio(rows)
+            found[f"discriminator on {view.name}"] = view.discriminator(rows)
             found[f"linear on {view.name}"] = linear(view.rows, self.label, rows, labels)
         pixels = self.views[0]
         drawn = pixels.whitened(pixels.drawn(planted))
         found["linear on whitened pixels"] = linear(pixels.whitened(pixels.rows), self.label, drawn, labels)
-        return {name: self._per_unit(each) for name, each in found.items()}
+        return {name: self._per_cluster(each) for name, each in found.items()}
 
-    def planted(self, statistic: Statistic, smallest: float, settings: Settings) -> Trial | None:
-        """The attacks on the set with copies planted of twice as many patients as are seen."""
+    def planted(self, statistic: Statistic, smallest: float, settings: Settings) -> ControlTrial | None:
+        """The attacks on the set with copies of twice as many patients as can be detected."""
         train, synthetic = self.evidence.train, self.evidence.synthetic
         wanted = int(np.ceil(2 * statistic.given_away(smallest) * len(np.unique(train.patients))))
         size = min(wanted, len(train.images), len(synthetic.images))
@@ -120,10 +127,10 @@ class _Attacker:
             lambda: self.scores(self._copies(size, self.evidence.generator(f"{NAME}, planted", settings))),
         )
         what = f"{size} {LIGHT.name} planted into the set"
-        return Trial(_sides(scores, self.population.is_member), what)
+        return ControlTrial(_sides(scores, self.population.is_member), what)
 
     def _copies(self, size: int, generator: np.random.Generator) -> Planted:
-        """The first so many copies of one order, so that what was embedded for another size serves again."""
+        """The first `size` copies in a fixed order, so that embeddings for other sizes are reused."""
         train = self.evidence.train
         rows, places = (generator.permutation(len(each.labels)) for each in (train, self.evidence.synthetic))
         blocks = [
@@ -141,9 +148,9 @@ class _Attacker:
             train.labels[rows[:size]],
         )
 
-    def _per_unit(self, scores: Scores) -> Scores:
+    def _per_cluster(self, scores: Scores) -> Scores:
         most = np.full(len(self.population.is_member), -np.inf)
-        np.maximum.at(most, self.population.unit, scores)
+        np.maximum.at(most, self.population.cluster, scores)
         return most
 
 
@@ -182,7 +189,7 @@ class _View:
             rows[planted.places] = planted.copies[self.name]
         return rows
 
-    def nearer(self, planted: Planted | None) -> Scores:
+    def gan_leaks(self, planted: Planted | None) -> Scores:
         """log of the distance to the references over that to the set, mirror images included."""
         found = self._nearest
         if planted is not None:
@@ -191,11 +198,11 @@ class _View:
             found = nearest_after(found, self.rows, self._set, gone, added)
         return self._from_references - _logs(found.distances)
 
-    def likelier(self, rows: Floats) -> Scores:
+    def density_ratio(self, rows: Floats) -> Scores:
         """log density under the set minus that under the references."""
         return self._log_density(rows) - self._under_references
 
-    def taken_for(self, rows: Floats) -> Scores:
+    def discriminator(self, rows: Floats) -> Scores:
         """Log odds of being synthetic, by a classifier of set against references."""
         some = [np.asarray(self._components(side), np.float64) for side in (rows, self.references)]
         classifier = make_pipeline(
@@ -256,11 +263,11 @@ def linear(
     drawn_labels: NDArray[np.int64],
     centre: float | None = None,
 ) -> Scores:
-    """<x - c, mean of the set - c> / |x - c| for each row x (n, d), by class, the mean leaving nobody out.
+    """<x - c, mean of the set - c> / |x - c| for each row x (n, d), by class.
 
     For vectors N(0, I) whose mean over n members is released, centre 0, its AUC is Phi(sqrt(d / n) / sqrt 2)
-    (`docs/audits.md`). With the population's mean as the centre c it is at least that, for c also holds who
-    is NOT in the set. A class of which the set has none is compared with the whole set.
+    (`docs/audits.md`). With the population's mean as the centre c it is at least that, because c also
+    includes those who are NOT in the set. A class without synthetic images is compared with the whole set.
     """
     scores = np.empty(len(rows))
     for label in np.unique(labels):
@@ -279,14 +286,16 @@ def _logs(distances: NDArray[np.float64]) -> Scores:
 
 
 def _sides(scores: dict[str, Scores], is_member: NDArray[np.bool_]) -> Attacks:
-    return {name: Sides(each[is_member], each[~is_member]) for name, each in scores.items()}
+    return {name: AttackScores(each[is_member], each[~is_member]) for name, each in scores.items()}
 
 
 def _placebo(
     scores: dict[str, Scores], is_member: NDArray[np.bool_], generator: np.random.Generator
-) -> Trial:
+) -> ControlTrial:
     """Half of the holdout in place of the members, against the other half."""
     held_out = generator.permutation(np.flatnonzero(~is_member))
     half = len(held_out) // 2
-    sides = {name: Sides(each[held_out[:half]], each[held_out[half:]]) for name, each in scores.items()}
-    return Trial(sides, f"{half} holdout patients in place of the members")
+    sides = {
+        name: AttackScores(each[held_out[:half]], each[held_out[half:]]) for name, each in scores.items()
+    }
+    return ControlTrial(sides, f"{half} holdout patients in place of the members")

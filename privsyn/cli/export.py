@@ -94,7 +94,7 @@ def _export_set(
     count = len(written.images)
     show(
         {"folder": str(out), "format": format, "images": count},
-        f"exported {count} images to {out}: a copy of the set, and of nobody's approval; "
+        f"exported {count} images to {out}: a copy of the set that nobody has approved; "
         f"{out / 'README.md'} says how to load it",
         as_json=as_json,
     )

@@ -1,4 +1,4 @@
-"""`privsyn import`: a network that diffusers saved, as the model of a study."""
+"""`privsyn import`: makes a network saved by diffusers the model of a study."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def import_(folder: Folder, force: Force = False, study: StudyFolder = HERE, as_
 
     The recipe must describe it; if it does not, the message says what to write. No privacy is claimed for it.
     """
+    from privsyn.claim.words import summary
     from privsyn.cli.console import show
-    from privsyn.cli.train import in_words
     from privsyn.exchange.diffusers import import_model
 
     claim = import_model(folder, study, force=force)
-    show(claim, f"privacy claim: {in_words(claim)}", "next: privsyn sample", as_json=as_json)
+    show(claim.to_document(), f"privacy claim: {summary(claim)}", "next: privsyn sample", as_json=as_json)

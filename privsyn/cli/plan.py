@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from privsyn.cli.options import HERE, Json, Settings, StudyFolder
-from privsyn.cli.train import Epsilon, rounded_up
+from privsyn.cli.train import Epsilon
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from privsyn.claim.document import CumulativeCost
+    from privsyn.training.plan import Plan, Variation
 
 
 def plan(
@@ -24,72 +27,72 @@ def plan(
 
     found = plan(study, epsilon=epsilon, settings=settings or (), progress=TerminalProgress())
     show(
-        found,
-        _claim(found),
-        _variations("changed", found["variations"]),
-        _variations("budget", found["budgets"]),
-        *_words(found),
+        found.to_document(),
+        _overview(found),
+        _variations("changed", found.variations),
+        _variations("budget", found.budgets),
+        *_notes(found),
         as_json=as_json,
     )
 
 
-def _claim(found: dict[str, Any]) -> Table:
+def _overview(found: Plan) -> Table:
+    from privsyn.claim.words import rounded_up
     from privsyn.cli.console import table
 
-    claim, cost = found["claim"], found["cost"]
-    seconds = list(cost["seconds_by_images_per_unit"].items())
     times = " to ".join(
-        f"{clock(value)} ({images} image{'s' * (images != '1')} each)" for images, value in seconds
+        f"{clock(value)} ({images} image{'s' * (images != 1)} each)"
+        for images, value in found.seconds.items()
     )
+    epsilon, delta, rdp = (rounded_up(each) for each in (found.epsilon, found.delta, found.epsilon_rdp))
     rows = [
-        ("protects", f"one {claim['unit']}, added or removed"),
-        (
-            "epsilon",
-            f"{rounded_up(claim['epsilon'])} at delta {claim['delta']:.2g} (RDP {claim['epsilon_rdp']:.2f})",
-        ),
-        ("noise multiplier", f"{claim['noise_multiplier']:.4g}"),
-        ("sample rate, steps", f"{claim['sample_rate']:.4g}, {claim['steps']}"),
-        ("signal to noise", f"{found['signal_to_noise']:.3g}  (a proxy, to compare settings of one network)"),
-        ("network", f"{found['network']['parameters']:,} parameters"),
-        ("time", f"{times} on {cost['device']}; without privacy {clock(cost['seconds_nonprivate'])}"),
-        ("memory", f"{cost['peak_bytes'] / 2**30:.1f} GiB at the peak"),
+        ("protects", f"one {found.recipe.privacy.unit}, added or removed"),
+        ("epsilon", f"{epsilon} at delta {delta} (RDP {rdp})"),
+        ("noise multiplier", f"{found.mechanism.noise_multiplier:.4g}"),
+        ("sample rate, steps", f"{found.mechanism.sample_rate:.4g}, {found.mechanism.steps}"),
+        ("signal to noise", f"{found.signal_to_noise:.3g}  (a proxy, to compare settings of one network)"),
+        ("network", f"{found.parameters:,} parameters"),
+        ("time", f"{times} on {found.cost.device}; without privacy {clock(found.seconds_nonprivate)}"),
+        ("memory", f"{found.cost.peak_bytes / 2**30:.1f} GiB at the peak"),
     ]
     return table("plan", "", rows=rows)
 
 
-def _variations(first: str, variations: Sequence[dict[str, Any]]) -> Table:
+def _variations(first: str, variations: Sequence[Variation]) -> Table:
     from privsyn.cli.console import table
 
     rows = [
         (
-            each["change"],
-            "out of reach" if each["noise_multiplier"] is None else f"{each['noise_multiplier']:.3g}",
-            "" if each["signal_to_noise"] is None else f"{each['signal_to_noise']:.3g}",
-            "" if each["relative"] is None else f"{each['relative']:.2f}x",
-            f"{each['draw_noise']:.2f}",
-            clock(each["seconds"]),
+            each.change,
+            "out of reach" if each.noise_multiplier is None else f"{each.noise_multiplier:.3g}",
+            "" if each.signal_to_noise is None else f"{each.signal_to_noise:.3g}",
+            "" if each.relative is None else f"{each.relative:.2f}x",
+            f"{each.draw_noise:.2f}",
+            clock(each.seconds),
         )
         for each in variations
     ]
     return table(first, "noise multiplier", "signal to noise", "relative", "draw noise", "time", rows=rows)
 
 
-def _words(found: dict[str, Any]) -> list[str]:
+def _notes(found: Plan) -> list[str]:
     lines = [
-        "draw noise: chance in one unit's own gradient, 1 / sqrt(draws); free in privacy, not in time",
-        found["declares"],
-        *found["notes"],
+        "draw noise: chance in one unit's own gradient, 1 / sqrt(draws); costs no privacy, but time",
+        found.declares,
+        *found.notes,
     ]
-    outlook = found["ledger"]
+    outlook = found.outlook
     if outlook is None:
-        return [*lines, "no cohort yet, so the ledger was not asked"]
-    spent = [_spent(outlook[when]) for when in ("before", "after")]
-    lines.append(f"ledger: these patients have spent {spent[0]}; this training would make it {spent[1]}")
-    return lines if outlook["allowed"] else [*lines, f"it would be refused: {outlook['reason']}"]
+        return [*lines, "there is no cohort yet, so the ledger was not consulted"]
+    before, after = _spent(outlook.before), _spent(outlook.after)
+    lines.append(f"ledger: these patients have spent {before}; this training would make it {after}")
+    return lines if outlook.allowed else [*lines, f"it would be refused: {outlook.reason}"]
 
 
-def _spent(figure: dict[str, Any]) -> str:
-    return f"epsilon {rounded_up(figure['epsilon'])}" if figure["finite"] else "without a finite bound"
+def _spent(cost: CumulativeCost) -> str:
+    from privsyn.claim.words import rounded_up
+
+    return "without a finite bound" if cost.epsilon is None else f"epsilon {rounded_up(cost.epsilon)}"
 
 
 def clock(seconds: float) -> str:

@@ -1,8 +1,8 @@
-"""`privsyn train`: cohort and recipe to model."""
+"""`privsyn train`: trains the model of a study."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,8 +29,8 @@ Canaries = Annotated[
         "--canaries",
         metavar="M",
         min=0,
-        help="Plant M pictures of nobody, each by a secret coin, so that the audit `canary` can bound "
-        "epsilon from below; a thousand show more than a hundred. Default: train.canaries.",
+        help="Insert M synthetic canaries, each included with probability 1/2, so that the audit `canary` "
+        "can bound epsilon from below; more canaries give a tighter bound. Default: train.canaries.",
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")]
@@ -55,6 +55,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train the model on the cohort, and write its privacy claim."""
+    from privsyn.claim.words import summary
     from privsyn.cli.console import TerminalProgress, show
     from privsyn.study import as_study
     from privsyn.training.diagnosis import dead
@@ -71,30 +72,11 @@ def train(
         allow_unbounded=allow_unbounded,
         progress=TerminalProgress(),
     )
-    found = "" if claim["kind"] == "dp" else dead(as_study(study).training_log)
+    found = "" if claim.bound is not None else dead(as_study(study).training_log)
     show(
-        claim,
+        claim.to_document(),
         *([f"warning: {found}"] if found else []),
-        f"privacy claim: {in_words(claim)}",
+        f"privacy claim: {summary(claim)}",
         "next: privsyn sample",
         as_json=as_json,
     )
-
-
-def in_words(claim: dict[str, Any] | None) -> str:
-    """A privacy claim as one line; epsilon is rounded up."""
-    if claim is not None and claim.get("imported"):
-        return "none (imported: how it was trained is not known)"
-    if claim is None or claim["kind"] == "none":
-        return "none (trained without differential privacy)"
-    if claim.get("valid_for_release") is False:
-        return f"NOT VALID for release: {claim['reason']}"
-    bound = f"epsilon {rounded_up(claim['epsilon'])}, delta {claim['delta']:.2g}"
-    return f"differential privacy per {claim['unit']}, {bound}"
-
-
-def rounded_up(epsilon: float) -> str:
-    """Epsilon to two decimals, never below its value."""
-    from decimal import ROUND_CEILING, Decimal
-
-    return str(Decimal(str(epsilon)).quantize(Decimal("0.01"), rounding=ROUND_CEILING))

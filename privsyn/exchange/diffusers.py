@@ -1,13 +1,12 @@
-"""A study's model as a folder that diffusers loads, and the way back; see docs/diffusers.md.
+"""Exports a model to a folder that diffusers loads, and imports one; see docs/diffusers.md.
 
-`export` also hands the other formats, which are of the synthetic set, to `privsyn.exchange`.
+`export` also hands the other formats, which are of the synthetic set, to `layout`.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,9 @@ from safetensors.torch import save_file
 
 from privsyn import __version__
 from privsyn.bit_depth import DTYPES, white
+from privsyn.claim.document import SCHEMA_VERSION, Claim
+from privsyn.claim.reader import read_claim
+from privsyn.claim.words import figures, why_none
 from privsyn.diffusion.interchange import (
     CONFIG,
     PIPELINE,
@@ -27,18 +29,17 @@ from privsyn.diffusion.interchange import (
 )
 from privsyn.diffusion.interchange_process import scheduler_config
 from privsyn.diffusion.interchange_unet import LAYOUT, to_diffusers, unet_config
-from privsyn.dp.claim import imported_claim
 from privsyn.errors import PrivsynError, RecipeError, StudyError
 from privsyn.exchange.layout import MODEL_FORMAT, export_set
 from privsyn.files import file_digest, read_json, whole_folder, write_json, write_text
 from privsyn.recipe import Model, Recipe
-from privsyn.report.html import public_claim
-from privsyn.report.words import is_valid, rounded_up
+from privsyn.strict_json import JsonObject
 from privsyn.study import Study, as_study
 from privsyn.training.checkpoint import EMA, State, fresh_training, load_model, newest, save_checkpoint
+from privsyn.training.claiming import imported_claim
+from privsyn.training.loop import resolved_recipe
 
 CARD, CLAIM = "README.md", "privacy.json"
-SAID_BY_CLAIM = ("schema_version", "statement", "reason", "public_data")  # beside what reports may show
 
 
 def export(
@@ -70,13 +71,13 @@ def export(
     if format != MODEL_FORMAT:
         export_set(study, format=format, out=out, force=force)
         return out
-    claim = read_json(study.need(study.privacy_file, "train"))
+    claim = read_claim(read_json(study.need(study.privacy_file, "train")), str(study.privacy_file))
     model, recipe, digest = load_model(study.model)
-    if claim["provenance"]["weights_sha256"] != digest:
+    if claim.provenance.weights_sha256 != digest:
         raise StudyError(f"{study.privacy_file} is the claim of other weights: train again with --force")
     if out.exists() and force and not all((out / name).is_file() for name in (PIPELINE, CLAIM)):
         raise PrivsynError(f"{out} is not an exported model, so it is not replaced: choose another place")
-    documents: dict[str, dict[str, Any]] = {
+    documents: dict[str, JsonObject] = {
         PIPELINE: {
             "_class_name": "DDPMPipeline",
             "_diffusers_version": LAYOUT,
@@ -85,7 +86,12 @@ def export(
         },
         f"unet/{CONFIG}": unet_config(recipe),
         f"scheduler/{SCHEDULER}": scheduler_config(recipe),
-        CLAIM: public_claim(claim) | {key: claim[key] for key in SAID_BY_CLAIM if key in claim},
+        CLAIM: {
+            **claim.public_document(),
+            "schema_version": SCHEMA_VERSION,
+            "statement": claim.statement,
+            "public_data": claim.public_data,
+        },
     }
     with whole_folder(out, replace=force) as folder:
         for name, document in documents.items():
@@ -95,10 +101,10 @@ def export(
     return out
 
 
-def import_model(folder: Path | str, study: Study | Path | str, *, force: bool = False) -> dict[str, Any]:
+def import_model(folder: Path | str, study: Study | Path | str, *, force: bool = False) -> Claim:
     """Make a network that diffusers saved the study's model, to be sampled from.
 
-    Nothing is known of how it was trained: the claim is `none`, nothing is charged to anybody, and no other
+    How it was trained is not known: the claim is `none`, the ledger is not charged, and no other
     model may start from it as from public weights.
 
     Args:
@@ -107,7 +113,7 @@ def import_model(folder: Path | str, study: Study | Path | str, *, force: bool =
         force: replace the model that the study has.
 
     Returns:
-        The document `model/privacy.json`.
+        The privacy claim: none.
 
     Raises:
         StudyError: there is a model already.
@@ -125,16 +131,15 @@ def import_model(folder: Path | str, study: Study | Path | str, *, force: bool =
     weights = labelled(imported, len(recipe.data.classes))
     for module in (training.model, training.ema):
         module.load_state_dict(weights)
-    # No cohort has this digest, so that nobody resumes a training that there was not.
+    # No cohort has this digest, so an imported model cannot be resumed.
     state = State(0, recipe, "imported", (), secrets.token_hex(16), imported.sha256)
     with whole_folder(study.model, replace=force) as partial:
         checkpoints = partial / study.checkpoints.name
         save_checkpoint(checkpoints, training, state)
         weights_sha256 = file_digest(newest(checkpoints) / EMA)
         claim = imported_claim(recipe, weights_sha256=weights_sha256, source_sha256=imported.sha256)
-        resolved = {"schema_version": 1, "sha256": recipe.digest, "recipe": recipe.model_dump(mode="json")}
-        write_json(partial / study.resolved_recipe_file.name, resolved)
-        write_json(partial / study.privacy_file.name, claim)
+        write_json(partial / study.resolved_recipe_file.name, resolved_recipe(recipe))
+        write_json(partial / study.privacy_file.name, claim.to_document())
     return claim
 
 
@@ -171,7 +176,7 @@ def _assignment(key: str, value: Any) -> str:
     return f"no {key}" if value is None else f"{key} = {json.dumps(value)}"
 
 
-def _card(recipe: Recipe, claim: Mapping[str, Any]) -> str:
+def _card(recipe: Recipe, claim: Claim) -> str:
     """The model card; class names stand in a fenced block, one JSON string a line, so none can close it."""
     classes = recipe.data.classes
     return _CARD.format(
@@ -186,16 +191,13 @@ def _card(recipe: Recipe, claim: Mapping[str, Any]) -> str:
     )
 
 
-def _claim_in_words(claim: Mapping[str, Any]) -> str:
-    if claim["kind"] != "dp":
-        return f"No bound is claimed. {claim['statement']}\n\n{_INTERNAL}"
-    bound = (
-        f"Differential privacy for the {claim['unit']} ({claim['neighbouring']}): epsilon = "
-        f"{rounded_up(claim['epsilon'])}, delta = {rounded_up(claim['delta'])}. {claim['statement']}"
-    )
-    if not is_valid(claim):
-        return f"No valid bound is claimed: {claim['reason']}\n\n{_INTERNAL}"
-    return f"{bound} It holds for the weights, whatever is done with them.\n\n{_BOUNDED}"
+def _claim_in_words(claim: Claim) -> str:
+    if claim.bound is None:
+        return f"No bound is claimed. {claim.statement}\n\n{_INTERNAL}"
+    if not claim.is_valid:
+        return f"No valid bound is claimed: {why_none(claim)}\n\n{_INTERNAL}"
+    bound = f"Differential privacy for the {claim.unit} ({claim.bound.neighbouring}): {figures(claim.bound)}."
+    return f"{bound} {claim.statement} It holds for the weights, whatever is done with them.\n\n{_BOUNDED}"
 
 
 def loop(folder: str, steps: int, bit_depth: int = 8) -> str:

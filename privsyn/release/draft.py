@@ -8,15 +8,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import get_args
 
 from securesystemslib.signer import Signer
 
 from privsyn.auditing.policy import ChecklistItem, load_policy
-from privsyn.auditing.verdict import Verdict, read_verdict
-from privsyn.claim.document import Claim, read_claim
+from privsyn.auditing.verdict import Verdict
+from privsyn.claim.document import Claim
+from privsyn.cohort.document import TextCounts
 from privsyn.errors import Refused, StudyError
-from privsyn.files import file_digest, read_json, relative_files, tree_digest, whole_folder
+from privsyn.files import file_digest, relative_files, tree_digest, whole_folder
 from privsyn.release import artefacts
 from privsyn.release.bundle import Bundle, gate_payload
 from privsyn.release.contents import LARGEST
@@ -29,11 +29,11 @@ from privsyn.release.predicate import (
     ReleasePredicate,
     ReleaseTerms,
     SetInfo,
-    TextPolicy,
 )
+from privsyn.report.documents import load_claim
 from privsyn.report.html import public_page, public_view
 from privsyn.report.material import gather
-from privsyn.strict_json import Fields, now_or
+from privsyn.strict_json import now_or
 from privsyn.study import Study, as_study
 
 
@@ -66,6 +66,7 @@ class JudgedSet:
     verdict: Verdict
     claim: Claim | None
     account: LedgerAccount | None
+    text_scan: PublicTextScan | None
 
 
 def draft(
@@ -126,25 +127,26 @@ def _judged_set(study: Study) -> JudgedSet:
         raise StudyError(
             f"{study.public_report} is older than what it reports on: run `privsyn report` again"
         )
-    model, claim, account = _model_claim(study), None, None
-    if model is not None and material.claim is not None:
-        claim = model.of_set(near_copies_rejected=bool(view.provenance.get("near_copies_rejected")))
-    if model is not None and model.ledger is not None:
-        account = LedgerAccount(model.ledger, model.cumulative)
     return JudgedSet(
         name=view.name,
         set=SetInfo(view.images, tuple(view.classes), view.provenance),
-        verdict=read_verdict(read_json(study.verdict_file), str(study.verdict_file)),
-        claim=claim,
-        account=account,
+        verdict=material.verdict,
+        claim=material.claim,
+        account=_account(study),
+        text_scan=_text_scan(material.cohort.document.identifiers.text),
     )
 
 
-def _model_claim(study: Study) -> Claim | None:
-    """The claim of the study's model, whether or not that drew the set."""
-    if not study.privacy_file.exists():
+def _account(study: Study) -> LedgerAccount | None:
+    """What the ledger says about the study's model, whether or not that drew the set."""
+    claim = load_claim(study.privacy_file) if study.privacy_file.exists() else None
+    return LedgerAccount(claim.ledger, claim.cumulative) if claim and claim.ledger else None
+
+
+def _text_scan(text: TextCounts) -> PublicTextScan | None:
+    if not text.looked_at:
         return None
-    return read_claim(read_json(study.privacy_file), str(study.privacy_file))
+    return PublicTextScan(None if text.looked_at == text.of else text.looked_at, text.policy)
 
 
 def _check_made(study: Study) -> None:
@@ -201,7 +203,7 @@ def _predicate(study: Study, judged: JudgedSet, terms: ReleaseTerms, now: dateti
         checklist=_checklist(study, judged.verdict.inputs.policy),
         verdict=judged.verdict,
         internal_report=file_digest(study.internal_report),
-        text_scan=_text_scan(study.cohort / "cohort.json"),
+        text_scan=judged.text_scan,
         terms=terms,
         valid_until=now + timedelta(days=terms.valid_days),
     )
@@ -215,16 +217,3 @@ def _checklist(study: Study, digest: str) -> tuple[ChecklistItem, ...]:
             f"{study.policy_file} is not the policy that the audit judged by: run `privsyn audit --force`"
         )
     return policy.checklist
-
-
-def _text_scan(file: Path) -> PublicTextScan | None:
-    """How `prepare` looked for text; names, headers and tables are never kept, so need no scan."""
-    identifiers = read_json(file).get("identifiers", {})
-    if not identifiers.get("text", {}).get("looked_at"):
-        return None
-    text = Fields(identifiers["text"], f"{file}: text")
-    looked_at = text.integer("looked_at", least=1)
-    return PublicTextScan(
-        looked_at=None if looked_at == text.integer("of", least=1) else looked_at,
-        policy=text.choice("policy", get_args(TextPolicy)),
-    )

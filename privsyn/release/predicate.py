@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from privsyn.auditing.policy import ChecklistItem
 from privsyn.auditing.verdict import RuleResult, Verdict
@@ -17,8 +16,7 @@ from privsyn.claim.words import in_full
 from privsyn.strict_json import JsonObject, JsonValue, spelled
 
 NOT_PERFORMED = "not performed"
-TextPolicy = Literal["refuse", "drop", "mask"]
-TEXT_POLICIES: Mapping[TextPolicy, str] = {"refuse": "none found", "drop": "left out", "mask": "masked"}
+TEXT_POLICIES = {"refuse": "none found", "drop": "left out", "mask": "masked"}  # `data.text` of the recipe
 
 
 @dataclass(frozen=True)
@@ -55,11 +53,11 @@ class PublicTextScan:
 
     Attributes:
         looked_at: images, as the recipe declares; None means all.
-        policy: what became of images with text.
+        policy: what became of images with text, by a key of `TEXT_POLICIES`.
     """
 
     looked_at: int | None
-    policy: TextPolicy
+    policy: str
 
     def to_dict(self) -> JsonObject:
         return {

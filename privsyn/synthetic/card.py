@@ -1,4 +1,4 @@
-"""The card (README.md) of a synthetic set: front matter that Hugging Face `datasets` loads by, then words.
+"""The card (README.md) of a synthetic set: YAML front matter for Hugging Face `datasets`, then prose.
 
 Class names may be any string. In YAML they are double-quoted and escaped; in the text they appear only
 inside a fenced block, one JSON string a line, so no name can close the block, start markup or end the
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from decimal import ROUND_CEILING, Context
-from typing import Any
 
 from privsyn.bit_depth import Images, bit_depth_of
 
@@ -35,7 +33,7 @@ def card(
     Args:
         images: (N, H, W, C).
         shards: relative path to (sha256 hex, size in bytes).
-        claim: the privacy claim in words, from `claim_in_words`.
+        claim: the privacy claim in words, from `claim.words.paragraph`.
     """
     count, size, _, channels = images.shape
     return _front_matter(name, classes, count, sum(length for _, length in shards.values())) + _BODY.format(
@@ -47,37 +45,6 @@ def card(
         loaded="" if bit_depth_of(images) == 8 else _LOADED_IN_16_BITS,
         claim=claim,
         classes="\n".join(f"{label}: {json.dumps(text)}" for label, text in enumerate(classes)),
-    )
-
-
-def claim_in_words(claim: Mapping[str, Any] | None) -> str:
-    """One paragraph on what protects the people whose images the model learnt from.
-
-    Args:
-        claim: the document `model/privacy.json`; `None` if another generator drew the set.
-    """
-    if claim is None:
-        return "No privacy claim is made: nothing is known about a bound on what this set reveals."
-    unit = str(claim.get("unit", "patient"))
-    if claim.get("imported"):
-        return (
-            "No bound is claimed. The model was imported, and how it was trained, or on whose images, is not "
-            f"known: nothing limits in advance what the images can reveal about one {unit}."
-        )
-    if claim.get("kind") != "dp":
-        return (
-            "No bound is claimed. The model was trained without differential privacy, so nothing limits in "
-            f"advance what the images can reveal about one {unit}."
-        )
-    if claim.get("valid_for_release") is False:
-        reason = claim.get("reason", "")
-        return f"No valid bound is claimed: {reason}. This set must not be released as if it had one."
-    return (
-        f"The model was trained with differential privacy for the {unit} ({claim['neighbouring']}): "
-        f"epsilon = {_rounded_up(claim['epsilon'])}, delta = {_rounded_up(claim['delta'])}. Whatever anybody "
-        f"concludes from these images, adding or removing one {unit} changes the chance of that conclusion "
-        "by at most a factor e^epsilon, but for a chance of delta. What was public beforehand, such as the "
-        "list of classes, is not protected."
     )
 
 
@@ -122,11 +89,6 @@ def _front_matter(name: str, classes: Sequence[str], count: int, num_bytes: int)
         "",
     ]
     return "\n".join(lines)
-
-
-def _rounded_up(value: float) -> str:
-    """Four significant digits, never below the value: how a privacy bound may be rounded."""
-    return f"{float(Context(prec=4, rounding=ROUND_CEILING).create_decimal(repr(float(value)))):.4g}"
 
 
 _LOADED_IN_16_BITS = """\

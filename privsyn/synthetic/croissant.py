@@ -1,4 +1,4 @@
-"""The set described in Croissant 1.1 (MLCommons, JSON-LD), so that its tools can find, check and read it.
+"""Croissant 1.1 metadata (MLCommons, JSON-LD) of a synthetic set.
 
 Source: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html. Left out because only whoever
 publishes can know them: datePublished, license, creator, url, citeAs.
@@ -7,9 +7,9 @@ publishes can know them: datePublished, license, creator, url, citeAs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from privsyn.files import tree_digest
+from privsyn.strict_json import JsonObject, JsonValue
 from privsyn.synthetic.card import SHARDS, SUMMARY, TAGS
 
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
@@ -18,7 +18,7 @@ PARQUET = "application/x-parquet"
 
 def croissant(
     *, name: str, classes: Sequence[str], shards: Mapping[str, tuple[str, int]], claim: str
-) -> dict[str, Any]:
+) -> JsonObject:
     """The JSON-LD document.
 
     Args:
@@ -50,7 +50,7 @@ def croissant(
     }
 
 
-def _files(shards: Mapping[str, tuple[str, int]]) -> list[dict[str, Any]]:
+def _files(shards: Mapping[str, tuple[str, int]]) -> list[JsonValue]:
     return [
         {
             "@type": "cr:FileObject",
@@ -65,7 +65,7 @@ def _files(shards: Mapping[str, tuple[str, int]]) -> list[dict[str, Any]]:
     ]
 
 
-def _shard_set() -> dict[str, Any]:
+def _shard_set() -> JsonObject:
     return {
         "@type": "cr:FileSet",
         "@id": "shards",
@@ -75,14 +75,14 @@ def _shard_set() -> dict[str, Any]:
     }
 
 
-def _source(shards: Mapping[str, tuple[str, int]]) -> dict[str, Any]:
+def _source(shards: Mapping[str, tuple[str, int]]) -> JsonObject:
     """mlcroissant checks the digest of a file that records come from, but not of the files in a set."""
     if len(shards) == 1:
         return {"fileObject": {"@id": next(iter(shards))}}
     return {"fileSet": {"@id": "shards"}}
 
 
-def _images(source: dict[str, Any]) -> dict[str, Any]:
+def _images(source: JsonObject) -> JsonObject:
     image = {**source, "extract": {"column": "image"}, "transform": {"jsonPath": "bytes"}}
     label = {**source, "extract": {"column": "label"}}
     return {
@@ -100,7 +100,7 @@ def _images(source: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _labels(classes: Sequence[str]) -> dict[str, Any]:
+def _labels(classes: Sequence[str]) -> JsonObject:
     return {
         "@type": "cr:RecordSet",
         "@id": "labels",
@@ -112,12 +112,12 @@ def _labels(classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _field(identifier: str, data_type: str) -> dict[str, Any]:
+def _field(identifier: str, data_type: str) -> JsonObject:
     return {"@type": "cr:Field", "@id": identifier, "name": identifier.split("/")[1], "dataType": data_type}
 
 
 # The standard context, in full, so that no reader has to fetch it.
-_CONTEXT: dict[str, Any] = {
+_CONTEXT: JsonObject = {
     "@language": "en",
     "@vocab": "https://schema.org/",
     "arrayShape": "cr:arrayShape",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privsyn.bit_depth import DTYPES, Images
+from privsyn.claim.document import Claim
+from privsyn.claim.words import paragraph
 from privsyn.cohort.pixels import fit_pixels, read_image
 from privsyn.errors import CohortError, SyntheticError
 from privsyn.files import file_digest, tree_digest, tree_digests, whole_folder, write_json, write_text
 from privsyn.recipe import Data
-from privsyn.synthetic.card import card, claim_in_words
+from privsyn.synthetic.card import card
 from privsyn.synthetic.croissant import croissant
+from privsyn.synthetic.provenance import Provenance
 from privsyn.synthetic.shards import MODES, read_shard, shard_metadata, write_shards
 
 
@@ -36,14 +39,14 @@ class SyntheticSet:
         images: (N, H, W, C) uint8 or uint16, read-only.
         labels: (N,) int64, read-only indices into `classes`.
         classes: names in the order that was asked for.
-        provenance: what drew the set, as its generator wrote it; `None` where it did not.
+        provenance: what drew the set; None where it does not say.
         digest: sha256 (hex) of the folder's names and bytes, or of the `.npz` file.
     """
 
     images: Images
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    provenance: dict[str, Any] | None
+    provenance: Provenance | None
     digest: str
 
 
@@ -54,8 +57,8 @@ def write_synthetic(
     classes: Sequence[str],
     *,
     name: str,
-    claim: Mapping[str, Any] | None,
-    provenance: Mapping[str, Any],
+    claim: Claim | None,
+    provenance: Provenance | None,
     force: bool = False,
 ) -> None:
     """Write a set, whole or not at all.
@@ -64,8 +67,8 @@ def write_synthetic(
         images: (N, H, W, C), square: uint8 with C 1 or 3, or uint16 with C 1.
         labels: (N,) indices into `classes`.
         name: shown to recipients, so it must tell nothing private.
-        claim: the document `model/privacy.json`, for the card; `None` if there is none.
-        provenance: what drew the set; shipped in every shard.
+        claim: of the model that drew the set, for the card; None if there is none.
+        provenance: what drew the set; shipped in every shard. None if it is not known.
         force: replace a set that is there.
 
     Raises:
@@ -74,7 +77,7 @@ def write_synthetic(
     """
     _check_images(images, images.shape[1] if images.ndim == 4 else 0, MODES, "the set to write")
     _check_labels(labels, len(images), classes, "the set to write")
-    words = claim_in_words(claim)
+    words = paragraph(claim)
     with whole_folder(folder, replace=force) as partial:
         shards = write_shards(partial, images, labels.astype(np.int64), classes, provenance)
         text = card(name=name, classes=classes, images=images, shards=shards, claim=words)
@@ -119,7 +122,7 @@ def read_synthetic(
     return SyntheticSet(images, labels, tuple(classes), provenance, digest)
 
 
-def read_provenance(folder: Path) -> dict[str, Any] | None:
+def read_provenance(folder: Path) -> Provenance | None:
     """What drew a set in our layout, from its first shard; `None` if that does not say."""
     shards = sorted((folder / "data").glob("*.parquet"))
     if not shards:

@@ -1,6 +1,6 @@
-"""Synthetic images that lie nearer to a training image than fresh patients do.
+"""Rejects synthetic images that lie nearer to a training image than images of test patients do.
 
-A filter for the careful, and no proof of anything: it looks at the training images without noise (so it voids
+The filter proves nothing: it looks at the training images without noise (so it voids
 a DP claim and is charged to the ledger as a query without a bound), it knows two kinds of nearness, and such
 filters were found to miss near copies (Koeken et al. 2025, https://arxiv.org/abs/2510.01793). The audit
 decides.
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from privsyn import ledger
 from privsyn.bit_depth import Images
+from privsyn.claim.document import NEIGHBOURING
 from privsyn.cohort.cohort import Cohort
-from privsyn.dp.claim import NEIGHBOURING
 from privsyn.features.embed import Floats, Whitening, embed
 from privsyn.features.neighbours import nearest
 from privsyn.progress import SILENT, Progress
@@ -77,10 +77,6 @@ def charge_for(cohort: Cohort) -> None:
     ledger.reserve(
         reference,
         cohort.records["patient"].tolist(),
-        unit="patient",
-        neighbouring=NEIGHBOURING,
-        delta=None,
-        mechanisms=(),
-        why_unbounded=WHY,
+        ledger.TrainingCharge("patient", NEIGHBOURING, delta=None, why_unbounded=WHY),
     )
     ledger.settle(reference, ())

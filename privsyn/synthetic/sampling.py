@@ -1,4 +1,4 @@
-"""Model to synthetic set: the same bytes for the same seed, whatever else is drawn beside an image.
+"""Draws synthetic images from a model: the same bytes for the same seed, whatever the batch size.
 
 Image i has random numbers of its own, keyed by (seed, i), and the network always sees chunks of one fixed
 size at fixed places, because kernels round differently for other batch shapes and one flipped rounding would
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,21 +20,12 @@ from torch import Tensor
 
 from privsyn import __version__
 from privsyn.bit_depth import DTYPES, Images
+from privsyn.claim.reader import read_claim
 from privsyn.cohort.cohort import load_cohort
+from privsyn.diffusion.check import check_recipe
 from privsyn.diffusion.model import DiffusionModel, device_of, to_pixels
 from privsyn.diffusion.process import Process
-from privsyn.diffusion.samplers import (
-    Denoised,
-    clamped,
-    ddim,
-    ddpm,
-    dpm_solver_pp,
-    guided,
-    heun,
-    karras_times,
-    respaced,
-)
-from privsyn.dp.claim import as_sampled
+from privsyn.diffusion.samplers import Denoised, clamped, find_sampler, guided
 from privsyn.errors import PrivsynError, RecipeError
 from privsyn.files import read_json
 from privsyn.parallel import each
@@ -43,6 +34,7 @@ from privsyn.recipe import Recipe
 from privsyn.recipe import Sample as SampleSettings
 from privsyn.study import Study, as_study
 from privsyn.synthetic.dataset import SyntheticSet, read_synthetic, write_synthetic
+from privsyn.synthetic.provenance import Provenance
 from privsyn.synthetic.rejection_filter import NearCopies, charge_for
 from privsyn.training.checkpoint import load_model
 
@@ -82,7 +74,8 @@ def sample(
     """
     study = as_study(study)
     recipe = study.recipe(settings)
-    claim = read_json(study.need(study.privacy_file, "train"))
+    check_recipe(recipe)
+    claim = read_claim(read_json(study.need(study.privacy_file, "train")), str(study.privacy_file))
     model, trained, weights_digest = load_model(study.model)
     if recipe.data.classes != trained.data.classes:
         raise RecipeError("data.classes is not what the model was trained on: restore it, or train again")
@@ -110,7 +103,7 @@ def sample(
         labels,
         trained.data.classes,
         name=study.name,
-        claim=as_sampled(claim, provenance),
+        claim=claim.of_set(near_copies_rejected=provenance.near_copies_rejected),
         provenance=provenance,
         force=force,
     )
@@ -180,7 +173,7 @@ def _chunks(images: int) -> int:
 
 def evaluations(wanted: SampleSettings) -> int:
     """How often a sampler asks for the clean image."""
-    return 2 * wanted.steps - 1 if wanted.sampler == "heun" else wanted.steps
+    return find_sampler(wanted.sampler).evaluations(wanted.steps)
 
 
 def _draw_chunk(
@@ -215,14 +208,9 @@ def _draw_chunk(
 
 
 def _sampler(process: Process, wanted: SampleSettings) -> tuple[Callable[..., Tensor], list[float]]:
-    if wanted.sampler == "heun":
-        return partial(heun, churn=wanted.churn), karras_times(process, wanted.steps)
-    by_name: dict[str, Callable[..., Tensor]] = {
-        "ddpm": ddpm,
-        "ddim": partial(ddim, eta=wanted.eta),
-        "dpm-solver++": dpm_solver_pp,
-    }
-    return by_name[wanted.sampler], respaced(process.timesteps, wanted.steps)
+    """The algorithm with its settings, and its time grid."""
+    sampler = find_sampler(wanted.sampler)
+    return sampler.with_settings(wanted), sampler.times(process, wanted.steps)
 
 
 def _labels(
@@ -294,17 +282,14 @@ def _numbers_of(seed: int, image: int) -> np.random.Generator:
 
 def _provenance(
     recipe: Recipe, trained: Recipe, weights_digest: str, count: int, rejected: bool
-) -> dict[str, Any]:
-    wanted = recipe.sample.model_dump(
-        mode="json", exclude={"count", "class_weights", "batch_size", "counts_are_public"}
+) -> Provenance:
+    not_of_the_sampler = {"count", "class_weights", "batch_size", "counts_are_public"}
+    return Provenance(
+        version=__version__,
+        model_sha256=weights_digest,
+        recipe_sha256=trained.digest,
+        seed=recipe.seed,
+        count=count,
+        near_copies_rejected=rejected,
+        sampling=recipe.sample.model_dump(mode="json", exclude=not_of_the_sampler),
     )
-    return {
-        "generator": "privsyn",
-        "version": __version__,
-        "model_sha256": weights_digest,
-        "recipe_sha256": trained.digest,
-        "seed": recipe.seed,
-        **wanted,
-        "count": count,
-        "near_copies_rejected": rejected,
-    }

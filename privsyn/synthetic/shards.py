@@ -1,4 +1,4 @@
-"""One synthetic set as Parquet shards: columns `image{bytes, path}` and `label`, as Hugging Face writes them.
+"""Parquet shards of a synthetic set: columns `image{bytes, path}` and `label`, as Hugging Face writes them.
 
 Key-value metadata: `huggingface` types the columns for `datasets`, `privsyn` says what drew the set.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from PIL import Image
 from privsyn.bit_depth import DTYPES, Images
 from privsyn.errors import SyntheticError
 from privsyn.files import file_digest
+from privsyn.synthetic.provenance import Provenance, read_provenance_of
 
 SHARD_IMAGES = 10_000
 GROUP_IMAGES = 500  # images encoded or decoded at a time: bounds the memory that encoding takes
@@ -34,13 +35,14 @@ def write_shards(
     images: Images,
     labels: NDArray[np.int64],
     classes: Sequence[str],
-    provenance: Mapping[str, Any],
+    provenance: Provenance | None,
 ) -> dict[str, tuple[str, int]]:
     """Write `data/train-*.parquet` below `folder`, the same bytes for the same input.
 
     Args:
         images: (N, H, W, C).
         labels: (N,) int64, indices into `classes`.
+        provenance: what drew the images; None if that is not known.
 
     Returns:
         Relative path to (sha256 hex, size in bytes) of each shard.
@@ -83,7 +85,7 @@ def read_shard(
     return images, labels
 
 
-def shard_metadata(shard: Path) -> tuple[list[str] | None, dict[str, Any] | None]:
+def shard_metadata(shard: Path) -> tuple[list[str] | None, Provenance | None]:
     """Class names in the order of the shard's labels, and its provenance; `None` for what it does not say."""
     with _open(shard) as source:
         features, provenance = _document(source, "huggingface"), _document(source, "privsyn")
@@ -91,7 +93,7 @@ def shard_metadata(shard: Path) -> tuple[list[str] | None, dict[str, Any] | None
         names = [str(name) for name in features["info"]["features"]["label"]["names"]]
     except (KeyError, TypeError):
         names = None
-    return names, provenance if isinstance(provenance, dict) else None
+    return names, None if provenance is None else read_provenance_of(provenance, str(shard))
 
 
 def encode_png(image: Images) -> bytes:
@@ -101,13 +103,12 @@ def encode_png(image: Images) -> bytes:
     return buffer.getvalue()
 
 
-def _schema(classes: Sequence[str], provenance: Mapping[str, Any]) -> pa.Schema:
+def _schema(classes: Sequence[str], provenance: Provenance | None) -> pa.Schema:
     label = {"_type": "ClassLabel", "names": list(classes)}
     features = {"info": {"features": {"image": {"_type": "Image"}, "label": label}}}
-    metadata = {
-        "huggingface": json.dumps(features),
-        "privsyn": json.dumps(dict(provenance), sort_keys=True, allow_nan=False),
-    }
+    metadata = {"huggingface": json.dumps(features)}
+    if provenance is not None:
+        metadata["privsyn"] = json.dumps(provenance.to_dict(), sort_keys=True, allow_nan=False)
     return pa.schema(list(_COLUMNS.items()), metadata=metadata)
 
 

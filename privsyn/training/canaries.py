@@ -1,10 +1,10 @@
-"""Canaries: pictures of nobody, each trained on or not by a coin, so that an audit can guess the coins.
+"""Synthetic canaries, each included in the training with probability 1/2, and guessed at by an audit.
 
-A canary is a pseudo-patient of its own with one image. No patient's image is looked at to make one: they
-follow from a secret seed, the classes, and what is public about images. The coins follow from the same seed,
-and its commitment is on disk before the first step, so nobody can choose them afterwards.
+A canary is a pseudo-patient with one image. Canaries follow from a secret seed, the classes and the public
+properties of images; no patient's image is used. The coins follow from the same seed, and its commitment is
+on disk before the first step, so the coins cannot be chosen afterwards.
 
-    model/canaries.json       how many there are, and the commitment; may be shown to anybody
+    model/canaries.json       how many there are, and the commitment; may be shown
     model/canary-seed.json    the seed, from which coins and images can be made again; INTERNAL
 
 Whoever knows the seed knows which canaries were trained on, which tells nothing about a patient. It stays
@@ -39,7 +39,7 @@ BYTES: DType = np.dtype(np.uint8)
 
 @dataclass(frozen=True, eq=False)
 class Canaries:
-    """What was planted.
+    """The canaries of a training.
 
     Attributes:
         images: (m, H, W, C).
@@ -113,7 +113,7 @@ def planted(folder: Path, data: Data) -> Canaries | None:
         fault = str(error)
     raise CheckpointError(
         f"the canaries of {folder} cannot be made again ({fault}): restore {SEED} and {PLANTED}, or train "
-        "anew with --force"
+        "again with --force"
     )
 
 

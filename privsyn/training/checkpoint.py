@@ -13,25 +13,25 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from privsyn.claim.document import DP_SGD, Mechanism, Query
+from privsyn.claim.reader import read_claim, read_query
 from privsyn.diffusion.interchange import CONFIG, LABELS, PIPELINE, labelled, read_diffusers
 from privsyn.diffusion.model import DiffusionModel, build_model, precision_on
-from privsyn.diffusion.swin_unet import SwinBlocks
-from privsyn.diffusion.unet import AttentionBlock
-from privsyn.dp.accounting import Mechanism
+from privsyn.diffusion.networks import find_network
 from privsyn.dp.adam import AdamBC
-from privsyn.dp.dirac_canaries import add_marks
+from privsyn.dp.dirac_canaries import add_canary_weights
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError
 from privsyn.files import file_digest, read_json, whole_folder, write_json
 from privsyn.recipe import Recipe, parse
 from privsyn.recipe import Train as TrainSettings
+from privsyn.strict_json import Fields, JsonObject
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEEP = 2  # the newest, and one to fall back on by hand
 WEIGHTS, EMA, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"
 
@@ -42,7 +42,7 @@ class State:
 
     Attributes:
         step: optimiser steps done.
-        history: every mechanism that touched the private data so far, a warm-up first; empty without DP.
+        queries: every query of the private data so far, in order; empty without DP.
         reference: names this training in the ledger; random.
         init_sha256: sha256 (hex) of the weights it started from, if it did.
         canaries_sha256: commitment to the canaries that were planted, if any were.
@@ -52,18 +52,34 @@ class State:
     step: int
     recipe: Recipe
     cohort_sha256: str
-    history: tuple[Mechanism, ...]
+    queries: tuple[Query, ...]
     reference: str
     init_sha256: str | None = None
     canaries_sha256: str | None = None
     canary_scores: tuple[float, ...] = ()
 
     @property
-    def planned(self) -> tuple[Mechanism, ...]:
-        """What will have touched the private data when the last step is done."""
-        if not self.history:
-            return ()
-        return (*self.history[:-1], replace(self.history[-1], steps=self.recipe.train.steps))
+    def planned(self) -> tuple[Query, ...]:
+        """The queries that will have been made when the last step is done."""
+        return self.with_steps(self.recipe.train.steps).queries
+
+    @property
+    def dp_sgd(self) -> Mechanism:
+        """The numbers of DP-SGD, with the steps taken so far."""
+        (query,) = (query for query in self.queries if query.name == DP_SGD)
+        return query.mechanism
+
+    def with_steps(self, steps: int) -> State:
+        """The state after so many steps of DP-SGD; every one counts against the budget."""
+        return replace(
+            self,
+            queries=tuple(
+                replace(query, mechanism=replace(query.mechanism, steps=steps))
+                if query.name == DP_SGD
+                else query
+                for query in self.queries
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -72,13 +88,13 @@ class Training:
 
     Attributes:
         ema: the exponential moving average of `model`; what samples are drawn from.
-        marks: one weight for each canary, of the optimiser's alone; only with DP.
+        canary_weights: one extra weight per canary, held by the optimiser alone; only with DP.
     """
 
     model: DiffusionModel
     ema: DiffusionModel
     optimizer: torch.optim.Optimizer
-    marks: torch.nn.Parameter | None = None
+    canary_weights: torch.nn.Parameter | None = None
 
 
 def fresh_training(recipe: Recipe, device: torch.device) -> Training:
@@ -94,18 +110,19 @@ def fresh_training(recipe: Recipe, device: torch.device) -> Training:
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     model.precision = precision_on(device, settings.precision)
     if settings.tune == "attention":
-        _only_attention_learns(model)
+        _only_attention_learns(model, recipe)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kind = AdamBC if recipe.privacy.dp and recipe.privacy.adam_bias_correction else torch.optim.AdamW
     optimizer = kind(learning, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    marked = recipe.privacy.dp and recipe.train.canaries > 0
-    marks = add_marks(optimizer, recipe.train.canaries, device) if marked else None
-    return Training(model, ema, optimizer, marks)
+    scored = recipe.privacy.dp and recipe.train.canaries > 0
+    canary_weights = add_canary_weights(optimizer, recipe.train.canaries, device) if scored else None
+    return Training(model, ema, optimizer, canary_weights)
 
 
-def _only_attention_learns(model: DiffusionModel) -> None:
+def _only_attention_learns(model: DiffusionModel, recipe: Recipe) -> None:
     """Hold all weights but those of attention and of the class embedding (as in DP-LDM, arXiv:2305.15759)."""
-    attention = [module for module in model.modules() if isinstance(module, AttentionBlock | SwinBlocks)]
+    blocks = find_network(recipe.model.network).attention
+    attention = [module for module in model.modules() if isinstance(module, blocks)]
     if not attention:
         raise RecipeError("train.tune is attention, and the network has none: set model.attention_levels")
     model.requires_grad_(False)
@@ -158,7 +175,7 @@ def load_state(folder: Path) -> State:
             step=int(document["step"]),
             recipe=parse(document["recipe"], Recipe, str(folder / STATE)),
             cohort_sha256=str(document["cohort_sha256"]),
-            history=tuple(Mechanism(**part) for part in document["history"]),
+            queries=tuple(read_query(Fields(part, STATE)) for part in document["queries"]),
             reference=str(document["reference"]),
             init_sha256=document["init_sha256"],
             canaries_sha256=document.get("canaries_sha256"),
@@ -189,53 +206,70 @@ def start_from(folder: Path, training: Training, settings: TrainSettings) -> tup
         sha256 (hex) of the weights, and the population that the ledger charged for them.
 
     Raises:
-        RecipeError: there is no such model or it is broken, nobody declared it public, or it is another
+        RecipeError: the model is missing or broken, was not declared public, or has another
             network.
     """
     where = f"train.init_from {str(folder)!r}"
     theirs = any((folder / name).is_file() for name in (PIPELINE, CONFIG))
     try:
-        weights, digest, claim = (_of_diffusers if theirs else _of_ours)(folder, training.model)
+        start = (_of_diffusers if theirs else _of_ours)(folder, training.model)
     except PrivsynError as error:
         raise RecipeError(f"{where} cannot be used: {error}") from None
-    if claim is None:
+    if start.declared_public is None:
         is_public, key, cure = settings.init_is_public, "train.init_is_public", ", or declare it if you know"
     else:
-        is_public, key, cure = claim.get("public_data") is True, "privacy.public_data", ""
+        is_public, key, cure = start.declared_public, "privacy.public_data", ""
     if not is_public:
         raise RecipeError(
             f"{where}: its images were not declared public ({key}), so starting from it would spend its "
             f"patients' privacy: name another model{cure}"
         )
     try:
-        training.model.load_state_dict(weights)
-        training.ema.load_state_dict(weights)
+        training.model.load_state_dict(start.weights)
+        training.ema.load_state_dict(start.weights)
     except RuntimeError:
         raise RecipeError(
             f"{where} is another network: [model], data.size and data.channels must be those that it was "
             "trained with"
         ) from None
-    return digest, ((claim or {}).get("ledger") or {}).get("population")
+    return start.sha256, start.population
 
 
-def _of_ours(folder: Path, wanted: DiffusionModel) -> tuple[dict[str, Tensor], str, dict[str, Any] | None]:
-    """Weights, their sha256, and their claim; one about other weights declares nothing."""
+@dataclass(frozen=True)
+class _Start:
+    """Weights to start from.
+
+    Attributes:
+        declared_public: what the claim beside them declares of their images; None if there is no claim.
+        population: that the ledger charged for them.
+    """
+
+    weights: dict[str, Tensor]
+    sha256: str
+    declared_public: bool | None
+    population: str | None = None
+
+
+def _of_ours(folder: Path, wanted: DiffusionModel) -> _Start:
+    """Weights of a finished model; a claim about other weights declares nothing."""
     model, _, digest = load_model(folder)
-    claim = read_json(folder / "privacy.json")
+    file = folder / "privacy.json"
+    claim = read_claim(read_json(file), str(file))
     weights, ours = model.state_dict(), wanted.state_dict()
     if weights.keys() >= ours.keys() and weights[LABELS].shape != ours[LABELS].shape:
         weights[LABELS] = ours[LABELS]
-    own = claim.get("provenance", {}).get("weights_sha256") == digest
-    return weights, digest, claim if own else {}
+    if claim.provenance.weights_sha256 != digest:
+        return _Start(weights, digest, declared_public=False)
+    return _Start(weights, digest, claim.public_data, claim.ledger.population if claim.ledger else None)
 
 
-def _of_diffusers(
-    folder: Path, wanted: DiffusionModel
-) -> tuple[dict[str, Tensor], str, dict[str, Any] | None]:
+def _of_diffusers(folder: Path, wanted: DiffusionModel) -> _Start:
     """The same of a diffusers folder; a claim comes with an export of ours alone."""
     imported, file = read_diffusers(folder), folder / "privacy.json"
-    weights = labelled(imported, wanted.null_label)
-    return weights, imported.sha256, read_json(file) if file.is_file() else None
+    declared = None
+    if file.is_file():
+        declared = Fields(read_json(file), str(file)).document.get("public_data") is True
+    return _Start(labelled(imported, wanted.null_label), imported.sha256, declared)
 
 
 def load_model(model_folder: Path) -> tuple[DiffusionModel, Recipe, str]:
@@ -254,13 +288,13 @@ def load_model(model_folder: Path) -> tuple[DiffusionModel, Recipe, str]:
     return model.eval().requires_grad_(False), state.recipe, file_digest(folder / EMA)
 
 
-def _document(state: State, digests: Mapping[str, str]) -> dict[str, Any]:
+def _document(state: State, digests: Mapping[str, str]) -> JsonObject:
     return {
         "schema_version": SCHEMA_VERSION,
         "step": state.step,
         "recipe": state.recipe.model_dump(mode="json"),
         "cohort_sha256": state.cohort_sha256,
-        "history": [part.to_dict() for part in state.history],
+        "queries": [query.to_dict() for query in state.queries],
         "reference": state.reference,
         "init_sha256": state.init_sha256,
         "canaries_sha256": state.canaries_sha256,

@@ -1,4 +1,4 @@
-"""Cohort and recipe to model: ONE loop, with differential privacy or without (`steps` has what differs)."""
+"""Trains a model: ONE loop, with differential privacy or without (`steps` has what differs)."""
 
 from __future__ import annotations
 
@@ -10,24 +10,33 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from privsyn import ledger
 from privsyn.bit_depth import bit_depth_of
+from privsyn.claim.document import (
+    DP_SGD,
+    NEIGHBOURING,
+    Claim,
+    Clipping,
+    Mechanism,
+    Query,
+    mechanisms,
+)
+from privsyn.claim.words import rounded_up
 from privsyn.cohort.cohort import Cohort, Part, load_cohort
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp import accounting
-from privsyn.dp.claim import NEIGHBOURING, claim, delta_of
 from privsyn.dp.clipping import StepFacts
-from privsyn.dp.dirac_canaries import MarkScores
+from privsyn.dp.dirac_canaries import DiracCanaryScores
 from privsyn.dp.layers import check_supported
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError, StudyError
 from privsyn.files import file_digest, whole_folder, write_json, write_text
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
 from privsyn.recipe import Train as TrainSettings
+from privsyn.strict_json import JsonObject
 from privsyn.study import Study, as_study
 from privsyn.training.canaries import Canaries, plant, planted, with_canaries
 from privsyn.training.checkpoint import (
@@ -41,9 +50,10 @@ from privsyn.training.checkpoint import (
     save_checkpoint,
     start_from,
 )
+from privsyn.training.claiming import claim_of_training, delta_of
 from privsyn.training.diagnosis import Watch
 from privsyn.training.steps import plain_steps, private_steps
-from privsyn.training.warmup import queries, warm_up
+from privsyn.training.warmup import warm_up, warm_up_queries
 
 LOG_EVERY = 10  # steps
 NOTICE = "INTERNAL: losses of private data without noise; this file must not leave the study"
@@ -60,7 +70,7 @@ def train(
     force: bool = False,
     allow_unbounded: bool = False,
     progress: Progress = SILENT,
-) -> dict[str, Any]:
+) -> Claim:
     """Train the study's model on its cohort's training patients, and write its privacy claim.
 
     What it will spend is charged to the patients' population before the first step (`privsyn.ledger`).
@@ -70,7 +80,7 @@ def train(
     Args:
         dp: train with differential privacy; default `privacy.dp` of the recipe.
         epsilon: budget of the whole training; default `privacy.epsilon`.
-        canaries: pictures of nobody to plant for the audit `canary`; default `train.canaries`.
+        canaries: number of synthetic canaries to insert for the audit `canary`; default `train.canaries`.
         settings: `section.key=value` changes of the recipe.
         resume: continue; dp, epsilon, canaries and settings must be those of the run, but the first three may
             be left out.
@@ -79,7 +89,7 @@ def train(
         allow_unbounded: train without a bound although the patients' population has a grant.
 
     Returns:
-        The document `model/privacy.json`.
+        The privacy claim, as `model/privacy.json` has it.
 
     Raises:
         StudyError: there is no cohort, or there is a model already.
@@ -95,9 +105,9 @@ def train(
     else:
         recipe = _recipe(study, dp, epsilon, canaries, settings)
         training, state = _begun(study, cohort, recipe, force, allow_unbounded, progress)
-    if state.step == 0 and queries(state.recipe):
+    if state.step == 0 and warm_up_queries(state.recipe):
         # without canaries: they would spoil the moments, and no score looks at them
-        warm_up(study.central_images, training, state, cohort.part("train"), progress)
+        warm_up(study.class_means, training, state, cohort.part("train"), progress)
     state = run_steps(study, training, state, cohort.part("train"), _planted(study, state), progress)
     return _finish(study, cohort, state)
 
@@ -109,9 +119,9 @@ def run_steps(
     recipe, settings, first = state.recipe, state.recipe.train, state.step
     part = with_canaries(part, canaries)
     scored = None
-    if training.marks is not None:
+    if training.canary_weights is not None:
         clip_norm, scores = recipe.privacy.clip_norm, state.canary_scores
-        scored = MarkScores(state.history[-1], clip_norm, len(training.marks), scores)
+        scored = DiracCanaryScores(state.dp_sgd, clip_norm, len(training.canary_weights), scores)
     take_step = (
         private_steps(training, state, part, scored)
         if recipe.privacy.dp
@@ -141,14 +151,14 @@ def run_steps(
                 recent.clear()
             if to_save:
                 _check_finite(training.model, done)
-                state = _advanced(state, done)
+                state = replace(state.with_steps(done), step=done)
                 if scored is not None:
                     state = replace(state, canary_scores=scored.scores)
                 save_checkpoint(study.checkpoints, training, state)
                 if recipe.privacy.dp:
                     rough = done < settings.steps
-                    spent = accounting.epsilon(state.history, delta_of(recipe), rough=rough)
-                    shown["epsilon"] = f"{math.ceil(spent * 100) / 100:.2f}"
+                    spent = accounting.epsilon(mechanisms(state.queries), delta_of(recipe), rough=rough)
+                    shown["epsilon"] = rounded_up(spent)
             advance(1, **shown)
     return state
 
@@ -157,8 +167,8 @@ def _check_finite(model: DiffusionModel, done: int) -> None:
     """Stop a training that has diverged; with DP the weights are noisy, so looking at them costs nothing."""
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise PrivsynError(
-            f"the weights are no longer finite at step {done}: lower train.learning_rate and train anew with "
-            "--force"
+            f"the weights are no longer finite at step {done}: lower train.learning_rate and train again "
+            "with --force"
         )
 
 
@@ -214,7 +224,7 @@ def _begun(
     if recipe.privacy.dp:
         check_supported(training.model)
         with progress.stage("find the noise for the budget", 1) as advance:
-            state = replace(state, history=(*queries(recipe), planned_mechanism(recipe)))
+            state = replace(state, queries=(*warm_up_queries(recipe), planned_query(recipe)))
             advance()
     try:
         with whole_folder(study.model, replace=force) as folder:
@@ -236,7 +246,7 @@ def _planted(study: Study, state: State) -> Canaries | None:
     canaries = planted(study.model, state.recipe.data) if state.canaries_sha256 else None
     if (canaries.commitment if canaries else None) != state.canaries_sha256:
         raise CheckpointError(
-            f"{study.model} has other canaries than its checkpoint: train anew with --force"
+            f"{study.model} has other canaries than its checkpoint: train again with --force"
         )
     return canaries
 
@@ -258,21 +268,21 @@ def _reserve(state: State, cohort: Cohort, allow_unbounded: bool) -> None:
     ledger.reserve(
         state.reference,
         cohort.records["patient"].tolist(),
-        **charge(state.recipe, state.planned),
+        charge(state.recipe, mechanisms(state.planned)),
         allow_unbounded=allow_unbounded,
     )
 
 
-def charge(recipe: Recipe, planned: Sequence[accounting.Mechanism]) -> dict[str, Any]:
-    """What the ledger is told of a training."""
+def charge(recipe: Recipe, planned: Sequence[Mechanism]) -> ledger.TrainingCharge:
+    """What a training asks the ledger to charge."""
     why = _why_unbounded(recipe)
-    return {
-        "unit": recipe.privacy.unit,
-        "neighbouring": NEIGHBOURING,
-        "delta": delta_of(recipe) if recipe.privacy.dp else None,
-        "mechanisms": () if why else tuple(planned),
-        "why_unbounded": why,
-    }
+    return ledger.TrainingCharge(
+        unit=recipe.privacy.unit,
+        neighbouring=NEIGHBOURING,
+        delta=delta_of(recipe) if recipe.privacy.dp else None,
+        mechanisms=() if why else tuple(planned),
+        why_unbounded=why,
+    )
 
 
 def _why_unbounded(recipe: Recipe) -> str:
@@ -286,15 +296,16 @@ def _why_unbounded(recipe: Recipe) -> str:
     return ""
 
 
-def planned_mechanism(recipe: Recipe) -> accounting.Mechanism:
+def planned_query(recipe: Recipe) -> Query:
     """DP-SGD with the noise that keeps to the budget beside the warm-up, with no step taken yet."""
     privacy, steps = recipe.privacy, recipe.train.steps
     assert privacy.expected_units is not None  # the recipe demands it for DP
     rate = recipe.train.batch_size / privacy.expected_units
     noise = accounting.noise_multiplier(
-        privacy.epsilon, delta_of(recipe), rate, steps, composed=queries(recipe)
+        privacy.epsilon, delta_of(recipe), rate, steps, composed=mechanisms(warm_up_queries(recipe))
     )
-    return accounting.Mechanism(noise, rate, steps=0)
+    clipping = Clipping(privacy.clip_norm, privacy.noise_multiplicity, privacy.max_images_per_unit)
+    return Query(DP_SGD, Mechanism(noise, rate, steps=0), clipping)
 
 
 def _resumed(
@@ -324,7 +335,7 @@ def _resumed(
     if ledger.state_of(state.reference) == "settled" and state.step < state.recipe.train.steps:
         raise CheckpointError(
             f"{folder} is from before the end of a training that was finished and settled; going on would "
-            "spend privacy that is not charged: train anew with --force"
+            "spend privacy that is not charged: train again with --force"
         )
     _shorten_log(study.training_log, state.step)
     return load_training(folder, state, device_of(state.recipe)), state
@@ -353,33 +364,30 @@ def _check_data(recipe: Recipe, cohort: Cohort) -> None:
         )
 
 
-def _advanced(state: State, done: int) -> State:
-    """The state at a later step; every step taken counts against the budget."""
-    if not state.history:
-        return replace(state, step=done)
-    last = state.history[-1]
-    counted = replace(last, steps=last.steps + done - state.step)
-    return replace(state, step=done, history=(*state.history[:-1], counted))
-
-
-def _finish(study: Study, cohort: Cohort, state: State) -> dict[str, Any]:
+def _finish(study: Study, cohort: Cohort, state: State) -> Claim:
     recipe = state.recipe
     weights = file_digest(newest(study.checkpoints) / EMA)
-    ledger.settle(state.reference, charge(recipe, state.history)["mechanisms"], outcome=weights)
-    document = claim(
+    ledger.settle(state.reference, charge(recipe, mechanisms(state.queries)).mechanisms, outcome=weights)
+    entry, cumulative = ledger.account(state.reference)
+    claim = claim_of_training(
         recipe,
         cohort,
-        state.history,
+        state.queries,
         steps=state.step,
         weights_sha256=weights,
         init_sha256=state.init_sha256,
         canaries_sha256=state.canaries_sha256,
-        account=ledger.account(state.reference),
+        ledger=entry,
+        cumulative=cumulative,
     )
-    resolved = {"schema_version": 1, "sha256": recipe.digest, "recipe": recipe.model_dump(mode="json")}
-    write_json(study.resolved_recipe_file, resolved)
-    write_json(study.privacy_file, document)
-    return document
+    write_json(study.resolved_recipe_file, resolved_recipe(recipe))
+    write_json(study.privacy_file, claim.to_document())
+    return claim
+
+
+def resolved_recipe(recipe: Recipe) -> JsonObject:
+    """`model/recipe.json`: the recipe with all defaults and settings, as the model was trained by it."""
+    return {"schema_version": 1, "sha256": recipe.digest, "recipe": recipe.model_dump(mode="json")}
 
 
 def _mean_loss(recent: Sequence[StepFacts]) -> float:
@@ -395,7 +403,7 @@ def _log_line(done: int, recent: Sequence[StepFacts]) -> str:
 
 
 def _shorten_log(log: Path, step: int) -> None:
-    """Drop what a killed run logged after its last checkpoint; those steps are taken anew."""
+    """Drop what a killed run logged after its last checkpoint; those steps are taken again."""
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else [json.dumps({"notice": NOTICE})]
     write_text(log, "".join(f"{line}\n" for line in lines if _logged_step(line) <= step))
 

@@ -1,4 +1,4 @@
-"""What a recipe would spend, cost and reach, before any privacy is spent: `privsyn plan`.
+"""Estimates what a recipe spends, costs and reaches, before any privacy is spent: `privsyn plan`.
 
 Nothing here reads a real image. Noise comes from the accountant; time and memory from a short probe on this
 machine, on images of random numbers; what was spent before, from the ledger.
@@ -9,31 +9,32 @@ from __future__ import annotations
 import math
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from privsyn import ledger
+from privsyn.claim.document import Mechanism, Query, mechanisms
 from privsyn.cohort.cohort import load_cohort
-from privsyn.diffusion.batches import noise_draws
+from privsyn.diffusion.batches import Draws, noise_draws
 from privsyn.diffusion.model import device_of
-from privsyn.dp.accounting import Mechanism, epsilon, epsilon_rdp, noise_multiplier
-from privsyn.dp.claim import delta_of
+from privsyn.dp import accounting
 from privsyn.dp.clipping import private_optimizer, private_step
 from privsyn.dp.generators import keyed_generator
 from privsyn.dp.gradients import median_seconds
 from privsyn.errors import RecipeError
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
+from privsyn.strict_json import JsonObject
 from privsyn.study import Study, as_study
 from privsyn.training.checkpoint import fresh_training
-from privsyn.training.loop import charge, planned_mechanism
+from privsyn.training.claiming import delta_of
+from privsyn.training.loop import charge, planned_query
 from privsyn.training.steps import plain_step, planned_passes
-from privsyn.training.warmup import queries
+from privsyn.training.warmup import warm_up_queries
 
 SCHEMA_VERSION = 1
 BUDGETS = (1.0, 3.0, 8.0, 10.0)
@@ -82,13 +83,96 @@ class Variation:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a training with DP would spend, cost and reach.
+
+    Attributes:
+        unit, epsilon, epsilon_rdp, delta, queries: what its claim would state.
+        parameters: weights that learn.
+        signal_to_noise: see `signal_to_noise`.
+        seconds: of the whole training, by images per unit, from one to the cap.
+        variations, budgets: the recipe with one setting changed, or with another epsilon.
+        outlook: the ledger's answer; None while there is no cohort.
+        declares: what the recipe makes public, in words.
+        notes: what a careful reader would object to.
+    """
+
+    recipe: Recipe
+    epsilon: float
+    epsilon_rdp: float
+    delta: float
+    queries: tuple[Query, ...]
+    parameters: int
+    signal_to_noise: float
+    cost: Cost
+    seconds: Mapping[int, float]
+    variations: tuple[Variation, ...]
+    budgets: tuple[Variation, ...]
+    outlook: ledger.Outlook | None
+    declares: str
+    notes: tuple[str, ...]
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """DP-SGD with all of its steps."""
+        return self.queries[-1].mechanism
+
+    @property
+    def seconds_nonprivate(self) -> float:
+        """Of the same steps without DP."""
+        return self.recipe.train.steps * self.recipe.train.batch_size * self.cost.plain
+
+    def to_document(self) -> JsonObject:
+        """What `privsyn plan --json` prints."""
+        privacy, outlook = self.recipe.privacy, self.outlook
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "claim": {
+                "unit": privacy.unit,
+                "epsilon": self.epsilon,
+                "epsilon_rdp": self.epsilon_rdp,
+                "delta": self.delta,
+                "expected_units": privacy.expected_units,
+                "clip_norm": privacy.clip_norm,
+                "noise_multiplicity": privacy.noise_multiplicity,
+                "max_images_per_unit": privacy.max_images_per_unit,
+                **self.mechanism.to_dict(),
+                "composed": [query.mechanism.to_dict() for query in self.queries[:-1]],
+            },
+            "network": {"parameters": self.parameters},
+            "signal_to_noise": self.signal_to_noise,
+            "cost": self._cost(),
+            "variations": [asdict(variation) for variation in self.variations],
+            "budgets": [asdict(variation) for variation in self.budgets],
+            "ledger": None if outlook is None else _outlook_document(outlook),
+            "declares": self.declares,
+            "notes": list(self.notes),
+        }
+
+    def _cost(self) -> JsonObject:
+        """From all units with one image to all with as many as the cap; only the data would tell which."""
+        rows = self.recipe.train.batch_size * self.recipe.privacy.noise_multiplicity
+        per_step = self.seconds[1] / self.recipe.train.steps
+        return {
+            "device": self.cost.device,
+            "threads": torch.get_num_threads(),
+            "seconds_by_images_per_unit": {str(images): each for images, each in self.seconds.items()},
+            "seconds_per_step": per_step,
+            "ratio_per_pass": per_step / (rows * self.cost.plain),
+            "seconds_nonprivate": self.seconds_nonprivate,
+            "peak_bytes": self.cost.peak_bytes,
+            "measured_on": "noise",
+        }
+
+
 def plan(
     study: Study | Path | str,
     *,
     epsilon: float | None = None,
     settings: Sequence[str] = (),
     progress: Progress = SILENT,
-) -> dict[str, Any]:
+) -> Plan:
     """What `privsyn train --dp` with the same options would do; spends nothing and writes nothing.
 
     Args:
@@ -103,12 +187,11 @@ def plan(
     recipe = study.recipe([*settings, "privacy.dp=true", *asked])
     changes = _changes(recipe)
     with progress.stage("plan", len(changes) + len(BUDGETS) + 2) as advance:
-        mechanism = planned_mechanism(recipe)
-        history = (*queries(recipe), replace(mechanism, steps=recipe.train.steps))
+        queries = _planned_queries(recipe)
         advance()
         cost, parameters = probe(recipe)
         advance()
-        here = signal_to_noise(recipe, mechanism.noise_multiplier, parameters)
+        here = signal_to_noise(recipe, queries[-1].mechanism.noise_multiplier, parameters)
 
         def vary(change: str, *changed: str) -> Variation:
             advance()
@@ -116,18 +199,30 @@ def plan(
 
         variations = [vary(change, *changed) for change, changed in changes]
         budgets = [vary(f"epsilon {budget:g}", f"privacy.epsilon={budget}") for budget in BUDGETS]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "claim": _claim(recipe, history),
-        "network": {"parameters": parameters},
-        "signal_to_noise": here,
-        "cost": _cost(recipe, cost),
-        "variations": [asdict(variation) for variation in variations],
-        "budgets": [asdict(variation) for variation in budgets],
-        "ledger": _outlook(study, recipe, history),
-        "declares": declaration(recipe),
-        "notes": doubts(recipe, here),
-    }
+    history, delta = mechanisms(queries), delta_of(recipe)
+    return Plan(
+        recipe=recipe,
+        epsilon=accounting.epsilon(history, delta),
+        epsilon_rdp=accounting.epsilon_rdp(history, delta),
+        delta=delta,
+        queries=queries,
+        parameters=parameters,
+        signal_to_noise=here,
+        cost=cost,
+        seconds={images: _training_seconds(recipe, cost, images) for images in cost.per_unit},
+        variations=tuple(variations),
+        budgets=tuple(budgets),
+        outlook=_outlook(study, recipe, history),
+        declares=declaration(recipe),
+        notes=tuple(doubts(recipe, here)),
+    )
+
+
+def _planned_queries(recipe: Recipe) -> tuple[Query, ...]:
+    """All queries of a training that takes all of its steps, DP-SGD last."""
+    sgd = planned_query(recipe)
+    whole = replace(sgd, mechanism=replace(sgd.mechanism, steps=recipe.train.steps))
+    return (*warm_up_queries(recipe), whole)
 
 
 def signal_to_noise(recipe: Recipe, noise_multiplier: float, parameters: int) -> float:
@@ -158,7 +253,7 @@ def probe(recipe: Recipe) -> tuple[Cost, int]:
     passes = planned_passes(training.model, recipe, device)
     cap = 1 if recipe.privacy.unit == "image" else recipe.privacy.max_images_per_unit
 
-    def noise(units: int, rows: int) -> Any:
+    def noise(units: int, rows: int) -> Draws:
         return noise_draws(training.model, units, rows, keyed_generator(device, "plan", units, rows))
 
     batch = noise(1, min(PLAIN_IMAGES, recipe.train.batch_size))
@@ -168,7 +263,7 @@ def probe(recipe: Recipe) -> tuple[Cost, int]:
 
     def step(images: int, units: int) -> None:
         found = (
-            [passes(images).way(training.model, parameters, noise(units, images * draws))] if units else []
+            [passes(images).method(training.model, parameters, noise(units, images * draws))] if units else []
         )
         private_step(optimizer, found, keyed_generator(device, "plan noise"))
 
@@ -217,12 +312,12 @@ def _variation(change: str, recipe: Recipe, cost: Cost, parameters: int, here: f
     privacy, train = recipe.privacy, recipe.train
     assert privacy.expected_units is not None
     try:
-        noise: float | None = noise_multiplier(
+        noise: float | None = accounting.noise_multiplier(
             privacy.epsilon,
             delta_of(recipe),
             train.batch_size / privacy.expected_units,
             train.steps,
-            composed=queries(recipe),
+            composed=mechanisms(warm_up_queries(recipe)),
             rough=True,
         )
     except RecipeError:  # out of reach, which is an answer
@@ -249,52 +344,21 @@ def _training_seconds(recipe: Recipe, cost: Cost, images: int) -> float:
     return recipe.train.steps * (cost.per_step + recipe.train.batch_size * (1 + canaries) * per_unit)
 
 
-def _claim(recipe: Recipe, history: Sequence[Mechanism]) -> dict[str, Any]:
-    delta = delta_of(recipe)
-    return {
-        "unit": recipe.privacy.unit,
-        "epsilon": epsilon(history, delta),
-        "epsilon_rdp": epsilon_rdp(history, delta),
-        "delta": delta,
-        "expected_units": recipe.privacy.expected_units,
-        "clip_norm": recipe.privacy.clip_norm,
-        "noise_multiplicity": recipe.privacy.noise_multiplicity,
-        "max_images_per_unit": recipe.privacy.max_images_per_unit,
-        **history[-1].to_dict(),
-        "composed": [part.to_dict() for part in history[:-1]],
-    }
-
-
-def _cost(recipe: Recipe, cost: Cost) -> dict[str, Any]:
-    """From all units with one image to all with as many as the cap; which it is, only the data would tell."""
-    seconds = {str(images): _training_seconds(recipe, cost, images) for images in cost.per_unit}
-    rows = recipe.train.batch_size * recipe.privacy.noise_multiplicity
-    per_step = _training_seconds(recipe, cost, images=1) / recipe.train.steps
-    return {
-        "device": cost.device,
-        "threads": torch.get_num_threads(),
-        "seconds_by_images_per_unit": seconds,
-        "seconds_per_step": per_step,
-        "ratio_per_pass": per_step / (rows * cost.plain),
-        "seconds_nonprivate": recipe.train.steps * recipe.train.batch_size * cost.plain,
-        "peak_bytes": cost.peak_bytes,
-        "measured_on": "noise",
-    }
-
-
-def _outlook(study: Study, recipe: Recipe, history: Sequence[Mechanism]) -> dict[str, Any] | None:
-    """What the ledger would say to this training; None while there is no cohort."""
+def _outlook(study: Study, recipe: Recipe, history: Sequence[Mechanism]) -> ledger.Outlook | None:
     if not study.cohort.exists():
         return None
     patients = load_cohort(study.cohort).records["patient"].tolist()
-    found = ledger.outlook(patients, **charge(recipe, history))
+    return ledger.outlook(patients, charge(recipe, history))
+
+
+def _outlook_document(outlook: ledger.Outlook) -> JsonObject:
     return {
-        "population": found.population,
-        "before": found.before.to_dict(),
-        "after": found.after.to_dict(),
-        "grants": [asdict(grant) for grant in found.grants],
-        "allowed": found.allowed,
-        "reason": found.reason,
+        "population": outlook.population,
+        "before": outlook.before.to_dict(),
+        "after": outlook.after.to_dict(),
+        "grants": [asdict(grant) for grant in outlook.grants],
+        "allowed": outlook.allowed,
+        "reason": outlook.reason,
     }
 
 

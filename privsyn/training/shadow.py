@@ -1,4 +1,4 @@
-"""Models that an audit's adversary trains: over-fitted copies, and shadows by the same recipe. INTERNAL."""
+"""Trains shadow models by the recipe of a model, and overfitted copies for positive controls. INTERNAL."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
 from privsyn.study import Study
 from privsyn.training.checkpoint import State, fresh_training, start_from
-from privsyn.training.loop import planned_mechanism, run_steps
+from privsyn.training.loop import planned_query, run_steps
 from privsyn.training.steps import step_on_images
-from privsyn.training.warmup import queries, warm_up
+from privsyn.training.warmup import warm_up, warm_up_queries
 
 
 def finetune(
@@ -74,9 +74,9 @@ def train_shadow(
     """A model trained by the same recipe on other rows of the cohort, for audits: INTERNAL.
 
     It lives in memory and, while it trains, in a folder within the study that is removed with it. With DP it
-    trains with the same noise, so that it is what the model under audit might have been. The ledger is not
-    told: nothing of a shadow is released, and what an audit says of real patients is not DP with or without
-    it.
+    trains with the same noise, so that it is what the model under audit might have been. The ledger does
+    not record it: nothing of a shadow is released, and what an audit says of real patients is
+    not DP with or without it.
 
     Args:
         rows: (n,) of the cohort, of any part.
@@ -96,12 +96,13 @@ def train_shadow(
     training, initial = fresh_training(recipe, device_of(recipe)), recipe.train.init_from
     if initial is not None:
         start_from(root / initial, training, recipe.train)
-    history = (*queries(recipe), planned_mechanism(recipe)) if recipe.privacy.dp else ()
-    state = State(0, recipe, cohort.digest, history, reference="")
+    warm = warm_up_queries(recipe)
+    queries = (*warm, planned_query(recipe)) if recipe.privacy.dp else ()
+    state = State(0, recipe, cohort.digest, queries, reference="")
     with tempfile.TemporaryDirectory(prefix=".partial-shadow-", dir=root) as folder:
         study = Study(Path(folder))
         study.model.mkdir()
-        if queries(recipe):
-            warm_up(study.central_images, training, state, part, progress)
+        if warm:
+            warm_up(study.class_means, training, state, part, progress)
         run_steps(study, training, state, part, None, progress)
     return training.ema.cpu()

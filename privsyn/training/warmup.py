@@ -1,4 +1,4 @@
-"""A warm-up on noisy moments of the images before DP-SGD: queries that the same budget pays for."""
+"""Warm-up before DP-SGD on noisy class means and covariance, paid for by the same privacy budget."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from privsyn.bit_depth import Images
+from privsyn.claim.document import Mechanism, Query, mechanisms
 from privsyn.cohort.cohort import Part
 from privsyn.diffusion.batches import rows_of_step
 from privsyn.diffusion.model import device_of, to_float, to_pixels
 from privsyn.dp import class_means, covariance
-from privsyn.dp.accounting import Mechanism
 from privsyn.dp.generators import CPU, keyed_generator
 from privsyn.dp.sampling import units_of
 from privsyn.files import whole_file
@@ -27,29 +27,30 @@ from privsyn.recipe import Recipe
 from privsyn.training.checkpoint import State, Training
 from privsyn.training.steps import randomness, sampled, step_on_images
 
+CLASS_MEANS, CLASS_COVARIANCE = "central-images", "class-covariance"  # names of the queries in a claim
 MEANS = "means"  # (images, classes, H, W, C) of the images' bit depth
 DIRECTIONS = "directions"  # (k, C, side, side) float32; only where the covariance was asked for
 Contribution = Callable[[Tensor, Tensor], Tensor]  # of a unit's images and labels
 DRAWN = 256  # pictures of each class, where they are drawn from a Gaussian
 
 
-def queries(recipe: Recipe) -> tuple[Mechanism, ...]:
+def warm_up_queries(recipe: Recipe) -> tuple[Query, ...]:
     """What the warm-up spends: Gaussian mechanisms on Poisson samples of the units; or nothing."""
     warmup, expected = recipe.warmup, recipe.privacy.expected_units
     if not (recipe.privacy.dp and warmup.images and expected):
         return ()
     rate = (warmup.expected_units or expected) / expected
-    means = Mechanism(warmup.noise_multiplier, rate, warmup.images)
+    means = Query(CLASS_MEANS, Mechanism(warmup.noise_multiplier, rate, warmup.images))
     if warmup.covariance_noise is None:
         return (means,)
-    return (means, Mechanism(warmup.covariance_noise, rate, 1))
+    return (means, Query(CLASS_COVARIANCE, Mechanism(warmup.covariance_noise, rate, 1)))
 
 
 def warm_up(file: Path, training: Training, state: State, part: Part, progress: Progress) -> None:
-    """Train the fresh network on the noisy moments in `file`, which are asked for only if it is not there.
+    """Train the fresh network on the noisy moments in `file`, computed only if it does not exist.
 
-    A run that is killed before the file is whole has shown them to nobody, so asking again spends nothing
-    more; once it is there, a resumed run starts from the same ones.
+    A run that is killed before the file is complete has released nothing, so computing them again spends no
+    more privacy. Once the file exists, a resumed run reads it.
     """
     recipe = state.recipe
     if not file.exists():
@@ -63,7 +64,7 @@ def warm_up(file: Path, training: Training, state: State, part: Part, progress: 
 def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
     """Noisy means, and the directions of the noisy covariance around them if the recipe wants it."""
     units, warmup = units_of(part.patients, recipe.privacy.unit), recipe.warmup
-    of_means, *of_covariance = queries(recipe)
+    of_means, *of_covariance = mechanisms(warm_up_queries(recipe))
     classes, channels, size = len(recipe.data.classes), recipe.data.channels, recipe.data.size
 
     def summed(number: int, mechanism: Mechanism, like: Tensor, one: Contribution) -> Tensor:
@@ -79,7 +80,8 @@ def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
     ]
     shape, noise = (channels, size, size), of_means.noise_multiplier
     shown = [
-        to_pixels(class_means.central_images(total, shape, noise), recipe.data.bit_depth) for total in totals
+        to_pixels(class_means.noisy_class_means(total, shape, noise), recipe.data.bit_depth)
+        for total in totals
     ]
     means = torch.from_numpy(np.stack(shown))
     if not of_covariance:

@@ -11,15 +11,16 @@ from privsyn_audits.reidentification import Fitted, fit, halves, judge, run
 from real_cohorts import blends, make_cohort
 from scipy import ndimage
 
-from privsyn.auditing.attacks.exposure import ExposureTest, Space
+from privsyn.auditing.attacks.embedding_space import EmbeddingSpace
+from privsyn.auditing.attacks.exposure import ExposureTest
 from privsyn.auditing.attacks.planted_leaks import STRONG
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
 from privsyn.cohort.cohort import Cohort, Part
-from privsyn.features.encoder import Training
+from privsyn.features.encoder import EncoderTraining
 from privsyn.synthetic.dataset import SyntheticSet
 
-SHORT = Training(steps=80)  # a quarter of what the audit trains: enough for these patients
+SHORT = EncoderTraining(steps=80)  # a quarter of what the audit trains: enough for these patients
 COUNT = 300
 
 
@@ -122,7 +123,7 @@ def test_strongly_changed_images_are_found_more_surely_than_by_pixels(
     assert exposed.interval is not None
     assert exposed.interval[0] > 0
     of_them = evidence.about(about(evidence.cohort, images))
-    pixels = ExposureTest(of_them, [Space.of("pixels", of_them)], np.random.default_rng(0))
+    pixels = ExposureTest(of_them, [EmbeddingSpace.of("pixels", of_them)], np.random.default_rng(0))
     p_value = exposed.details["p_value"]
     assert isinstance(p_value, float)
     assert p_value < pixels.test.p_value(pixels.found)
@@ -140,10 +141,10 @@ def test_the_halves_do_not_know_who_is_in_train(evidence: Evidence) -> None:
 
 
 def test_nobody_is_embedded_by_an_encoder_that_knows_them(evidence: Evidence, fitted: Fitted) -> None:
-    """The shelves share no patient and together hold every image."""
+    """The indexes share no patient and together hold every image."""
     for space in (fitted.identity, fitted.whitened):
-        one, other = space.shelves
-        assert not set(one.units) & set(other.units)
+        one, other = space.indexes
+        assert not set(one.clusters) & set(other.clusters)
         together = np.sort(np.concatenate([one.images, other.images]))
         np.testing.assert_array_equal(together, np.arange(len(evidence.population.images)))
 
@@ -163,7 +164,7 @@ def test_honest_sets_raise_alarms_at_the_nominal_rate(evidence: Evidence) -> Non
     alarms = 0
     for seed in range(20):
         settings = Settings(seed=seed)
-        encoders = fit(evidence, settings, Training(steps=30))
+        encoders = fit(evidence, settings, EncoderTraining(steps=30))
         images = with_some(evidence, evidence.test.images[:0], seed=100 + seed)
         exposed, _ = judge(evidence.about(about(evidence.cohort, images)), settings, encoders)
         assert exposed.interval is not None

@@ -19,7 +19,7 @@ from PIL import Image
 
 from privsyn.cohort.confidentiality import CONFIDENTIAL, NEWER
 from privsyn.cohort.dicom import looks_like_dicom, read_dicom
-from privsyn.cohort.entries import NotAnImage, Picture
+from privsyn.cohort.entries import NotAnImage, SourceImage
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
 
@@ -81,7 +81,7 @@ def _data(**settings: Any) -> Data:
     return Data(size=64, channels=1, classes=("a", "b"), **settings)
 
 
-def _pictures(path: Path, **settings: Any) -> list[Picture]:
+def _pictures(path: Path, **settings: Any) -> list[SourceImage]:
     return list(read_dicom(path, _data(**settings)))
 
 

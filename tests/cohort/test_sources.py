@@ -23,9 +23,10 @@ from PIL import Image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
-from privsyn.cohort.entries import Entry, NotAnImage, Picture, Pixels
-from privsyn.cohort.ingest import entry_hash
+from privsyn.bit_depth import Images
+from privsyn.cohort.entries import NotAnImage, SourceEntry, SourceImage
 from privsyn.cohort.labels import label_index
+from privsyn.cohort.pseudonyms import entry_hash
 from privsyn.cohort.sources import open_source
 from privsyn.errors import CohortError
 from privsyn.exchange.pictures import write_imagefolder, write_webdataset
@@ -42,17 +43,17 @@ def _data(classes: tuple[str, ...] = AB, **keys: object) -> Data:
 
 def _list(
     source: Path | str, classes: tuple[str, ...] = AB, data: Data | None = None, **options: object
-) -> list[Entry]:
+) -> list[SourceEntry]:
     return list(open_source(source, data or _data(classes), **options))  # type: ignore[arg-type]
 
 
-def _picture(entry: Entry) -> Picture:
+def _picture(entry: SourceEntry) -> SourceImage:
     """The one picture of an entry that was sent to another process."""
     (picture,) = pickle.loads(pickle.dumps(entry)).read()
     return picture  # type: ignore[no-any-return]
 
 
-def _pixels(entry: Entry) -> Pixels:
+def _pixels(entry: SourceEntry) -> Images:
     return _picture(entry).pixels
 
 
@@ -355,7 +356,7 @@ def test_a_single_parquet_file_of_bytes_and_names(tmp_path: Path, noise: Noise) 
 def test_what_sample_and_export_write_can_be_read_back(tmp_path: Path, noise: Noise) -> None:
     """Shards, ImageFolder and WebDataset, with classes in another order than the recipe's."""
     images, labels = noise(6, 8, 8, 1), np.array([0, 1, 0, 1, 1, 1])
-    write_synthetic(tmp_path / "set", images, labels, ("b", "a"), name="x", claim=None, provenance={})
+    write_synthetic(tmp_path / "set", images, labels, ("b", "a"), name="x", claim=None, provenance=None)
     made = read_synthetic(tmp_path / "set", size=8, channels=1, classes=("b", "a"))
     for name, write in (("folder", write_imagefolder), ("tars", write_webdataset)):
         (tmp_path / name).mkdir()

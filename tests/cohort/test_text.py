@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import stats
 
+from privsyn.bit_depth import Images
 from privsyn.cohort import text
-from privsyn.cohort.entries import Pixels
-from privsyn.cohort.text import Box, cleared, find_text, masked, need_ocr, share_bound
+from privsyn.cohort.text import TextBox, cleared, find_text, masked, need_ocr, share_bound
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
 
@@ -53,7 +53,7 @@ LINES = ("DOE^JANE 1951-08-29", "ID 4711823", "SMITH JOHN", "12 Mar 2019", "0004
 
 
 @functools.cache
-def _sample(name: str) -> Pixels:
+def _sample(name: str) -> Images:
     """The first picture of a file that pydicom, pydicom-data or deid-data brings; nothing is downloaded."""
     pydicom = pytest.importorskip("pydicom")
     pytest.importorskip("rapidocr", reason="needs privsyn[ocr]")
@@ -69,7 +69,7 @@ def _sample(name: str) -> Pixels:
 
 
 @functools.cache
-def _boxes(name: str) -> tuple[Box, ...]:
+def _boxes(name: str) -> tuple[TextBox, ...]:
     return find_text(_sample(name))
 
 
@@ -81,7 +81,7 @@ def _clean(name: str, side: int = 400, top: int = 0, left: int = 0) -> Grey:
 
 def _planted(
     image: Grey, line: str, px: int, at: tuple[int, int], difference: int | None = None
-) -> tuple[Pixels, Box]:
+) -> tuple[Images, TextBox]:
     """With a line drawn on it, black on bright and white on dark, or so many levels from what is there.
 
     Returns:
@@ -98,10 +98,10 @@ def _planted(
     ink = extreme if difference is None else ground + sign * difference
     opacity = np.asarray(mask) / 255
     drawn = np.round(image * (1 - opacity) + ink * opacity).astype(np.uint8)
-    return drawn[..., np.newaxis], Box(top, left, bottom, right, 0)
+    return drawn[..., np.newaxis], TextBox(top, left, bottom, right, 0)
 
 
-def _covers(boxes: Sequence[Box], place: Box) -> bool:
+def _covers(boxes: Sequence[TextBox], place: TextBox) -> bool:
     """Whether 9/10 of the place is in one of them, or in several."""
     covered = np.zeros((place.bottom, place.right), dtype=bool)
     for box in boxes:
@@ -149,7 +149,7 @@ def test_small_text_is_found_where_it_is(px: int) -> None:
 def test_a_whole_radiograph_is_seen_in_its_own_size() -> None:
     """10 px in 1955 x 1841, across the border of two tiles: found, and as one line."""
     whole = _clean("RG1_UNCR", 2000)
-    borders = text._tiles(whole.shape[1], text.SHOWN)
+    borders = text._tiles(whole.shape[1], text.TILE)
     at = (1000, borders[0][1] - 60)
     pixels, place = _planted(whole, LINES[0], 10, at)
     boxes = find_text(pixels)
@@ -299,8 +299,8 @@ def test_without_the_networks_nothing_is_downloaded(monkeypatch: pytest.MonkeyPa
 def test_what_is_masked_cannot_be_told_from_the_result(dtype: type[np.uint8] | type[np.uint16]) -> None:
     """Other content of the boxes gives the same pixels; the argument is left as it was."""
     generator = np.random.default_rng(0)
-    pixels: Pixels = generator.integers(0, np.iinfo(dtype).max, (60, 80, 1), dtype=dtype)
-    boxes = (Box(10, 10, 22, 50, 5), Box(24, 10, 36, 50, 5), Box(50, 70, 60, 80, 3))
+    pixels: Images = generator.integers(0, np.iinfo(dtype).max, (60, 80, 1), dtype=dtype)
+    boxes = (TextBox(10, 10, 22, 50, 5), TextBox(24, 10, 36, 50, 5), TextBox(50, 70, 60, 80, 3))
     other = pixels.copy()
     for box in boxes:
         other[_inside(box)] = np.iinfo(dtype).max - other[_inside(box)]
@@ -317,28 +317,28 @@ def test_a_mask_has_the_colour_of_what_is_around_it() -> None:
     """In each channel; and if all of the image is covered, it is black."""
     pixels = np.full((40, 60, 3), (200, 100, 50), np.uint8)
     pixels[10:20, 10:50] = 255
-    covered = masked(pixels, [Box(10, 10, 20, 50, 4)])
+    covered = masked(pixels, [TextBox(10, 10, 20, 50, 4)])
     assert (covered == (200, 100, 50)).all()
-    assert not masked(pixels, [Box(0, 0, 40, 60, 4)]).any()
+    assert not masked(pixels, [TextBox(0, 0, 40, 60, 4)]).any()
     np.testing.assert_array_equal(masked(pixels, []), pixels)
 
 
 def test_clearing_gives_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """With an error that says what to do."""
-    box = Box(1, 1, 4, 4, 3)
+    box = TextBox(1, 1, 4, 4, 3)
     monkeypatch.setattr(text, "find_text", lambda *_, **__: (box,))
     with pytest.raises(CohortError, match="leave this image out"):
         cleared(np.zeros((9, 9, 1), np.uint8), (box,))
 
 
-@given(st.integers(1, 5000), st.integers(200, text.SHOWN))
+@given(st.integers(1, 5000), st.integers(200, text.TILE))
 def test_tiles_cover_all_and_overlap_enough(length: int, side: int) -> None:
     """None is larger than a side."""
     tiles = text._tiles(length, side)
     assert tiles[0][0] == 0
     assert tiles[-1][1] == length
     assert all(0 < end - start <= side for start, end in tiles)
-    assert all(end - start >= text.OVERLAP for (_, end), (start, _) in itertools.pairwise(tiles))
+    assert all(end - start >= text.TILE_OVERLAP for (_, end), (start, _) in itertools.pairwise(tiles))
 
 
 @given(st.data())
@@ -397,12 +397,12 @@ def _backgrounds(count: int, seed: int) -> Iterator[tuple[Grey, np.random.Genera
         yield _clean(name, 400, top, left), generator
 
 
-def _thumbnails(shared_data: Path) -> Iterator[Pixels]:
+def _thumbnails(shared_data: Path) -> Iterator[Images]:
     yield np.load(shared_data / "bccd32.npz")["images"]
     yield np.load(shared_data / "pneumoniamnist.npz")["test_images"][..., np.newaxis]
 
 
-def _inside(box: Box) -> tuple[slice, slice]:
+def _inside(box: TextBox) -> tuple[slice, slice]:
     return slice(box.top, box.bottom), slice(box.left, box.right)
 
 
@@ -443,7 +443,7 @@ def test_recall_of_planted_text() -> None:
 @pytest.mark.timeout(3600)
 def test_false_flags_on_clean_images(shared_data: Path) -> None:
     """None of 100 parts of X-rays, CT and MR, of 200 blood cells, of 200 chest thumbnails, when measured."""
-    parts: list[Pixels] = [image[..., np.newaxis] for image, _ in _backgrounds(100, seed=0)]
+    parts: list[Images] = [image[..., np.newaxis] for image, _ in _backgrounds(100, seed=0)]
     flagged = {"parts": sum(bool(find_text(image)) for image in parts)}
     for name, images in zip(("cells", "chests"), _thumbnails(shared_data), strict=True):
         flagged[name] = sum(bool(find_text(image)) for image in images[:200])

@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from scipy.stats import chi2, kstest
 from torch import Tensor
 
+from privsyn.claim.document import Mechanism, Query
 from privsyn.cohort.cohort import Part
 from privsyn.diffusion.model import DiffusionModel, build_model
-from privsyn.dp.accounting import Mechanism
 from privsyn.dp.clipping import StepFacts
 from privsyn.recipe import Recipe, find_shipped, load_recipe
 from privsyn.training.checkpoint import State, Training
@@ -218,7 +218,7 @@ def steps_of(
         parameter.requires_grad_(name.startswith(trained))
     chosen = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     read_out = ReadOut(chosen.values(), lr=1.0)
-    state = State(0, recipe, "", (Mechanism(noise_multiplier, sample_rate, 0),), "")
+    state = State(0, recipe, "", (Query("dp-sgd", Mechanism(noise_multiplier, sample_rate, 0)),), "")
     take = private_steps(Training(model, model, read_out), state, part)
     return Steps(model, list(chosen), read_out, take)
 

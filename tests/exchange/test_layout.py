@@ -17,12 +17,13 @@ import numpy as np
 import pydicom
 import pytest
 import tomlkit
+from claims import dp_claim
 from digits_study import prepared
 from highdicom import _standard_utils as standard
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_synthetic import CLAIM, ODD_NAMES, PROVENANCE, parquet, png, recipient
+from synthetic_sets import ODD_NAMES, PROVENANCE, parquet, png, recipient
 
 from privsyn.bit_depth import DTYPES
 from privsyn.cli import main
@@ -59,7 +60,7 @@ def make(
     """A set in our layout; odd sizes make odd numbers of bytes, which DICOM pads."""
     images = np.random.default_rng(n).integers(0, 2**bits, (n, size, size, channels), dtype=DTYPES[bits])
     labels = np.arange(n) % len(classes)
-    write_synthetic(folder, images, labels, classes, name="St Mary", claim=CLAIM, provenance=PROVENANCE)
+    write_synthetic(folder, images, labels, classes, name="St Mary", claim=dp_claim(), provenance=PROVENANCE)
     return images
 
 
@@ -414,7 +415,7 @@ def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
         "nothing": "holds no data",
         "nameless": "does not name its classes",
         "twice": "names a class twice",
-        "surrogate": "is no text",
+        "surrogate": "is not valid text",
         "empty": "holds no images",
         "alpha": "is RGBA, wanted L or RGB",
         "broken": "cannot be read",

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from privsyn.auditing.policy import load_policy
+from privsyn.claim.reader import read_claim
 from privsyn.cohort.prepare import prepare
 from privsyn.files import file_digest, json_digest, read_json, write_json
 from privsyn.report.html import report
 from privsyn.study import Study, init
 from privsyn.synthetic.dataset import read_synthetic, write_synthetic
+from privsyn.synthetic.provenance import Provenance
 
 WEIGHTS = "ab" * 32
 AUC_ON_REAL_DATA = 0.5378913
@@ -94,21 +96,22 @@ def write_set(
 ) -> None:
     """Draw the study's synthetic set again."""
     images = np.random.default_rng(seed).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
-    provenance = {
-        "generator": "privsyn",
-        "version": "0.1.0",
-        "model_sha256": WEIGHTS,
-        "seed": seed,
-        "count": 20,
-        "near_copies_rejected": near_copies_rejected,
-    }
+    provenance = Provenance(
+        version="0.1.0",
+        model_sha256=WEIGHTS,
+        recipe_sha256="cd" * 32,
+        seed=seed,
+        count=20,
+        near_copies_rejected=near_copies_rejected,
+        sampling={},
+    )
     write_synthetic(
         study.synthetic,
         images,
         np.arange(20) % 2,
         ["a", "b"],
         name="s",
-        claim=CLAIM,
+        claim=read_claim(CLAIM),
         provenance=provenance,
         force=force,
     )

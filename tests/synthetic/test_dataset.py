@@ -6,20 +6,17 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from claims import dp_claim, no_claim
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from synthetic_sets import ODD_NAMES, PROVENANCE, parquet, png, recipient
 
 from privsyn.bit_depth import DTYPES
 from privsyn.errors import PrivsynError, SyntheticError
@@ -27,23 +24,10 @@ from privsyn.files import file_digest, json_digest, tree_digest, tree_digests
 from privsyn.synthetic.dataset import SyntheticSet, read_provenance, read_synthetic, write_synthetic
 from privsyn.synthetic.shards import encode_png
 
-PROVENANCE = {"generator": "privsyn", "version": "0.1.0", "model_sha256": "ab" * 32, "seed": 7, "count": 12}
-CLAIM = {
-    "kind": "dp",
-    "unit": "patient",
-    "neighbouring": "add-or-remove-one",
-    "epsilon": 8.00001,
-    "delta": 1e-5,
-}
 SECTIONS = (  # of the Hugging Face dataset card, and what a synthetic set of patients adds to it
     "Privacy", "Uses", "How to load", "How it was made", "Personal and sensitive information",
     "Bias, risks and limits", "Scorecard", "How to verify", "Contact",
 )  # fmt: skip
-ODD_NAMES = [
-    "0", "yes", "~", "", " ", "=1+1", "<script>alert(1)</script>", "a: b # c", "- x", "{{ x }}", "%YAML",
-    "line\nbreak\r\n---\n# heading", "tab\t", 'quote " and \\', "日本語", "\U0001f9ec", "\u2028\x85\x7f\x9f",
-    "```", "null", "1.0", "@id", "[link](https://example.org)",
-]  # fmt: skip
 
 
 def make(
@@ -59,20 +43,6 @@ def read(
     path: Path, *, size: int = 8, channels: int = 1, bits: int = 8, classes: Any = ("a", "b")
 ) -> SyntheticSet:
     return read_synthetic(path, size=size, channels=channels, bit_depth=bits, classes=classes)
-
-
-def recipient(script: str, folder: Path, cache: Path) -> Any:
-    """Run a recipient's script in a process of its own, without network; it prints JSON."""
-    guard = (
-        "import json, socket, sys\n"
-        "def refuse(*arguments): raise OSError('no network here')\n"
-        "socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse\n"
-    )
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(cache), "CROISSANT_CACHE": str(cache)}
-    run = [sys.executable, "-c", guard + script, str(folder), str(cache)]
-    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 LOAD_WITH_DATASETS = """
@@ -150,7 +120,9 @@ def test_pngs_carry_pixels_only(channels: int, size: int, bits: int) -> None:
 
 def test_datasets_loads_every_class_name_without_network(tmp_path: Path) -> None:
     """`datasets.load_dataset(folder)` gives Image and ClassLabel, whatever the classes are called."""
-    images = make(tmp_path / "set", n=30, channels=3, classes=ODD_NAMES, name="---\nname: 'x'", claim=CLAIM)
+    images = make(
+        tmp_path / "set", n=30, channels=3, classes=ODD_NAMES, name="---\nname: 'x'", claim=dp_claim()
+    )
     loaded = recipient(LOAD_WITH_DATASETS, tmp_path / "set", tmp_path / "cache")
     assert loaded["types"] == {"image": "Image", "label": "ClassLabel"}
     assert loaded["names"] == ODD_NAMES
@@ -179,7 +151,7 @@ def test_both_libraries_load_16_bits(tmp_path: Path) -> None:
 
 def test_croissant_is_valid_and_readable_without_network(tmp_path: Path) -> None:
     """mlcroissant finds no error, reads images and labels, and names every class."""
-    images = make(tmp_path / "set", n=30, classes=ODD_NAMES, name="---\nname: 'x'", claim=CLAIM)
+    images = make(tmp_path / "set", n=30, classes=ODD_NAMES, name="---\nname: 'x'", claim=dp_claim())
     loaded = recipient(LOAD_WITH_CROISSANT, tmp_path / "set", tmp_path / "cache")
     assert loaded["errors"] == []
     assert (loaded["rows"], loaded["names"]) == (30, ODD_NAMES)
@@ -215,7 +187,7 @@ def test_large_sets_are_sharded_for_both_libraries(tmp_path: Path) -> None:
 
 def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     """Synthetic, not for diagnosis, the claim with epsilon never rounded down, how to load and verify."""
-    make(tmp_path / "set", claim=CLAIM)
+    make(tmp_path / "set", claim=dp_claim())
     card = (tmp_path / "set/README.md").read_text(encoding="utf-8")
     assert "not recorded from any patient" in card
     assert "**Not for** diagnosis" in card
@@ -223,9 +195,9 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     assert "epsilon = 8.001, delta = 1e-05" in card
     assert "load_dataset(" in card
     assert "privsyn verify" in card
-    make(tmp_path / "none", claim={"kind": "none", "unit": "patient"})
+    make(tmp_path / "none", claim=no_claim())
     assert "without differential privacy" in (tmp_path / "none/README.md").read_text(encoding="utf-8")
-    make(tmp_path / "repeatable", claim={**CLAIM, "valid_for_release": False})
+    make(tmp_path / "repeatable", claim=dp_claim(invalid="its noise can be repeated"))
     assert "No valid bound" in (tmp_path / "repeatable/README.md").read_text(encoding="utf-8")
 
 
@@ -259,7 +231,7 @@ def test_what_is_no_set_is_not_written(tmp_path: Path, images: np.ndarray, label
     """Wrong type, shape, number or label: one clear error, and no folder."""
     with pytest.raises(SyntheticError):
         write_synthetic(
-            tmp_path / "set", images, np.array(labels), ["a", "b"], name="", claim=None, provenance={}
+            tmp_path / "set", images, np.array(labels), ["a", "b"], name="", claim=None, provenance=None
         )
     assert not list(tmp_path.iterdir())
 
@@ -343,20 +315,6 @@ def test_colour_of_16_bits_is_refused(tmp_path: Path) -> None:
         assert image.mode == "RGB"
     with pytest.raises(SyntheticError, match=r"is 8x8 RGB;16 \(16 bits\), wanted 8x8 RGB"):
         read(parquet(tmp_path / "set", [deep], [0]), channels=3)
-
-
-def parquet(path: Path, encoded: list[bytes | None], labels: list[int | None], **more: list[Any]) -> Path:
-    struct_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    pictures = pa.array([{"bytes": data, "path": "x"} for data in encoded], struct_type)
-    path.mkdir(parents=True)
-    (path / "data").mkdir()
-    table = pa.table({"image": pictures, "label": pa.array(labels, pa.int64()), **more})
-    pq.write_table(table, path / "data/train-00000-of-00001.parquet")
-    return path
-
-
-def png(*shape: int) -> bytes:
-    return encode_png(np.zeros(shape, np.uint8))
 
 
 @pytest.mark.parametrize(

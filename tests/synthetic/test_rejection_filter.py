@@ -8,10 +8,9 @@ from digits_study import copied, in_16_bits, prepared
 from sklearn.datasets import load_digits
 
 from privsyn import ledger
-from privsyn.auditing.attacks.planted_leaks import planted_copies
+from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.cohort.prepare import prepare
-from privsyn.dp.claim import as_sampled
 from privsyn.errors import PrivsynError, Refused
 from privsyn.study import Study, init
 from privsyn.synthetic.rejection_filter import NATURAL, NearCopies
@@ -39,7 +38,7 @@ def test_copies_are_near_and_fresh_patients_are_not(cohort: Cohort, near: NearCo
     some = cohort.part("train").images[:64]
     assert near.among(some).all()
     assert near.among(some[:, :, ::-1]).all()
-    assert near.among(planted_copies(some)).mean() > 0.5
+    assert near.among(LIGHT.plant(some)).mean() > 0.5
     holdout = cohort.part("holdout").images
     # two representations, each image and its mirror image: four looks of which each may hit by nature
     assert near.among(holdout).mean() <= 4 * NATURAL + 3 * np.sqrt(4 * NATURAL / len(holdout))
@@ -86,14 +85,17 @@ def test_rejecting_is_recorded_and_voids_the_claim(study: Study, tmp_path: Path)
     drawn = sample(own, count=12, reject_near_copies=True)
     assert "No valid bound is claimed" in (own.synthetic / "README.md").read_text()
     assert drawn.provenance is not None
-    assert drawn.provenance["near_copies_rejected"] is True
-    told = as_sampled(claim, drawn.provenance)
-    assert told["valid_for_release"] is False
-    assert "near copies" in told["reason"]
+    assert drawn.provenance.near_copies_rejected is True
+    told = claim.of_set(near_copies_rejected=True)
+    assert not told.is_valid
+    assert told.bound is not None
+    assert "near copies" in told.bound.invalid
     (after,) = ledger.populations()
     assert len(after.entries) == len(before.entries) + 1
     assert "near copies rejected" in after.entries[-1].unbounded
-    assert as_sampled(claim, sample(own, count=12, force=True).provenance) == claim
+    again = sample(own, count=12, force=True).provenance
+    assert again is not None
+    assert claim.of_set(near_copies_rejected=again.near_copies_rejected) == claim
     ledger.grant(after.id, unit="patient", epsilon=100.0, delta=1e-3)
     with pytest.raises(Refused):
         sample(own, count=12, force=True, reject_near_copies=True)

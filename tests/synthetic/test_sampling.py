@@ -90,9 +90,9 @@ def test_a_set_is_written_with_its_provenance(trained: Study, tmp_path: Path) ->
     assert drawn.provenance is not None
     expected = {"model_sha256": digest, "recipe_sha256": recipe.digest, "seed": 9, "steps": 3, "eta": 0.0}
     expected |= {"sampler": "ddim", "near_copies_rejected": False}
-    assert expected.items() <= drawn.provenance.items()
-    assert drawn.provenance["generator"] == "privsyn"
-    assert drawn.provenance["count"] == 23
+    assert expected.items() <= drawn.provenance.to_dict().items()
+    assert drawn.provenance.generator == "privsyn"
+    assert drawn.provenance.count == 23
 
 
 def test_only_a_finished_model_is_drawn_from(trained: Study, tmp_path: Path) -> None:

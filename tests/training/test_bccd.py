@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import load_cohort
 from privsyn.cohort.prepare import prepare
-from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.dp.accounting import epsilon
 from privsyn.dp.generators import CPU, keyed_generator
 from privsyn.dp.sampling import capped, units_of
 from privsyn.study import init
@@ -32,7 +33,7 @@ def test_a_smear_is_one_unit_however_many_cells_it_has(shared_data: Path, tmp_pa
     assert (sizes[0], sizes[-1] >= 25) == (1, True)
     assert len(units) < len(part.labels) / 5
 
-    document = train(study, dp=True)
+    document = train(study, dp=True).to_document()
     assert document["unit"] == "patient"
     mechanism = document["mechanism"]
     assert (mechanism["max_images_per_unit"], mechanism["sample_rate"]) == (6, 0.2)

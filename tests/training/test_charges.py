@@ -19,14 +19,15 @@ from digits_study import KillAt, Killed, copied, prepared
 from sklearn.datasets import load_digits
 
 from privsyn import ledger
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import load_cohort
 from privsyn.cohort.prepare import prepare
-from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.dp.accounting import epsilon
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError, Refused
 from privsyn.files import read_json, tree_digests
 from privsyn.study import Study, init
 from privsyn.training.checkpoint import load_state, newest
-from privsyn.training.loop import planned_mechanism, train
+from privsyn.training.loop import planned_query, train
 
 SHORT = ("train.steps=12", "train.checkpoint_every=2", "train.warmup_steps=3", "privacy.epsilon=2.0")
 DELTA = 1000**-1.1
@@ -55,7 +56,7 @@ def test_a_training_is_charged_before_its_first_step_and_settled_after_its_last(
         train(study, dp=True, progress=KillAt(1))
     (charge,) = only().entries
     assert (charge.state, charge.mechanisms[0].steps) == ("reserved", 12)
-    document = train(study, dp=True, resume=True)
+    document = train(study, dp=True, resume=True).to_document()
     (settled,) = only().entries
     assert (settled.state, settled.reference) == ("settled", charge.reference)
     assert settled.mechanisms[0].steps == document["mechanism"]["steps"] == 12
@@ -118,7 +119,7 @@ def test_what_nothing_bounds_leaves_no_finite_figure(
     template: Study, tmp_path: Path, settings: tuple[str, ...], why: str
 ) -> None:
     """No DP, repeatable noise and public images are recorded with the reason; no total holds after that."""
-    document = train(copied(template, tmp_path / "one"), settings=["train.steps=2", *settings])
+    document = train(copied(template, tmp_path / "one"), settings=["train.steps=2", *settings]).to_document()
     assert document["cumulative"]["finite"] is False
     assert why in document["cumulative"]["note"]
     later = train(copied(template, tmp_path / "two"), dp=True, settings=["train.steps=2"])
@@ -215,7 +216,7 @@ def test_a_public_model_starts_another(template: Study, public: Study, tmp_path:
         train(study, dp=True, progress=KillAt(0))
     weights = [newest(each.checkpoints) / "ema.safetensors" for each in (study, public)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
-    document = train(study, dp=True, resume=True)
+    document = train(study, dp=True, resume=True).to_document()
     digest = source["provenance"]["weights_sha256"]
     assert document["public"]["init_from"] == {"weights_sha256": digest, "declaration": "public"}
     assert any("started from" in line for line in document["not_covered"])
@@ -226,7 +227,7 @@ def test_a_place_is_looked_for_from_the_study(template: Study, public: Study, tm
     """A relative train.init_from means the same wherever the command is run."""
     study = copied(template, tmp_path)
     shutil.copytree(public.model, tmp_path / "public")
-    document = train(study, dp=True, settings=['train.init_from="../public"', "train.steps=1"])
+    document = train(study, dp=True, settings=['train.init_from="../public"', "train.steps=1"]).to_document()
     digest = read_json(public.privacy_file)["provenance"]["weights_sha256"]
     assert document["public"]["init_from"]["weights_sha256"] == digest
 
@@ -244,9 +245,9 @@ def test_patients_cannot_be_declared_public_to_start_from_them(template: Study, 
 def test_a_finished_training_cannot_go_on_from_an_older_checkpoint(template: Study, tmp_path: Path) -> None:
     """Its charge is settled: the same steps with other noise would be a second model on one charge."""
     study = copied(template, tmp_path)
-    document = train(study, dp=True)
+    document = train(study, dp=True).to_document()
     shutil.rmtree(newest(study.checkpoints))
-    with pytest.raises(CheckpointError, match="train anew with --force"):
+    with pytest.raises(CheckpointError, match="train again with --force"):
         train(study, dp=True, resume=True)
     assert read_json(study.privacy_file) == document
 
@@ -285,14 +286,14 @@ def test_a_model_that_is_not_public_starts_nothing(template: Study, tmp_path: Pa
 
 def test_public_data_are_not_trained_on_with_privacy(template: Study, tmp_path: Path) -> None:
     """One of the two declarations is wrong."""
-    with pytest.raises(RecipeError, match="protects nobody"):
+    with pytest.raises(RecipeError, match="protects no patient"):
         train(copied(template, tmp_path, "privacy.public_data=true"), dp=True)
 
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from privsyn.training.loop import planned_mechanism, train
+from privsyn.training.loop import planned_query, train
 print("ready", flush=True)
 sys.stdin.readline()
 train(Path(sys.argv[1]), dp=True, resume=True)
@@ -333,7 +334,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_accounting(
     The accounting is that of an unbroken run, which the recipe fixes, and never less.
     """
     study = copied(template, tmp_path, f"train.steps={length}", "train.checkpoint_every=10")
-    unbroken = replace(planned_mechanism(study.recipe(["privacy.dp=true"])), steps=length)
+    unbroken = replace(planned_query(study.recipe(["privacy.dp=true"])), steps=length)
     with pytest.raises(Killed):
         train(study, dp=True, progress=KillAt(1))
     moments, steps = random.Random(0), [0]
@@ -344,7 +345,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_accounting(
         assert load_state(newest(study.checkpoints)).step == steps[-1]
     assert steps == sorted(steps)
     assert 0 < steps[-1] < length
-    document = train(study, dp=True, resume=True)
+    document = train(study, dp=True, resume=True).to_document()
     ran = Mechanism(*(document["mechanism"][key] for key in ("noise_multiplier", "sample_rate", "steps")))
     assert ran == unbroken
     assert document["provenance"]["steps_done"] == length

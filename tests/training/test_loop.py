@@ -10,10 +10,11 @@ import pytest
 import torch
 from digits_study import KillAt, Killed, copied, prepared, weights
 
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import load_cohort
 from privsyn.cohort.prepare import prepare
 from privsyn.diffusion.model import to_float
-from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.dp.accounting import epsilon
 from privsyn.errors import CheckpointError, RecipeError, StudyError
 from privsyn.files import read_json, tree_digests
 from privsyn.recipe import Train
@@ -52,7 +53,7 @@ def killed_and_resumed(study: Study, step: int) -> Study:
 def test_training_learns_and_leaves_a_whole_model(template: Study, tmp_path: Path) -> None:
     """The loss falls, the newest two checkpoints stay, and claim and recipe say what was done."""
     study = copied(template, tmp_path, "train.steps=60", "train.checkpoint_every=20")
-    document = train(study)
+    document = train(study).to_document()
     first, *_, last = (float(str(entry["loss"])) for entry in logged(study)[1:])
     assert last < 0.75 * first
     assert [folder.name for folder in sorted(study.checkpoints.iterdir())] == ["step-000040", "step-000060"]
@@ -158,7 +159,7 @@ def test_patients_with_several_images_count_as_the_recipe_says(tmp_path: Path, u
     settings += ["privacy.expected_units=40", "train.batch_size=40", "privacy.max_images_per_unit=3"]
     study = init(tmp_path / "study", recipe="toy", policy="internal-review", settings=[*settings, *DP])
     prepare(study, tmp_path / "source.npz")
-    document = train(study, settings=["train.steps=1"])
+    document = train(study, settings=["train.steps=1"]).to_document()
     part = load_cohort(study.cohort).part("train")
     everybody = len(set(part.patients)) if unit == "patient" else len(part.labels)
     assert logged(study)[-1]["units"] == everybody  # the sample rate is 1
@@ -201,7 +202,9 @@ def test_resume_refuses_another_recipe_or_cohort(template: Study, tmp_path: Path
     with pytest.raises(CheckpointError, match=r"another train\.learning_rate, privacy\.epsilon"):
         train(study, resume=True, epsilon=3.0)
     assert tree_digests(study.root) == before
-    document = train(study, resume=True, settings=["train.learning_rate=1e-3", "sample.count=7"])
+    document = train(
+        study, resume=True, settings=["train.learning_rate=1e-3", "sample.count=7"]
+    ).to_document()
     assert document["kind"] == "dp"
     prepare(study, "digits", settings=["data.split=[0.5, 0.3, 0.2]"], force=True)
     with pytest.raises(CheckpointError, match="another cohort"):

@@ -11,6 +11,7 @@ import torch
 from digits_study import copied, prepared
 
 from privsyn.diffusion.batches import noise_draws
+from privsyn.diffusion.check import check_recipe
 from privsyn.diffusion.model import precision_on
 from privsyn.dp.adam import AdamBC
 from privsyn.dp.generators import CPU, keyed_generator
@@ -114,7 +115,7 @@ def test_the_bias_correction_is_for_dp_alone(study: Study, tmp_path: Path) -> No
         fresh_training(toy("privacy.adam_bias_correction=true"), CPU).optimizer, torch.optim.AdamW
     )
     own = copied(study, tmp_path, "privacy.adam_bias_correction=true")
-    claim = train(own, dp=True)
+    claim = train(own, dp=True).to_document()
     assert claim["valid_for_release"] is True
     optimizer = fresh_training(load_model(own.model)[1], CPU).optimizer
     assert isinstance(optimizer, AdamBC)
@@ -146,7 +147,7 @@ def test_training_starts_from_a_diffusers_folder_that_is_declared_public(
     (folder / "privacy.json").unlink()
     with pytest.raises(RecipeError, match=r"train\.init_is_public"):
         train(own, settings=[setting])
-    claim = train(own, settings=[setting, "train.init_is_public=true"])
+    claim = train(own, settings=[setting, "train.init_is_public=true"]).to_document()
     assert claim["public"]["init_from"]["declaration"] == "public"
     begun, ours = (load_model(each.model)[0].state_dict() for each in (first, own))
     for name, weight in begun.items():
@@ -163,7 +164,7 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         "model.network=swin-unet": "model.heads belongs to the network swin-unet, which needs it",
     }.items():
         with pytest.raises(RecipeError, match=words):
-            toy(setting)
+            check_recipe(toy(setting))
     with pytest.raises(RecipeError, match="whole timesteps"):
         toy("diffusion.learned_variance=true", "diffusion.continuous=true")
     with pytest.raises(RecipeError, match=r"lower diffusion\.law_mean instead"):

@@ -10,8 +10,9 @@ import pytest
 from digits_study import prepared
 
 from privsyn import ledger
+from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import load_cohort
-from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.dp.accounting import epsilon
 from privsyn.errors import RecipeError
 from privsyn.files import tree_digests
 from privsyn.recipe import find_shipped, load_recipe
@@ -36,7 +37,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         patch.setenv("PRIVSYN_HOME", str(folder / "home"))
         alone = init(folder / "study", recipe="toy", policy="internal-review", settings=QUICK)
         before = tree_digests(alone.root)
-        found = plan(alone)
+        found = plan(alone).to_document()
         assert tree_digests(alone.root) == before
         assert ledger.populations() == []
     return found
@@ -44,7 +45,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_the_plan_is_what_training_will_claim(study: Study, planned: dict[str, Any]) -> None:
     """Noise multiplier, epsilon and delta are those of the claim that `train` writes afterwards."""
-    document = train(study, dp=True)
+    document = train(study, dp=True).to_document()
     for key in ("epsilon", "delta", "epsilon_rdp", "unit"):
         assert planned["claim"][key] == document[key]
     for key in ("noise_multiplier", "sample_rate", "steps", "clip_norm"):
@@ -95,7 +96,7 @@ def test_it_tells_what_the_ledger_will_say(study: Study) -> None:
     patients = load_cohort(study.cohort).records["patient"]
     population = ledger.register(patients)
     ledger.grant(population, unit="patient", epsilon=4.0, delta=1e-3)
-    found = plan(study)["ledger"]
+    found = plan(study).to_document()["ledger"]
     assert found["population"] == population
     assert found["before"]["epsilon"] < 2.0 < 4.0 < found["after"]["epsilon"]
     assert not found["allowed"]

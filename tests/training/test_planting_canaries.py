@@ -12,7 +12,7 @@ from digits_study import KillAt, Killed, copied, weights
 from privsyn import ledger
 from privsyn.auditing.run import audit
 from privsyn.cohort.cohort import load_cohort
-from privsyn.dp.dirac_canaries import MarkScores
+from privsyn.dp.dirac_canaries import DiracCanaryScores
 from privsyn.errors import CheckpointError, StudyError
 from privsyn.files import read_json
 from privsyn.status import status
@@ -56,7 +56,7 @@ def test_the_commitment_is_on_disk_before_the_first_step(template: Study, tmp_pa
     begun(study, 40)
     first = read_json(study.model / PLANTED), read_json(study.model / SEED)
     assert state_of(study).step == 0
-    claim = train(study, resume=True)
+    claim = train(study, resume=True).to_document()
     assert (read_json(study.model / PLANTED), read_json(study.model / SEED)) == first
     assert claim["canaries"]["planted"] == 40
     assert claim["canaries"]["commitment"] == first[0]["commitment"]
@@ -84,7 +84,7 @@ def test_scoring_leaves_the_weights_alone(
     begun(unscored, 40)
     with_the_same_seed(unscored, scored)
     train(scored, resume=True)
-    monkeypatch.setattr(MarkScores, "__call__", lambda self, noised: None)  # noqa: ARG005
+    monkeypatch.setattr(DiracCanaryScores, "__call__", lambda self, noised: None)  # noqa: ARG005
     train(unscored, resume=True)
     assert set(state_of(unscored).canary_scores) == {0.0}
     assert weights(unscored) == weights(scored)

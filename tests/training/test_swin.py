@@ -58,7 +58,7 @@ def test_a_small_one_takes_private_steps(tmp_path: Path, shared_data: Path) -> N
     settings = [*TOY, "train.steps=2", "train.batch_size=8", "privacy.noise_multiplicity=2"]
     study = init(tmp_path / "study", recipe="chest-xray-28", policy="internal-review", settings=settings)
     prepare(study, shared_data / "pneumoniamnist.npz")
-    claim = train(study, dp=True)
+    claim = train(study, dp=True).to_document()
     assert claim["kind"] == "dp"
     assert claim["valid_for_release"] is True
 
@@ -84,7 +84,7 @@ if sys.argv[1] == "dp":
         training.model, training.optimizer, noise_multiplier=1.0, clip_norm=1e-3, divisor=1
     )
     planned = planned_passes(training.model, recipe, CPU)(1)
-    private_step(optimizer, [planned.way(training.model, parameters, draws)], secret_generator(CPU))
+    private_step(optimizer, [planned.method(training.model, parameters, draws)], secret_generator(CPU))
 else:
     plain_step(training.model, training.optimizer, draws)
 seconds = time.monotonic() - began

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 
 from privsyn import ledger
+from privsyn.claim.document import Mechanism, Query
 from privsyn.cohort.cohort import load_cohort
-from privsyn.dp.accounting import Mechanism, epsilon
+from privsyn.dp.accounting import epsilon
 from privsyn.errors import RecipeError
 from privsyn.files import file_digest, read_json
 from privsyn.progress import Advance
@@ -23,7 +24,7 @@ from privsyn.recipe import find_shipped, load_recipe
 from privsyn.study import Study
 from privsyn.training.checkpoint import load_model
 from privsyn.training.loop import train
-from privsyn.training.warmup import pictures_of, queries
+from privsyn.training.warmup import pictures_of, warm_up_queries
 
 SHORT = ("train.steps=4", "train.checkpoint_every=2", "privacy.dp=true", "privacy.epsilon=3.0")
 WARM = ("warmup.images=2", "warmup.noise_multiplier=6.0", "warmup.steps=30")
@@ -37,16 +38,16 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Study:
 def test_it_is_off_unless_asked_for() -> None:
     """Shipped recipes spend nothing on it; without DP there is nothing to spend."""
     toy = load_recipe(find_shipped("recipes", "toy"), ["privacy.dp=true"])
-    assert queries(toy) == ()
-    assert queries(toy.with_settings(["privacy.dp=false", *WARM])) == ()
+    assert warm_up_queries(toy) == ()
+    assert warm_up_queries(toy.with_settings(["privacy.dp=false", *WARM])) == ()
     asked = toy.with_settings([*WARM, "warmup.expected_units=250"])
-    assert queries(asked) == (Mechanism(6.0, 0.25, 2),)
+    assert warm_up_queries(asked) == (Query("central-images", Mechanism(6.0, 0.25, 2)),)
 
 
 def test_the_covariance_is_a_query_of_its_own(template: Study, tmp_path: Path) -> None:
     """It is paid for, stands in the claim and the ledger, and pictures then vary within a class."""
     study = copied(template, tmp_path, "warmup.covariance_noise=4.0", "train.steps=1")
-    document = train(study)
+    document = train(study).to_document()
     asked = (Mechanism(6.0, 1.0, 2), Mechanism(4.0, 1.0, 1))
     composed = document["mechanism"]["composed"]
     assert composed == [
@@ -56,7 +57,7 @@ def test_the_covariance_is_a_query_of_its_own(template: Study, tmp_path: Path) -
     (population,) = ledger.populations()
     assert population.entries[-1].mechanisms[:-1] == asked
     assert document["epsilon"] <= 3.0
-    moments = load_file(study.central_images)
+    moments = load_file(study.class_means)
     assert moments["directions"].shape[1:] == (1, 8, 8)
     assert len(moments["directions"]) > 2
     pictures, labels = pictures_of(moments, study.recipe())
@@ -80,7 +81,7 @@ def test_its_pictures_teach_more_than_the_means_alone(template: Study, tmp_path:
         )
         train(study)
         part = load_cohort(study.cohort).part("train")
-        moments = load_file(study.central_images)
+        moments = load_file(study.class_means)
         right = {}
         for name, some in (("gaussian", moments), ("means", {"means": moments["means"]})):
             pictures, labels = pictures_of(some, study.recipe())
@@ -111,7 +112,7 @@ def test_a_covariance_without_means_or_finer_than_pixels_is_refused(settings: li
 def test_it_is_paid_for_by_the_same_budget(template: Study, tmp_path: Path) -> None:
     """Claim and ledger hold both mechanisms; together they cost what was asked for, and no more."""
     study = copied(template, tmp_path)
-    document = train(study)
+    document = train(study).to_document()
     composed = [{"name": "central-images", **Mechanism(6.0, 1.0, 2).to_dict()}]
     assert document["mechanism"]["composed"] == composed
     sgd = Mechanism(*(document["mechanism"][key] for key in ("noise_multiplier", "sample_rate", "steps")))
@@ -127,7 +128,7 @@ def test_the_network_learns_from_the_means(template: Study, tmp_path: Path) -> N
     study = copied(template, tmp_path)
     with pytest.raises(Killed):
         train(study, progress=KillAt(2))
-    means = load_file(study.central_images)["means"]
+    means = load_file(study.class_means)["means"]
     assert means.shape == (2, 10, 8, 8, 1)
     assert means.dtype == torch.uint8
     zeros = means[:, 0].float().mean(dim=0)[..., 0]
@@ -154,9 +155,9 @@ def test_a_killed_warm_up_does_not_ask_twice(template: Study, tmp_path: Path) ->
     study = copied(template, tmp_path)
     with pytest.raises(Killed):
         train(study, progress=KillWarmUp(10))
-    asked = file_digest(study.central_images)
-    document = train(study, resume=True)
-    assert file_digest(study.central_images) == asked
+    asked = file_digest(study.class_means)
+    document = train(study, resume=True).to_document()
+    assert file_digest(study.class_means) == asked
     assert document["mechanism"]["composed"][0]["steps"] == 2
     (population,) = ledger.populations()
     assert [charge.state for charge in population.entries] == ["settled"]
@@ -168,7 +169,7 @@ def test_two_runs_get_different_noise_and_a_repeatable_one_the_same(template: St
     for name in ("one", "two"):
         study = copied(template, tmp_path / name, "train.steps=1")
         train(study)
-        means.append(load_file(study.central_images)["means"])
+        means.append(load_file(study.class_means)["means"])
         seeded = copied(template, tmp_path / f"seeded-{name}", "train.steps=1", "privacy.insecure_seed=3")
         train(seeded)
         digests.append(weights(seeded))

@@ -48,7 +48,7 @@ class Guesses:
 
 
 @dataclass(frozen=True)
-class Bound:
+class EpsilonLowerBound:
     """What the guesses show at a level.
 
     Attributes:
@@ -64,7 +64,7 @@ class Bound:
 
 def lower_bound(
     scores: Floats, is_in: Coins, delta: float, alpha: float, shares: Sequence[float] = SHARES
-) -> Bound:
+) -> EpsilonLowerBound:
     """Lower bounds on epsilon, each true with chance 1 - alpha, over a grid fixed beforehand.
 
     Args:
@@ -80,7 +80,7 @@ def lower_bound(
     mu = 0.0
     for each in guesses:
         mu = mu_bound(each, m, level, at_least=mu)
-    return Bound(epsilon, epsilon_of_mu(mu, delta), guesses)
+    return EpsilonLowerBound(epsilon, epsilon_of_mu(mu, delta), guesses)
 
 
 def ceiling(
@@ -229,7 +229,7 @@ def mu_of_epsilon(epsilon: float, delta: float) -> float:
     return float(optimize.brentq(lambda mu: _delta_of(epsilon, mu) - delta, 1e-9, high))
 
 
-def hull_bound(scores: Floats, is_in: Coins, delta: float, alpha: float) -> Bound:
+def hull_bound(scores: Floats, is_in: Coins, delta: float, alpha: float) -> EpsilonLowerBound:
     """The bound of other libraries: guess "in" alone, Bonferroni over the vertices of the ROC's convex hull.
 
     NOT valid as a test: which thresholds are vertices is read off the coins that are guessed.
@@ -241,7 +241,7 @@ def hull_bound(scores: Floats, is_in: Coins, delta: float, alpha: float) -> Boun
         if p_value(epsilon, each, m, delta) < level:
             epsilon = max(epsilon, epsilon_bound(each, m, delta, level))
         mu = mu_bound(each, m, level, at_least=mu)
-    return Bound(epsilon, epsilon_of_mu(mu, delta), guesses)
+    return EpsilonLowerBound(epsilon, epsilon_of_mu(mu, delta), guesses)
 
 
 def _guess(scores: Floats, is_in: Coins, share: float) -> Guesses:

@@ -1,4 +1,4 @@
-"""The image pixel module: what a DICOM header promises, checked before a byte is decoded."""
+"""The image pixel module of a DICOM header, checked before a byte is decoded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 
 
 @dataclass(frozen=True)
-class Layout:
+class PixelLayout:
     """The image pixel module of PS3.3 C.7.6.3; `stored` bits, the highest at `high`, in `allocated` bits."""
 
     rows: int
@@ -46,10 +46,15 @@ class Layout:
         return 0, 2**self.stored - 1
 
 
-def layout_of(dataset: Dataset) -> Layout:
+def layout_of(dataset: Dataset) -> PixelLayout:
+    """Read and check the image pixel module.
+
+    Raises:
+        CohortError: an attribute is missing, malformed or contradicts another.
+    """
     allocated = whole(dataset, "BitsAllocated")
     stored = whole(dataset, "BitsStored", allocated)
-    layout = Layout(
+    layout = PixelLayout(
         rows=whole(dataset, "Rows"),
         columns=whole(dataset, "Columns"),
         frames=whole(dataset, "NumberOfFrames", 1) or 1,
@@ -65,7 +70,7 @@ def layout_of(dataset: Dataset) -> Layout:
     return layout
 
 
-def _check_layout(layout: Layout) -> None:
+def _check_layout(layout: PixelLayout) -> None:
     if layout.rows < 1 or layout.columns < 1 or layout.frames < 1:
         raise CohortError(f"has no pixels ({layout.columns}x{layout.rows} px, {layout.frames} frames)")
     if Image.MAX_IMAGE_PIXELS is not None and layout.rows * layout.columns > Image.MAX_IMAGE_PIXELS:

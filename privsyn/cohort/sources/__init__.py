@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from privsyn.cohort.entries import Entry
+from privsyn.cohort.entries import SourceEntry
 from privsyn.cohort.sources.arrays import digits_entries, npz_entries
 from privsyn.cohort.sources.folders import class_folders, has_classes, listing, splits_in, whole_tree
 from privsyn.cohort.sources.parquet import parquet_entries, shards_in
@@ -28,7 +28,7 @@ def open_source(
     *,
     table: Path | None = None,
     columns: Mapping[str, str] | None = None,
-) -> Iterator[Entry]:
+) -> Iterator[SourceEntry]:
     """The entries of a source, in an order that depends on names alone.
 
     A source is the word `digits`, an `.npz` or `.parquet` file, or a folder: with a table; of files whose tag
@@ -44,7 +44,7 @@ def open_source(
             A subgroup is read only from a column that is named here, `{"subgroup": "sex"}`.
 
     Raises:
-        CohortError: the source as a whole cannot be read; faults of single images come from `Entry.read`.
+        CohortError: the source as a whole cannot be read; `SourceEntry.read` raises for single images.
     """
     path, columns = Path(source), check_roles(columns or {})
     if table is not None:
@@ -67,7 +67,7 @@ def open_source(
     )
 
 
-def _folder(path: Path, columns: Mapping[str, str], data: Data) -> Iterator[Entry]:
+def _folder(path: Path, columns: Mapping[str, str], data: Data) -> Iterator[SourceEntry]:
     root = Path(os.path.abspath(path))  # stamps must not depend on the folder one works in
     children = listing(root)
     classes_there = has_classes(children, data.classes)

@@ -15,7 +15,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
-from privsyn.cohort.entries import Entry, Picture
+from privsyn.cohort.entries import SourceEntry, SourceImage
 from privsyn.cohort.pixels import check_depth
 from privsyn.cohort.sources.names import as_text, file_stamp, readable, shown
 from privsyn.errors import CohortError
@@ -26,7 +26,7 @@ _CHUNK = 2**20  # bytes of pixels that are read at a time, or one image
 _NAMES = 2**20  # bytes of the largest list of class names
 
 
-def digits_entries(data: Data) -> Iterator[Entry]:
+def digits_entries(data: Data) -> Iterator[SourceEntry]:
     """The 1,797 handwritten 8x8 digits that scikit-learn embeds; no writer ids."""
     _check_names("digits", data)
     from sklearn.datasets import load_digits  # loads slowly, and only this source needs it
@@ -35,16 +35,16 @@ def digits_entries(data: Data) -> Iterator[Entry]:
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
     for row, target in enumerate(digits.target):
         read = partial(row_picture, images[row].tobytes(), "|u1", (8, 8, 1))
-        yield Entry(f"digits[{row}]", str(target), None, read, "digits")
+        yield SourceEntry(f"digits[{row}]", str(target), None, read, "digits")
 
 
-def row_picture(pixels: bytes, dtype: str, shape: tuple[int, ...]) -> list[Picture]:
+def row_picture(pixels: bytes, dtype: str, shape: tuple[int, ...]) -> list[SourceImage]:
     """One row of an array: (H, W, C) of `dtype`, as bytes."""
     array = np.frombuffer(pixels, dtype)
-    return [Picture(array.astype(array.dtype.newbyteorder("="), copy=False).reshape(shape))]
+    return [SourceImage(array.astype(array.dtype.newbyteorder("="), copy=False).reshape(shape))]
 
 
-def npz_entries(path: Path, data: Data) -> Iterator[Entry]:
+def npz_entries(path: Path, data: Data) -> Iterator[SourceEntry]:
     """`images, labels` and, if there, `groups` (the patients), or the pooled parts of a MedMNIST file.
 
     Integer labels are indices: of `class_names`, if the file lists some of the recipe's, else of
@@ -72,7 +72,7 @@ def npz_entries(path: Path, data: Data) -> Iterator[Entry]:
             for row, read in enumerate(images.rows(archive)):
                 patient = None if groups is None else as_text(groups[row].item())
                 label = _label(labels[row].item(), named)
-                yield Entry(f"{where}[{row}]", label, patient, read, f"{stamp} {row}")
+                yield SourceEntry(f"{where}[{row}]", label, patient, read, f"{stamp} {row}")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class _Images:
     header: _Header
     shape: tuple[int, ...]
 
-    def rows(self, archive: zipfile.ZipFile) -> Iterator[partial[list[Picture]]]:
+    def rows(self, archive: zipfile.ZipFile) -> Iterator[partial[list[SourceImage]]]:
         """A way to read each row."""
         kind, one = self.header.dtype.str, math.prod(self.shape) * self.header.dtype.itemsize
         if self.header.fortran:  # the last axis runs slowest, so that no row is whole before the end

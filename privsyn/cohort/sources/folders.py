@@ -8,20 +8,20 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from privsyn.cohort.entries import Entry
+from privsyn.cohort.entries import SourceEntry
 from privsyn.cohort.reading import read_file, seems_a_picture
 from privsyn.cohort.sources.names import shown
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
 
-SPLITS = frozenset(
+SPLIT_FOLDERS = frozenset(
     ["train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "holdout"]
 )
-Listing = list[os.DirEntry[str]]
+FolderListing = list[os.DirEntry[str]]
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
 
-def class_folders(root: Path, below: str, data: Data) -> Iterator[Entry]:
+def class_folders(root: Path, below: str, data: Data) -> Iterator[SourceEntry]:
     """`ROOT/BELOW/CLASS/.../image.png`; the first folder names the class.
 
     Raises:
@@ -39,27 +39,29 @@ def class_folders(root: Path, below: str, data: Data) -> Iterator[Entry]:
             )
 
 
-def whole_tree(root: Path, label: str | None, data: Data) -> Iterator[Entry]:
+def whole_tree(root: Path, label: str | None, data: Data) -> Iterator[SourceEntry]:
     """Every file in a folder and below it, all with one label; None leaves it to the files."""
     return _files(str(root), "", label, data)
 
 
-def has_classes(children: Listing, classes: Sequence[str]) -> bool:
+def has_classes(children: FolderListing, classes: Sequence[str]) -> bool:
     """Whether any of what is in a folder is a folder that is named like a class."""
     return any(child.name in classes and is_folder(child) for child in children)
 
 
-def splits_in(children: Listing, classes: Sequence[str]) -> list[str]:
+def splits_in(children: FolderListing, classes: Sequence[str]) -> list[str]:
     """The folders `train`, `test` ... of a source that has no others; none if one may itself be a class."""
     folders = [child for child in children if is_folder(child)]
-    if not folders or any(child.name.lower() not in SPLITS or child.name in classes for child in folders):
+    if not folders or any(
+        child.name.lower() not in SPLIT_FOLDERS or child.name in classes for child in folders
+    ):
         return []
     if len(classes) == 1 and not any(has_classes(listing(child.path), classes) for child in folders):
         return []
     return [child.name for child in folders]
 
 
-def listing(folder: str | Path) -> Listing:
+def listing(folder: str | Path) -> FolderListing:
     """What is in a folder, by name, without hidden files and the litter of operating systems.
 
     Raises:
@@ -75,7 +77,7 @@ def listing(folder: str | Path) -> Listing:
         raise CohortError(f"cannot read the folder {shown(str(folder))} ({error.strerror})") from None
 
 
-def _files(folder: str, where: str, label: str | None, data: Data) -> Iterator[Entry]:
+def _files(folder: str, where: str, label: str | None, data: Data) -> Iterator[SourceEntry]:
     """Every file in a folder, those of its folders in place of these; one listing a level is in memory."""
     levels = [(iter(listing(folder)), where)]
     while levels:
@@ -102,15 +104,15 @@ def is_folder(child: os.DirEntry[str]) -> bool:
         return False
 
 
-def _entry(child: os.DirEntry[str], where: str, label: str | None, data: Data) -> Entry:
+def _entry(child: os.DirEntry[str], where: str, label: str | None, data: Data) -> SourceEntry:
     path = child.path
     try:
         status = child.stat()
     except OSError:  # a link to nowhere; reading it says so
-        return Entry(shown(where), label, None, partial(read_file, path, data), path)
+        return SourceEntry(shown(where), label, None, partial(read_file, path, data), path)
     size = status.st_size if stat.S_ISREG(status.st_mode) else None
     stamp = f"{path} {status.st_size} {status.st_mtime_ns}"
-    return Entry(shown(where), label, None, partial(read_file, path, data, size), stamp)
+    return SourceEntry(shown(where), label, None, partial(read_file, path, data, size), stamp)
 
 
 def _name(child: os.DirEntry[str]) -> str:

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from privsyn.cohort.entries import Entry, Picture
+from privsyn.cohort.entries import SourceEntry, SourceImage
 from privsyn.cohort.reading import read_bytes
-from privsyn.cohort.sources.folders import SPLITS, Listing, is_folder, listing
+from privsyn.cohort.sources.folders import SPLIT_FOLDERS, FolderListing, is_folder, listing
 from privsyn.cohort.sources.names import as_text, file_stamp, readable, shown
 from privsyn.cohort.sources.tables import read_inside
 from privsyn.errors import CohortError
@@ -26,11 +26,11 @@ _BATCH_BYTES, _BATCH_ROWS = 2**23, 1000
 _BUFFER = 2**20  # bytes of a column that are read at a time, where row groups are large
 
 
-def shards_in(children: Listing) -> list[Path]:
+def shards_in(children: FolderListing) -> list[Path]:
     """The Parquet files of a data set: in a folder, in its `data`, or in its `train`, `test` ..."""
     found = [child.path for child in children if _is_shard(child)]
     for folder in children:
-        if folder.name.lower() in {"data", *SPLITS} and is_folder(folder):
+        if folder.name.lower() in {"data", *SPLIT_FOLDERS} and is_folder(folder):
             found += [child.path for child in listing(folder.path) if _is_shard(child)]
     return [Path(path) for path in found]
 
@@ -41,7 +41,7 @@ def _is_shard(child: os.DirEntry[str]) -> bool:
 
 def parquet_entries(
     shards: Sequence[Path], root: Path, columns: Mapping[str, str], data: Data
-) -> Iterator[Entry]:
+) -> Iterator[SourceEntry]:
     """The rows of all files, whatever split they are.
 
     Columns are `image` (a struct of `bytes` and `path`, or bytes alone), `label` (a name, a number, or a
@@ -60,16 +60,16 @@ def parquet_entries(
             readable(shard, "a Parquet file that can be read"),
             pq.ParquetFile(shard, pre_buffer=False, buffer_size=_BUFFER) as content,
         ):
-            layout = _layout(shard, content.schema_arrow, columns, data)
+            layout = _parquet_columns(shard, content.schema_arrow, columns, data)
             row = 0
             for batch in content.iter_batches(_batch_rows(content), columns=layout.columns):
                 for image, label, patient, subgroup in layout.cells(batch):
                     read = partial(read_cell, image, inside, data, patient is not None)
-                    yield Entry(f"{where}[{row}]", label, patient, read, f"{stamp} {row}", subgroup)
+                    yield SourceEntry(f"{where}[{row}]", label, patient, read, f"{stamp} {row}", subgroup)
                     row += 1
 
 
-def read_cell(cell: Any, root: str, data: Data, named: bool) -> Iterator[Picture]:
+def read_cell(cell: Any, root: str, data: Data, named: bool) -> Iterator[SourceImage]:
     """The picture in a cell: bytes, or a struct of `bytes` and `path`; a path without bytes is of a file.
 
     Args:
@@ -85,7 +85,7 @@ def read_cell(cell: Any, root: str, data: Data, named: bool) -> Iterator[Picture
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _ParquetColumns:
     """Which columns a file has for what; `names` are what the numbers in them count, by column."""
 
     image: str
@@ -121,7 +121,9 @@ class _Layout:
         return names[value] if 0 <= value < len(names) else f"number {value}"
 
 
-def _layout(shard: Path, schema: pa.Schema, columns: Mapping[str, str], data: Data) -> _Layout:
+def _parquet_columns(
+    shard: Path, schema: pa.Schema, columns: Mapping[str, str], data: Data
+) -> _ParquetColumns:
     features = _features(schema)
     typed = {
         kind: [name for name in features if _type(features, name) == kind] for kind in ("Image", "ClassLabel")
@@ -139,7 +141,7 @@ def _layout(shard: Path, schema: pa.Schema, columns: Mapping[str, str], data: Da
         raise CohortError(f"{shard}: the column {image!r} is {kind}, not bytes or a struct of bytes and path")
     told = {name: features[name].get("names") for name in typed["ClassLabel"]}
     names = {name: tuple(map(str, some)) for name, some in told.items() if isinstance(some, list)}
-    return _Layout(image, label, patient, subgroup, names)
+    return _ParquetColumns(image, label, patient, subgroup, names)
 
 
 def _column(shard: Path, schema: pa.Schema, asked: str | None, usual: Sequence[str]) -> str | None:
