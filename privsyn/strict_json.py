@@ -92,7 +92,7 @@ class Fields:
         Refused: it is not an object, or has a field that is not in `known` (if that is given).
     """
 
-    def __init__(self, document: Any, what: str, known: tuple[str, ...] | None = None) -> None:
+    def __init__(self, document: object, what: str, known: tuple[str, ...] | None = None) -> None:
         if not isinstance(document, Mapping):
             refuse(what, "is not a JSON object where one is expected")
         self.document: Mapping[str, Any] = document
@@ -197,14 +197,14 @@ class Fields:
         return value
 
 
-def check_slug(value: Any, what: str) -> str:
+def check_slug(value: object, what: str) -> str:
     """The value, if it is a short plain id."""
     if not isinstance(value, str) or not _SLUG.fullmatch(value):
         refuse(what, "is not a plain id (lower-case letters, digits, dots and dashes, at most 64)")
     return value
 
 
-def check_digest(value: Any, what: str) -> str:
+def check_digest(value: object, what: str) -> str:
     """The value, if it is a sha256 in lower-case hex."""
     if not isinstance(value, str) or not _SHA256.fullmatch(value):
         refuse(what, "is not a sha256")
@@ -216,7 +216,7 @@ def printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
     found = dict(pairs)
     if len(found) != len(pairs):  # readers differ on which of two equal keys counts
         raise ValueError("an object has the same key twice")
@@ -234,8 +234,8 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a JSON number")
 
 
-def _is_deep(document: Any) -> bool:
-    level = [document]
+def _is_deep(document: JsonValue) -> bool:
+    level: list[JsonValue] = [document]
     for _ in range(MAX_DEPTH):
         level = [child for each in level for child in _children(each)]
         if not level:
@@ -243,5 +243,5 @@ def _is_deep(document: Any) -> bool:
     return True
 
 
-def _children(value: Any) -> list[Any]:
+def _children(value: JsonValue) -> list[JsonValue]:
     return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []

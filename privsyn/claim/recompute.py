@@ -30,7 +30,7 @@ RATE_RANGE = (1e-9, 1.0)
 MOST_STEPS = 10**8
 DELTA_RANGE = (1e-30, 0.1)
 
-Accountant = Callable[[Sequence[Mechanism], float], float]
+EpsilonFunction = Callable[[Sequence[Mechanism], float], float]
 """Epsilon of mechanisms, composed, at a delta: `privsyn.dp.accounting.epsilon`."""
 
 
@@ -66,7 +66,7 @@ class Recomputed:
     outcome: Literal["confirmed", "bounded", "contradicted", "unlikely"]
 
 
-def recompute(document: object, accountant: Accountant | None = None) -> Recomputed:
+def recompute(document: object, accountant: EpsilonFunction | None = None) -> Recomputed:
     """Compute epsilon of a `dp` claim again from its mechanisms and delta.
 
     Args:

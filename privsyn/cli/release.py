@@ -78,10 +78,10 @@ def draft(
     """
     from privsyn.cli.console import show
     from privsyn.release.draft import draft
-    from privsyn.release.predicate import Terms
+    from privsyn.release.predicate import ReleaseTerms
 
     signer = signers([key], public_key, passphrase_file)[0] if key else None
-    decided = Terms(tuple(author or ()), terms, valid_days, supersedes)
+    decided = ReleaseTerms(tuple(author or ()), terms, valid_days, supersedes)
     folder = draft(study, decided, signer=signer, force=force)
     follow = "privsyn release checklist" if signer else f"privsyn verify {folder}"
     show(

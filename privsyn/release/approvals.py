@@ -25,7 +25,7 @@ from privsyn.release.manifest import Statement
 from privsyn.release.trust import PIPELINE, Trust
 from privsyn.strict_json import Fields, JsonObject, check_slug, refuse, spelled
 
-PREDICATE_TYPE = "https://privsyn.org/approval/v1"
+APPROVAL_TYPE = "https://privsyn.org/approval/v1"
 Decision = Literal["approve", "reject", "changes"]
 DECISIONS: tuple[Decision, ...] = get_args(Decision)
 CLOCKS_DIFFER = timedelta(minutes=5)  # between the machines of approver and verifier
@@ -94,7 +94,7 @@ class Approval:
             "validUntil": spelled(self.valid_until),
         }
         subjects = {"statement": self.statement, "tree": self.tree}
-        return json_text(statement_about(subjects, PREDICATE_TYPE, predicate)).encode()
+        return json_text(statement_about(subjects, APPROVAL_TYPE, predicate)).encode()
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def read_approval(envelope: Envelope, what: str = "an approval") -> Approval:
     Raises:
         Refused: it is none.
     """
-    subjects, predicate = read_about(envelope.payload, PREDICATE_TYPE, what)
+    subjects, predicate = read_about(envelope.payload, APPROVAL_TYPE, what)
     known = (
         "decision", "approver", "role", "policyDigest", "reportDigest", "answers", "waivers", "comment",
         "conflictOfInterest", "decidedAt", "validFrom", "validUntil",

@@ -27,7 +27,7 @@ from privsyn.release.approvals import (
     tally,
 )
 from privsyn.release.bundle import Bundle, read_bundle
-from privsyn.release.checklist import Question, open_items
+from privsyn.release.checklist import ChecklistQuestion, open_items
 from privsyn.release.envelope import IN_TOTO, Envelope, read_envelope
 from privsyn.release.manifest import BUNDLE, Statement
 from privsyn.release.trust import Trust
@@ -35,7 +35,7 @@ from privsyn.release.verify import verify
 from privsyn.strict_json import now_or, read_file
 from privsyn.study import Study, as_study
 
-VALID_DAYS = 180
+APPROVAL_DAYS = 180
 _DIFFERENCES = ("changed", "missing", "extra", "problem")
 
 
@@ -73,7 +73,7 @@ class ApprovalRequest:
     waivers: tuple[Waiver, ...] = ()
     comment: str = ""
     conflict_of_interest: str = ""
-    valid_days: int = VALID_DAYS
+    valid_days: int = APPROVAL_DAYS
 
 
 def approve(
@@ -205,7 +205,7 @@ def standing(study: Study | Path | str, trust: Trust, *, now: datetime | None = 
     return Standing(counted, {name: len(people) for name, people in decided.items()}, complete)
 
 
-def questions(study: Study | Path | str) -> list[tuple[Question, str]]:
+def questions(study: Study | Path | str) -> list[tuple[ChecklistQuestion, str]]:
     """Each question of the checklist with why it waits for a person; "" if evidence answers it.
 
     What others answered is left out, so that people answer independently.

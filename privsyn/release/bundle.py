@@ -14,8 +14,7 @@ from datetime import datetime
 
 from privsyn.errors import PrivsynError
 from privsyn.files import json_text
-from privsyn.release.approvals import CLOCKS_DIFFER, read_approval
-from privsyn.release.approvals import PREDICATE_TYPE as APPROVAL
+from privsyn.release.approvals import APPROVAL_TYPE, CLOCKS_DIFFER, read_approval
 from privsyn.release.envelope import (
     IN_TOTO,
     Envelope,
@@ -24,12 +23,11 @@ from privsyn.release.envelope import (
     read_envelope,
     statement_about,
 )
-from privsyn.release.manifest import BUNDLE, Statement, parse_statement
-from privsyn.release.manifest import PREDICATE_TYPE as STATEMENT
+from privsyn.release.manifest import BUNDLE, RELEASE_TYPE, Statement, parse_statement
 from privsyn.strict_json import Fields, JsonObject, refuse, spelled
 
-GATE = "https://slsa.dev/verification_summary/v1"
-CERTIFICATE = "https://privsyn.org/certificate/v1"
+GATE_TYPE = "https://slsa.dev/verification_summary/v1"
+CERTIFICATE_TYPE = "https://privsyn.org/certificate/v1"
 VERIFIER = "https://privsyn.org/privsyn"
 
 
@@ -77,13 +75,13 @@ def read_bundle(raw: bytes) -> Bundle:
     lines = raw.splitlines(keepends=True)
     envelopes = [read_envelope(line, IN_TOTO, _line(n)) for n, line in enumerate(lines, 1)]
     kinds = [predicate_type(each.payload, _line(n)) for n, each in enumerate(envelopes, 1)]
-    if kinds[:1] != [STATEMENT]:
+    if kinds[:1] != [RELEASE_TYPE]:
         refuse(BUNDLE, "does not begin with the statement of a release")
     statement = parse_statement(envelopes[0].payload)
-    gate = envelopes[1] if kinds[1:2] == [GATE] else None
+    gate = envelopes[1] if kinds[1:2] == [GATE_TYPE] else None
     rest = list(zip(kinds, envelopes, strict=True))[2 if gate else 1 :]
-    certificate = rest.pop()[1] if rest and rest[-1][0] == CERTIFICATE else None
-    if any(kind != APPROVAL for kind, _ in rest):
+    certificate = rest.pop()[1] if rest and rest[-1][0] == CERTIFICATE_TYPE else None
+    if any(kind != APPROVAL_TYPE for kind, _ in rest):
         refuse(BUNDLE, "has a line of an unknown kind, twice, or in the wrong place")
     digests = [envelope.digest for _, envelope in rest]
     if len(set(digests)) != len(digests):
@@ -103,7 +101,7 @@ def gate_payload(statement: Statement, *, version: str, at: datetime) -> bytes:
         "verificationResult": "PASSED" if passed else "FAILED",
         "verifiedLevels": [],
     }
-    return _about(statement, GATE, predicate)
+    return _about(statement, GATE_TYPE, predicate)
 
 
 def check_gate(gate: Envelope, statement: Statement) -> None:
@@ -113,7 +111,7 @@ def check_gate(gate: Envelope, statement: Statement) -> None:
         Refused: it does not.
     """
     what = "the gate's result"
-    predicate = _predicate(gate, statement, GATE, what)
+    predicate = _predicate(gate, statement, GATE_TYPE, what)
     fields = Fields(predicate, what)
     policy = fields.fields("policy").fields("digest").digest("sha256")
     result = fields.one_of("verificationResult", ("PASSED", "FAILED"))
@@ -142,7 +140,7 @@ def certificate_payload(bundle: Bundle, certificate: Certificate) -> bytes:
         "trust": {"id": certificate.organisation, "version": certificate.trust_version},
         "sealedAt": spelled(certificate.sealed_at),
     }
-    return _about(bundle.statement, CERTIFICATE, predicate)
+    return _about(bundle.statement, CERTIFICATE_TYPE, predicate)
 
 
 def digests_of(bundle: Bundle) -> frozenset[str]:
@@ -160,7 +158,7 @@ def read_certificate(bundle: Bundle) -> Certificate:
     what = "the certificate"
     if bundle.certificate is None or bundle.gate is None:
         refuse(BUNDLE, "has no certificate: the release is a draft that was not sealed")
-    predicate = _predicate(bundle.certificate, bundle.statement, CERTIFICATE, what)
+    predicate = _predicate(bundle.certificate, bundle.statement, CERTIFICATE_TYPE, what)
     known = ("statement", "gate", "approvals", "waivers", "trust", "sealedAt")
     fields = Fields(predicate, what, known)
     for name, digest in (("statement", bundle.envelope.digest), ("gate", bundle.gate.digest)):

@@ -52,7 +52,7 @@ def evidence_answers(predicate: Mapping[str, JsonValue]) -> dict[str, EvidenceAn
 
 
 @dataclass(frozen=True)
-class Question:
+class ChecklistQuestion:
     """One item of a policy's checklist.
 
     Attributes:
@@ -75,7 +75,7 @@ class Question:
 class OpenItem:
     """A question that is not answered, and why not, in one sentence."""
 
-    item: Question
+    item: ChecklistQuestion
     why: str
 
 
@@ -105,7 +105,7 @@ def open_items(items: object, predicate: Mapping[str, JsonValue], answers: objec
     return [OpenItem(item, why) for item, why in zip(questions, reasons, strict=True) if why is not None]
 
 
-def read_questions(items: object) -> tuple[Question, ...]:
+def read_questions(items: object) -> tuple[ChecklistQuestion, ...]:
     """Read a checklist that may be hostile.
 
     Args:
@@ -122,8 +122,8 @@ def read_questions(items: object) -> tuple[Question, ...]:
     return found
 
 
-def _question(fields: Fields) -> Question:
-    return Question(
+def _question(fields: Fields) -> ChecklistQuestion:
+    return ChecklistQuestion(
         id=fields.slug("id"),
         question=fields.text("question"),
         role=fields.slug("role"),
@@ -139,7 +139,7 @@ class _RoleAnswer:
     explained: bool
 
 
-def _given(item: Question, answers: Mapping[str, object]) -> list[_RoleAnswer]:
+def _given(item: ChecklistQuestion, answers: Mapping[str, object]) -> list[_RoleAnswer]:
     raw = answers.get(item.id, [])
     return [
         _role_answer(Fields(each, f"the answer to {item.id}"))
@@ -152,7 +152,9 @@ def _role_answer(fields: Fields) -> _RoleAnswer:
     return _RoleAnswer(fields.one_of("answer", ANSWERS), fields.slug("role"), bool(comment.strip()))
 
 
-def _why_open(item: Question, evidence: EvidenceAnswer | None, given: list[_RoleAnswer]) -> str | None:
+def _why_open(
+    item: ChecklistQuestion, evidence: EvidenceAnswer | None, given: list[_RoleAnswer]
+) -> str | None:
     refusing = [each.role for each in given if each.answer == "no"]
     if refusing:
         return f"{refusing[0]} answered no"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from privsyn.claim.document import WHAT
-from privsyn.claim.recompute import Accountant, Recomputed, recompute
+from privsyn.claim.recompute import EpsilonFunction, Recomputed, recompute
 from privsyn.claim.words import IMPORTED, NOT_PRIVATE, UNKNOWN_GENERATOR, figures, rounded_up
 from privsyn.strict_json import Fields, refuse
 
@@ -47,10 +47,10 @@ def check_claim(document: object) -> ClaimAnswer:
     return _answer(recompute(document, installed_accountant()))
 
 
-def installed_accountant() -> Accountant | None:
+def installed_accountant() -> EpsilonFunction | None:
     """dp-accounting's, or None: a recipient may have neither it nor the training side of privsyn."""
     try:
-        accountant: Accountant = importlib.import_module("privsyn.dp.accounting").epsilon
+        accountant: EpsilonFunction = importlib.import_module("privsyn.dp.accounting").epsilon
     except ImportError:
         return None
     return accountant

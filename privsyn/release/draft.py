@@ -8,15 +8,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import get_args
 
 from securesystemslib.signer import Signer
 
 from privsyn.auditing.policy import ChecklistItem, load_policy
 from privsyn.auditing.verdict import Verdict
 from privsyn.claim.document import Claim
+from privsyn.cohort.document import TextCounts
 from privsyn.errors import Refused, StudyError
-from privsyn.files import file_digest, read_json, relative_files, tree_digest, whole_folder
+from privsyn.files import file_digest, relative_files, tree_digest, whole_folder
 from privsyn.release import artefacts
 from privsyn.release.bundle import Bundle, gate_payload
 from privsyn.release.contents import LARGEST
@@ -24,16 +24,16 @@ from privsyn.release.envelope import IN_TOTO, Envelope
 from privsyn.release.manifest import BUNDLE, Statement, make_statement
 from privsyn.release.predicate import (
     LedgerAccount,
-    Predicate,
+    PublicTextScan,
     ReleaseInfo,
+    ReleasePredicate,
+    ReleaseTerms,
     SetInfo,
-    Terms,
-    TextPolicy,
-    TextScan,
 )
+from privsyn.report.documents import load_claim
 from privsyn.report.html import public_page, public_view
 from privsyn.report.material import gather
-from privsyn.strict_json import Fields, now_or
+from privsyn.strict_json import now_or
 from privsyn.study import Study, as_study
 
 
@@ -66,11 +66,12 @@ class JudgedSet:
     verdict: Verdict
     claim: Claim | None
     account: LedgerAccount | None
+    text_scan: PublicTextScan | None
 
 
 def draft(
     study: Study | Path | str,
-    terms: Terms | None = None,
+    terms: ReleaseTerms | None = None,
     *,
     signer: Signer | None = None,
     force: bool = False,
@@ -98,7 +99,7 @@ def draft(
         statement = make_statement(
             {name: file.digest for name, file in copied.items()},
             {name: file.size for name, file in copied.items()},
-            _predicate(study, judged, terms or Terms(), now).to_document(),
+            _predicate(study, judged, terms or ReleaseTerms(), now).to_document(),
         )
         bundle = _signed(statement, judged.verdict.privsyn_version, signer, now)
         (partial / BUNDLE).write_bytes(bundle.to_bytes())
@@ -126,14 +127,26 @@ def _judged_set(study: Study) -> JudgedSet:
         raise StudyError(
             f"{study.public_report} is older than what it reports on: run `privsyn report` again"
         )
-    claim = material.claim
     return JudgedSet(
         name=view.name,
         set=SetInfo(view.images, tuple(view.classes), view.provenance),
         verdict=material.verdict,
-        claim=claim,
-        account=LedgerAccount(claim.ledger, claim.cumulative) if claim and claim.ledger else None,
+        claim=material.claim,
+        account=_account(study),
+        text_scan=_text_scan(material.cohort.document.identifiers.text),
     )
+
+
+def _account(study: Study) -> LedgerAccount | None:
+    """What the ledger says about the study's model, whether or not that drew the set."""
+    claim = load_claim(study.privacy_file) if study.privacy_file.exists() else None
+    return LedgerAccount(claim.ledger, claim.cumulative) if claim and claim.ledger else None
+
+
+def _text_scan(text: TextCounts) -> PublicTextScan | None:
+    if not text.looked_at:
+        return None
+    return PublicTextScan(None if text.looked_at == text.of else text.looked_at, text.policy)
 
 
 def _check_made(study: Study) -> None:
@@ -181,8 +194,8 @@ def _check_judged(study: Study, copied: Iterable[CopiedFile], judged: str) -> No
         )
 
 
-def _predicate(study: Study, judged: JudgedSet, terms: Terms, now: datetime) -> Predicate:
-    return Predicate(
+def _predicate(study: Study, judged: JudgedSet, terms: ReleaseTerms, now: datetime) -> ReleasePredicate:
+    return ReleasePredicate(
         release=ReleaseInfo(secrets.token_hex(16), judged.name, now),
         set=judged.set,
         claim=judged.claim,
@@ -190,7 +203,7 @@ def _predicate(study: Study, judged: JudgedSet, terms: Terms, now: datetime) -> 
         checklist=_checklist(study, judged.verdict.inputs.policy),
         verdict=judged.verdict,
         internal_report=file_digest(study.internal_report),
-        text_scan=_text_scan(study.cohort / "cohort.json"),
+        text_scan=judged.text_scan,
         terms=terms,
         valid_until=now + timedelta(days=terms.valid_days),
     )
@@ -204,16 +217,3 @@ def _checklist(study: Study, digest: str) -> tuple[ChecklistItem, ...]:
             f"{study.policy_file} is not the policy that the audit judged by: run `privsyn audit --force`"
         )
     return policy.checklist
-
-
-def _text_scan(file: Path) -> TextScan | None:
-    """How `prepare` looked for text; names, headers and tables are never kept, so need no scan."""
-    identifiers = read_json(file).get("identifiers", {})
-    if not identifiers.get("text", {}).get("looked_at"):
-        return None
-    text = Fields(identifiers["text"], f"{file}: text")
-    looked_at = text.integer("looked_at", least=1)
-    return TextScan(
-        looked_at=None if looked_at == text.integer("of", least=1) else looked_at,
-        policy=text.choice("policy", get_args(TextPolicy)),
-    )

@@ -16,11 +16,11 @@ from functools import cached_property
 from types import MappingProxyType
 
 from privsyn.files import json_text, tree_digest
-from privsyn.release.checklist import Question, read_questions
+from privsyn.release.checklist import ChecklistQuestion, read_questions
 from privsyn.release.envelope import read_about, statement_about
 from privsyn.strict_json import Fields, JsonObject, JsonValue, check_slug, refuse
 
-PREDICATE_TYPE = "https://privsyn.org/release/v1"
+RELEASE_TYPE = "https://privsyn.org/release/v1"
 BUNDLE = "release.intoto.jsonl"
 WHAT = "the statement"
 PASSED = ("pass", "accepted")  # outcomes of a rule that do not block a release
@@ -48,7 +48,7 @@ class Statement:
 
     def to_dict(self) -> JsonObject:
         """The in-toto document."""
-        return statement_about(self.subjects, PREDICATE_TYPE, self.predicate)
+        return statement_about(self.subjects, RELEASE_TYPE, self.predicate)
 
     def to_bytes(self) -> bytes:
         """The bytes that are signed; `parse_statement` turns them back into an equal statement."""
@@ -100,7 +100,7 @@ class Statement:
         return self._fields.fields("ledger").text("head")
 
     @property
-    def checklist(self) -> tuple[Question, ...]:
+    def checklist(self) -> tuple[ChecklistQuestion, ...]:
         """The policy's questions."""
         return read_questions(self._fields.list("checklist"))
 
@@ -156,7 +156,7 @@ def make_statement(
     Args:
         digests: relative POSIX path to sha256 (hex) of each file.
         sizes: relative POSIX path to bytes of each file.
-        claims: the rest of the predicate, as `Predicate.to_document` writes it.
+        claims: the rest of the predicate, as `ReleasePredicate.to_document` writes it.
 
     Raises:
         Refused: a name means another file, or none, on another file system.
@@ -178,7 +178,7 @@ def parse_statement(payload: bytes) -> Statement:
     Raises:
         Refused: it is not a statement that this version writes and understands; the message says why.
     """
-    subjects, predicate = read_about(payload, PREDICATE_TYPE, WHAT)
+    subjects, predicate = read_about(payload, RELEASE_TYPE, WHAT)
     if not subjects:
         refuse(WHAT, "names no files")
     for name in subjects:

@@ -1,4 +1,4 @@
-"""What a release statement says about its set, as a value; `Predicate.to_document` is its only writer.
+"""What a release statement says about its set; `ReleasePredicate.to_document` is its only writer.
 
 Nothing in it was measured on real data. What a recipient reads of it is in `privsyn.release.manifest`.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 from privsyn.auditing.policy import ChecklistItem
 from privsyn.auditing.verdict import RuleResult, Verdict
@@ -17,8 +16,7 @@ from privsyn.claim.words import in_full
 from privsyn.strict_json import JsonObject, JsonValue, spelled
 
 NOT_PERFORMED = "not performed"
-TextPolicy = Literal["refuse", "drop", "mask"]
-TEXT_POLICIES: Mapping[TextPolicy, str] = {"refuse": "none found", "drop": "left out", "mask": "masked"}
+TEXT_POLICIES = {"refuse": "none found", "drop": "left out", "mask": "masked"}  # `data.text` of the recipe
 
 
 @dataclass(frozen=True)
@@ -50,16 +48,16 @@ class SetInfo:
 
 
 @dataclass(frozen=True)
-class TextScan:
+class PublicTextScan:
     """How `prepare` looked for text in the pixels of the cohort, without what it found.
 
     Attributes:
         looked_at: images, as the recipe declares; None means all.
-        policy: what became of images with text.
+        policy: what became of images with text, by a key of `TEXT_POLICIES`.
     """
 
     looked_at: int | None
-    policy: TextPolicy
+    policy: str
 
     def to_dict(self) -> JsonObject:
         return {
@@ -90,7 +88,7 @@ class LedgerAccount:
 
 
 @dataclass(frozen=True)
-class Terms:
+class ReleaseTerms:
     """What is decided about a release when it is drafted.
 
     Attributes:
@@ -107,7 +105,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Predicate:
+class ReleasePredicate:
     """The predicate of a release statement, but for the tree of its files.
 
     Attributes:
@@ -125,8 +123,8 @@ class Predicate:
     checklist: tuple[ChecklistItem, ...]
     verdict: Verdict
     internal_report: str
-    text_scan: TextScan | None
-    terms: Terms
+    text_scan: PublicTextScan | None
+    terms: ReleaseTerms
     valid_until: datetime
 
     def to_document(self) -> JsonObject:

@@ -22,7 +22,7 @@ from privsyn.release.status_list import (
 from privsyn.release.trust import Trust
 from privsyn.strict_json import now_or, read_file
 
-VALID_DAYS = 30
+LIST_DAYS = 30
 
 
 def revoke(
@@ -33,7 +33,7 @@ def revoke(
     signers: Sequence[Signer],
     trust: Trust,
     status: Path,
-    valid_days: int = VALID_DAYS,
+    valid_days: int = LIST_DAYS,
 ) -> StatusList:
     """Write the next version of a status list, with an entry about a release or an approval; return it.
 

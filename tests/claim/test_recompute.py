@@ -8,7 +8,7 @@ from dp_accounting.dp_event import GaussianDpEvent
 from dp_accounting.rdp import RdpAccountant
 
 from privsyn.claim.document import Mechanism
-from privsyn.claim.recompute import LEAST_SHARE, ORDERS, Accountant, epsilon_bound, recompute
+from privsyn.claim.recompute import LEAST_SHARE, ORDERS, EpsilonFunction, epsilon_bound, recompute
 from privsyn.dp.accounting import epsilon
 
 WHOSE = {"unit": "patient", "neighbouring": "add-or-remove-one"}
@@ -50,7 +50,7 @@ def test_an_honest_claim_is_confirmed_and_a_better_one_is_not() -> None:
     }
     exact = epsilon([Mechanism(1.1, 0.1, 1000)], 1e-5)
 
-    def asked(claimed: float, accountant: Accountant | None) -> tuple[str, str]:
+    def asked(claimed: float, accountant: EpsilonFunction | None) -> tuple[str, str]:
         claim = {**WHOSE, "epsilon": claimed, "delta": 1e-5, "mechanism": {**mechanism, **OTHERWISE}}
         found = recompute(claim, accountant)
         return found.method, found.outcome

@@ -11,7 +11,7 @@ import pytest
 from privsyn.errors import Refused
 from privsyn.files import json_text, tree_digest
 from privsyn.release.envelope import STATEMENT_TYPE
-from privsyn.release.manifest import BUNDLE, PREDICATE_TYPE, make_statement, parse_statement
+from privsyn.release.manifest import BUNDLE, RELEASE_TYPE, make_statement, parse_statement
 
 EMPTY = hashlib.sha256(b"").hexdigest()
 
@@ -22,7 +22,7 @@ def document(names: list[str] | None = None, **changes: Any) -> dict[str, Any]:
     return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": name, "digest": {"sha256": EMPTY}} for name in names],
-        "predicateType": PREDICATE_TYPE,
+        "predicateType": RELEASE_TYPE,
         "predicate": {"tree": tree},
         **changes,
     }
@@ -43,7 +43,7 @@ def test_the_document_has_the_shape_of_an_in_toto_statement() -> None:
     found = json.loads(make_statement({"b": EMPTY}, {"b": 0}, {}).to_bytes())
     assert sorted(found) == ["_type", "predicate", "predicateType", "subject"]
     assert found["subject"] == [{"name": "b", "digest": {"sha256": EMPTY}}]
-    assert (found["_type"], found["predicateType"]) == (STATEMENT_TYPE, PREDICATE_TYPE)
+    assert (found["_type"], found["predicateType"]) == (STATEMENT_TYPE, RELEASE_TYPE)
 
 
 def test_claims_cannot_pose_as_the_tree() -> None:
