@@ -249,7 +249,7 @@ def _check_same(log: Log, charge: Charge, asked: TrainingReserved) -> None:
 
 def _check_open(charge: Charge) -> None:
     if charge.state != RESERVED:
-        raise PrivsynError(f"training {charge.reference!r} is already {charge.state}, which is final")
+        raise PrivsynError(f"training {charge.reference!r} was {charge.state}, which is final")
 
 
 def _charge(balances: Balances, reference: str) -> Charge:
