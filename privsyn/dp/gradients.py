@@ -127,7 +127,7 @@ def gradients_at_once(
 ) -> UnitGradients:
     """One backward through the activations, and one weight-gradient kernel per layer for all units.
 
-    The weights ask for no gradient meanwhile, so autograd computes none; each layer's input is kept, and
+    The weights require no gradient meanwhile, so autograd computes none; each layer's input is kept, and
     when the gradient of its output comes back, its rule (`privsyn.dp.layers`) makes what the weights need.
 
     Args:
@@ -160,7 +160,7 @@ def gradients_at_once(
 
 @contextmanager
 def _tapped(model: nn.Module, taps: threading.local) -> Iterator[None]:
-    """Meanwhile no weight asks for a gradient, and a backward pass puts what their rules make into `taps`.
+    """Within it weights require no gradient, and a backward pass puts the results of their rules into `taps`.
 
     Args:
         taps: of the thread that passes: `units` in the pass, and `found`, gradients by the parameter's name.
@@ -226,7 +226,7 @@ def _fastest(
     in_turn: Pass,
     most: int,
 ) -> Pass:
-    """The quickest per unit: in turn, or at once with ever more units while that pays and fits."""
+    """The fastest per unit: in turn, or at once with more and more units while that is faster and fits."""
     best, seconds = in_turn, _seconds_per_unit(model, parameters, in_turn, noise)
     units = 1
     while units <= most:

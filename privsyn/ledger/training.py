@@ -112,7 +112,7 @@ def settle(reference: str, mechanisms: Sequence[Mechanism], *, outcome: str = ""
         _check_open(charge)
         if not _within(run, charge.mechanisms):
             raise PrivsynError(
-                f"training {reference!r} did not run as it was reserved, and stays charged as it was: only "
+                f"training {reference!r} did not run as it was reserved, so its charge is unchanged: only "
                 "steps that were not taken can be given back"
             )
         return log.extended(settled)
@@ -121,7 +121,7 @@ def settle(reference: str, mechanisms: Sequence[Mechanism], *, outcome: str = ""
 
 
 def void(reference: str) -> LedgerRecord:
-    """Take back a reservation of which NOT ONE step was taken.
+    """Take back a reservation, provided that NOT ONE step was taken.
 
     Raises:
         PrivsynError: there is no open reservation of this reference.
@@ -224,13 +224,13 @@ def _within(run: Sequence[Mechanism], planned: Sequence[Mechanism]) -> bool:
 
 
 def _proposed(log: Log, people: frozenset[str], asked: TrainingReserved, key: str) -> tuple[Log, Log]:
-    """The log with these patients known, and that with the training reserved too."""
+    """The log with these patients added, and the log with the training reserved as well."""
     before, population = enrolled(log, people, key)
     return before, before.extended(replace(asked, population=population))
 
 
 def _check_same(log: Log, charge: Charge, asked: TrainingReserved) -> None:
-    """A reference stands for one training for good."""
+    """Refuse another training under a reference that is in use."""
     there = _newest(log, charge.reference, "reserve").event
     assert isinstance(there, TrainingReserved)
     asked = replace(asked, population=there.population)
@@ -249,7 +249,7 @@ def _check_same(log: Log, charge: Charge, asked: TrainingReserved) -> None:
 
 def _check_open(charge: Charge) -> None:
     if charge.state != RESERVED:
-        raise PrivsynError(f"training {charge.reference!r} was {charge.state} before: that stands")
+        raise PrivsynError(f"training {charge.reference!r} was {charge.state}, which is final")
 
 
 def _charge(balances: Balances, reference: str) -> Charge:

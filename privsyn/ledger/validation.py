@@ -94,14 +94,14 @@ def exact(part: Mechanism) -> Mechanism:
 
 
 def check_kind(unit: str, neighbouring: str) -> None:
-    """Refuse a unit or a neighbouring relation that nothing here can account for."""
+    """Refuse a unit or a neighbouring relation that the accountant does not support."""
     for name, value, choices in (("unit", unit, UNITS), ("neighbouring", neighbouring, NEIGHBOURINGS)):
         if value not in choices:
             raise PrivsynError(f"{name} {value!r} is unknown: choose from {', '.join(choices)}")
 
 
 def check_epsilon(epsilon: float) -> None:
-    """Refuse a limit that limits nothing, or that nothing can keep to."""
+    """Refuse a limit that is not finite, or not above 0."""
     if not (math.isfinite(epsilon) and epsilon > 0):
         raise PrivsynError(f"epsilon {epsilon} is out of range: it must be finite and above 0")
 

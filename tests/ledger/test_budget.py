@@ -179,7 +179,7 @@ def test_a_charge_is_only_ever_corrected_downward_in_steps(run: list[Mechanism])
     """Anything else than what was reserved leaves the reservation as it was."""
     reserve("first", PEOPLE)
     before = ledger.overview()
-    with pytest.raises(PrivsynError, match="stays charged as it was"):
+    with pytest.raises(PrivsynError, match="so its charge is unchanged"):
         ledger.settle("first", run)
     assert ledger.overview() == before
 
