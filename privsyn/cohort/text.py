@@ -38,7 +38,7 @@ ALWAYS_LINE = 48  # pixels; a line up to this height counts in images of any siz
 LARGE_SIDE = 1024  # pixels of the shorter side; larger images are searched at their own size
 SMALLEST_SIDE = 256  # pixels; the shorter side is enlarged to at least this
 CONTRAST_CELL = 64  # pixels, of the image, in which contrast is equalised
-ROUNDING = 1e-12  # of a probability: one that equals its limit is not above it
+ROUNDING_MARGIN = 1e-12  # of a probability: one that equals its limit is not above it
 MASKING_ROUNDS = 4  # of masking and looking again
 CONTRAST_LIMIT = 3.0  # how much contrast is raised at most
 
@@ -167,7 +167,7 @@ def share_bound(flagged: int, looked: int, of: int, confidence: float = 0.95) ->
     low, high = flagged, of - (looked - flagged)  # K is at least and at most this
     while low < high:
         middle = (low + high + 1) // 2
-        if stats.hypergeom.cdf(flagged, of, middle, looked) > (1 - confidence) * (1 + ROUNDING):
+        if stats.hypergeom.cdf(flagged, of, middle, looked) > (1 - confidence) * (1 + ROUNDING_MARGIN):
             low = middle
         else:
             high = middle - 1
