@@ -23,12 +23,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-# Imported where they are used: every worker of `prepare` imports this file, being its program, anew.
+# Imported where they are used: every worker of `prepare` imports this file.
 if TYPE_CHECKING:
     from privsyn.study import Study
 
@@ -75,7 +75,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def throughput(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def throughput(asked: argparse.Namespace, folder: Path) -> list[dict[str, float | str]]:
     """Images a second of the bare loop, and of `prepare` on one process and on two."""
     from privsyn.cohort.prepare import SourceSpec, prepare
 
@@ -93,7 +93,7 @@ def throughput(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         for name, work in ways.items():
             taken[name].append(seconds(work))
     first = statistics.median(taken["bare Pillow"])
-    rows = []
+    rows: list[dict[str, float | str]] = []
     for name, times in taken.items():
         median = statistics.median(times)
         rows.append({"way": name, "images_per_second": asked.count / median, "ratio": first / median})
@@ -101,16 +101,16 @@ def throughput(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def memory(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def memory(asked: argparse.Namespace, folder: Path) -> list[dict[str, float]]:
     """Highest resident set of `prepare` at each count, in a process of its own."""
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, float]] = []
     for count in asked.memory:
         images = folder / f"images-{count}"
         write_files(images, count, asked.source_size, asked.format)
         command = [sys.executable, __file__, "--alone", str(images), str(folder / f"study-{count}")]
         command += ["--size", str(asked.size)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        row = {"images": count, **json.loads(done.stdout)}
+        row: dict[str, float] = {"images": count, **json.loads(done.stdout)}
         if rows:
             row["bytes_per_further_image"] = (row["peak_bytes"] - rows[0]["peak_bytes"]) / (
                 count - rows[0]["images"]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from privsyn.bit_depth import Images
 from privsyn.cohort.document import CohortDocument, read_document
-from privsyn.cohort.records import COLUMNS, GROUP, SUBGROUP
+from privsyn.cohort.records import CLUSTER_COLUMN, COLUMNS, SUBGROUP_COLUMN
 from privsyn.cohort.split import SPLITS, linked_clusters
 from privsyn.errors import CohortError, PrivsynError, StudyError
 from privsyn.files import file_digest
@@ -109,8 +109,8 @@ class Cohort:
             images = self.images[rows]
             images.flags.writeable = False
         labels = chosen["label"].to_numpy(dtype=np.int64)
-        subgroups = _texts(chosen[SUBGROUP]) if SUBGROUP in chosen else None
-        groups = chosen[GROUP].to_numpy(dtype=np.int64) if GROUP in chosen else None
+        subgroups = _texts(chosen[SUBGROUP_COLUMN]) if SUBGROUP_COLUMN in chosen else None
+        groups = chosen[CLUSTER_COLUMN].to_numpy(dtype=np.int64) if CLUSTER_COLUMN in chosen else None
         return Part(
             images, labels, _texts(chosen["patient"]), rows, subgroups, groups, _texts(chosen["sha256"])
         )

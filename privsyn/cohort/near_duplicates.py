@@ -1,9 +1,9 @@
-"""Images of different patients that are nearly the same: one person under two ids, or one image sent twice.
+"""Near-duplicates across patients: one person under two ids, or one image stored twice.
 
-Candidates are nearest neighbours among whitened mid-level features (which see shifts, JPEG and brightness)
-of the image and of its mirror image. Each is rechecked on the pixels: shifted by a few pixels, and with
-brightness and contrast fitted, the two must correlate almost perfectly. No threshold means the same in two
-cohorts, so the correlation must also be beyond what strangers reach here.
+Candidates are nearest neighbours of the image and of its mirror image in whitened mid-level features (which
+are robust to shifts, JPEG and brightness). Each is rechecked on the pixels: after small shifts, and with
+brightness and contrast fitted, the two must correlate almost perfectly. No threshold suits all cohorts, so
+the correlation must also exceed that of random pairs of this cohort.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class NearDuplicates:
 def near_duplicates(
     index: ImageIndex, records: IndexRecords, *, seed: int, progress: Progress
 ) -> NearDuplicates:
-    """Find them; 512 bytes an image are held, and every image is compared with every other.
+    """Find near-duplicates; memory holds 512 bytes per image, and every image is compared with every other.
 
     Raises:
-        CohortError: too few images to say what is near.
+        CohortError: there are too few images to estimate what is near.
     """
     if len(records) < 2 * SEARCHED_NEIGHBOURS:
         raise CohortError("too few images to look for near-duplicates: set data.near_duplicates = off")
@@ -78,7 +78,7 @@ def near_duplicates(
 def correlation(one: Images, other: Images) -> float:
     """The highest correlation of two square images (H, W, C) over small shifts and the mirror image, -1 to 1.
 
-    Over all channels at once, on the part that both show, seen at no more than `COMPARED_SIDE` pixels.
+    Over all channels at once, on the part that both show, at a side of at most `COMPARED_SIDE` pixels.
     """
     first, upright = _reduced(one), _reduced(other)
     most = max(1, round(MAX_SHIFT * len(first)))
@@ -107,13 +107,13 @@ def _cut(image: NDArray[np.float64], down: int, right: int) -> NDArray[np.float6
 def _pearson(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     a, b = one.ravel() - one.mean(), other.ravel() - other.mean()
     scale = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / scale if scale > 0 else 0.0  # a flat image says nothing about whose it is
+    return float(a @ b) / scale if scale > 0 else 0.0  # a flat image matches nothing
 
 
 def _limit(
     index: ImageIndex, records: IndexRecords, sample: NDArray[np.int64], generator: np.random.Generator
 ) -> float:
-    """What a pair must exceed: half-way from the best of random strangers to a perfect correlation."""
+    """The limit that a pair must exceed: half-way from the best random pairs to a perfect correlation."""
     count = min(len(sample), RANDOM_PAIRS)
     some = generator.permutation(sample)[:count]
     others = np.roll(some, 1)

@@ -31,7 +31,7 @@ from privsyn.cohort.metadata import may_lie_on_its_side, picture_marks
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
 
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 HEAD = 34  # bytes that tell the format
 HELD = 64 * 2**20  # bytes of the largest file that is read at once; larger ones are read piece by piece
@@ -54,7 +54,7 @@ _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # of TIFF
 
 
 def image_format(head: bytes) -> str | None:
-    """The format (one of `FORMATS`) of a file with these first `HEAD` bytes, whatever its name."""
+    """The format (one of `IMAGE_FORMATS`) of a file with these first `HEAD` bytes, whatever its name."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):

@@ -69,12 +69,12 @@ class SourceSpec:
     processes: int = 1
 
 
-Source = SourceSpec | Path | str
+AnySource = SourceSpec | Path | str
 
 
 def prepare(
     study: Study | Path | str,
-    source: Source,
+    source: AnySource,
     *,
     settings: Sequence[str] = (),
     force: bool = False,
@@ -116,7 +116,7 @@ def prepare(
 
 def check(
     study: Study | Path | str,
-    source: Source,
+    source: AnySource,
     *,
     settings: Sequence[str] = (),
     values: bool = False,
@@ -156,7 +156,7 @@ class _Work:
     def of(
         cls,
         study: Study,
-        source: Source,
+        source: AnySource,
         settings: Sequence[str],
         progress: Progress,
         *,

@@ -22,8 +22,8 @@ from privsyn.files import json_text
 from privsyn.recipe import Data, Recipe
 
 COLUMNS = ("index", "label", "label_name", "patient", "split", "sha256")
-SUBGROUP = "subgroup"  # another column, if subgroups were asked for
-GROUP = "group"  # another column, if near-duplicates were linked: the cluster
+SUBGROUP_COLUMN = "subgroup"  # another column, if subgroups were asked for
+CLUSTER_COLUMN = "group"  # another column, if near-duplicates were linked: the cluster
 _CHUNK = 16_384  # rows written at a time
 _SAME_PIXELS = ("size", "channels", "bit_depth", "classes", "resize", "split")
 
@@ -124,9 +124,10 @@ def _give_each_a_patient(records: IndexRecords, seed: int, key: bytes) -> int:
 
 
 def write_records(path: Path, rows: CohortRows, classes: Sequence[str]) -> None:
-    """`records.parquet`: one row per image, columns `COLUMNS`, `SUBGROUP` and `GROUP` if there are any."""
-    names = [*COLUMNS, *([SUBGROUP] if rows.subgroups else []), *([GROUP] if rows.linked else [])]
-    whole = {"index", "label", GROUP}
+    """Write `records.parquet`: one row per image, `COLUMNS` and, if there are any, subgroup and cluster."""
+    optional = [(SUBGROUP_COLUMN, bool(rows.subgroups)), (CLUSTER_COLUMN, rows.linked)]
+    names = [*COLUMNS, *(name for name, there in optional if there)]
+    whole = {"index", "label", CLUSTER_COLUMN}
     schema = pa.schema([(name, pa.int64() if name in whole else pa.string()) for name in names])
     # numbered in the order of the rows, which hides the order in which they were read
     numbers = pd.factorize(rows.clusters[rows.order])[0] if rows.linked else rows.clusters

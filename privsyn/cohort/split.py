@@ -90,9 +90,9 @@ def split_patients(
     """Assign every image to a split, by cluster and stratified by label.
 
     Clusters of many patients are dealt first, so that single patients can make up for them. Among clusters of
-    equal size the splits take turns, in proportion to the room they have left, along the strata and in the
-    order of the patients' draws within each: systematic sampling. So the whole keeps the shares to within
-    about one patient if there are enough single patients, and so does every stratum.
+    equal size the splits take turns, in proportion to their room, along the strata and in the order of the
+    draws within each (systematic sampling). So the shares are kept to within about one patient, overall and
+    in every stratum, if there are enough single patients.
 
     Args:
         labels: (n,) labels of the images, >= 0.
@@ -111,8 +111,7 @@ def split_patients(
     count = int(clusters.max(initial=-1)) + 1
     _, first = np.unique(patients, return_index=True)
     _need_three(len(first), count)
-    home = clusters[first]
-    strata = _most_frequent(labels, clusters)
+    home, strata = clusters[first], _most_frequent(labels, clusters)
     weights = np.bincount(home, minlength=count)
     order = np.argsort(_lowest_draws(home, draws[first], count), kind="stable")
     order = order[np.lexsort((strata[order], -weights[order]))]

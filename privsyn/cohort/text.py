@@ -1,8 +1,8 @@
-"""Text burned into the pixels of an image: where it is, how to cover it, what share of images may have it.
+"""Text burned into the pixels of an image: find it, mask it, and bound the share of images that have it.
 
-Found by OCR (RapidOCR, whose wheel holds its networks). An image is flagged where the network detects a line
-and reads at least three letters or digits in it, whichever they are: a misread name is a name all the same.
-What the line says is counted and dropped at once; it is never kept, logged or returned. This is the one
+Text is found by OCR (RapidOCR, whose wheel contains its networks). An image is flagged if the network detects
+a line and reads at least three letters or digits in it, whichever they are: a misread name is still a name.
+The characters are counted and dropped at once; they are never kept, logged or returned. This is the only
 module that imports rapidocr.
 """
 
@@ -29,18 +29,16 @@ if TYPE_CHECKING:
 Grey = NDArray[np.uint8]
 
 MIN_CHARACTERS = 3  # letters and digits in a line that is text; side markers and noise have one or two
-MIN_READING = 0.65  # mean confidence in them; text of 8 px is read with .8, what is no text with .6 at most
+MIN_READING = 0.65  # mean confidence in them; text of 8 px has .8, what is not text at most .6
 TILE = 736  # pixels of a side that the network sees at once; more costs memory and, per pixel, more time
-TILE_OVERLAP = 64  # pixels of the image that tiles share; three characters of 14 px fit in
-ENLARGEMENT = (
-    1.5  # helps to find faint text of 8 px; twice the size costs twice the time and finds hardly more
-)
-MAX_LINE_SHARE = 0.2  # of the image's shorter side; what is taller is anatomy that looks like letters
-MIN_MAX_LINE = 48  # pixels of a line's height that are believed in images of any size
-LARGE_SIDE = 1024  # pixels of the shorter side from which on an image is seen at its own size
-SMALLEST_SIDE = 256  # pixels to which the shorter side is enlarged at least
-CONTRAST_CELL = 64  # pixels, of the image, in which contrast is evened out
-ROUNDING = 1e-12  # of a probability: one that equals its limit is not above it
+TILE_OVERLAP = 64  # pixels of the image that tiles share; three characters of 14 px fit into them
+ENLARGEMENT = 1.5  # helps to find faint text of 8 px; 2 takes twice the time and finds hardly more
+MAX_LINE_SHARE = 0.2  # of the image's shorter side; taller "lines" are anatomy that looks like letters
+ALWAYS_LINE = 48  # pixels; a line up to this height counts in images of any size
+LARGE_SIDE = 1024  # pixels of the shorter side; larger images are searched at their own size
+SMALLEST_SIDE = 256  # pixels; the shorter side is enlarged to at least this
+CONTRAST_CELL = 64  # pixels, of the image, in which contrast is equalised
+ROUNDING_MARGIN = 1e-12  # of a probability: one that equals its limit is not above it
 MASKING_ROUNDS = 4  # of masking and looking again
 CONTRAST_LIMIT = 3.0  # how much contrast is raised at most
 
@@ -79,7 +77,7 @@ class _Look:
 
 
 def need_ocr() -> None:
-    """Say now, rather than at the first image, that the extra is missing or has no networks in it.
+    """Check that the extra is installed and contains its networks, before the first image is searched.
 
     Raises:
         CohortError: how to install it.
@@ -97,10 +95,10 @@ def need_ocr() -> None:
 
 
 def find_text(pixels: Images, *, threads: int = 1) -> tuple[TextBox, ...]:
-    """Where there is text of at least three letters or digits; the same for the same pixels.
+    """The places with text of at least three letters or digits; deterministic.
 
-    Every part is seen enlarged, with its contrast evened out; a large image is seen once more as a whole, for
-    letters that are large themselves.
+    Every part is enlarged and its contrast equalised; a large image is searched once more as a whole, for
+    large letters.
 
     Args:
         pixels: (H, W, 1) or (H, W, 3) uint8, or (H, W, 1) uint16.
@@ -119,7 +117,7 @@ def masked(pixels: Images, boxes: Sequence[TextBox]) -> Images:
 
     The margin, an eighth of the line's height and at least 2 px, covers blurred edges and what JPEG spreads
     around them. It is small, as boxes are generous and half a neighbouring sign may read as something new.
-    Nothing in any box has a say in what any is filled with.
+    No pixel in any box influences what a box is filled with.
     """
     covered = pixels.copy()
     grown = [_grown(box, pixels.shape) for box in boxes]
@@ -136,10 +134,10 @@ def masked(pixels: Images, boxes: Sequence[TextBox]) -> Images:
 
 
 def cleared(pixels: Images, boxes: Sequence[TextBox], *, threads: int = 1) -> Images:
-    """Masked, looked at again, and so on until no text is found; `boxes` are what was found already.
+    """Mask the boxes and search again, until no text is found; `boxes` are those of the first search.
 
-    Once is not always enough: half of a sign beside a box may be taken for letters when the rest is gone.
-    What is found in none of the rounds stays, such as one or two letters, or the faint end of a line.
+    One round is not always enough: half of a sign beside a box may be read as letters when the rest is gone.
+    What no round finds stays, such as one or two letters, or the faint end of a line.
 
     Raises:
         CohortError: there is still text after ROUNDS rounds.
@@ -155,8 +153,8 @@ def cleared(pixels: Images, boxes: Sequence[TextBox], *, threads: int = 1) -> Im
 def share_bound(flagged: int, looked: int, of: int, confidence: float = 0.95) -> float:
     """Upper bound on the share of `of` images that would be flagged, from `looked` drawn without replacement.
 
-    The largest K / of for which so few flagged images are not improbable: P(X <= flagged) > 1 - confidence,
-    X hypergeometric with K flagged of `of` and `looked` draws. It is exact: Clopper and Pearson's bound
+    The largest K / of for which P(X <= flagged) > 1 - confidence, where X is hypergeometric with K flagged of
+    `of` and `looked` draws. It is exact: Clopper and Pearson's bound
     (Biometrika 26, 1934, https://doi.org/10.1093/biomet/26.4.404) for a finite population.
 
     Raises:
@@ -164,12 +162,12 @@ def share_bound(flagged: int, looked: int, of: int, confidence: float = 0.95) ->
     """
     if not (0 <= flagged <= looked <= of and of):
         raise ValueError(f"{flagged} flagged of {looked} looked at of {of} images cannot be")
-    from scipy import stats  # a second, for those who look for text
+    from scipy import stats  # slow to import, and only used if text is searched
 
     low, high = flagged, of - (looked - flagged)  # K is at least and at most this
     while low < high:
         middle = (low + high + 1) // 2
-        if stats.hypergeom.cdf(flagged, of, middle, looked) > (1 - confidence) * (1 + ROUNDING):
+        if stats.hypergeom.cdf(flagged, of, middle, looked) > (1 - confidence) * (1 + ROUNDING_MARGIN):
             low = middle
         else:
             high = middle - 1
@@ -178,7 +176,7 @@ def share_bound(flagged: int, looked: int, of: int, confidence: float = 0.95) ->
 
 @functools.cache
 def _engine(threads: int) -> RapidOCR:
-    """The networks, by their paths in the wheel: what is not named so would be downloaded where it lacks."""
+    """The networks, by their paths in the wheel: RapidOCR downloads those that have no path."""
     need_ocr()
     import cv2
     import rapidocr
@@ -201,7 +199,7 @@ def _engine(threads: int) -> RapidOCR:
 
 
 def _looks(height: int, width: int) -> Iterator[_Look]:
-    """Overlapping tiles that the network sees enlarged, and the whole image if that is more than one tile."""
+    """Overlapping tiles, shown enlarged to the network, and the whole image if it needs several tiles."""
     if not height or not width:
         return
     shorter = min(height, width)
@@ -215,7 +213,7 @@ def _looks(height: int, width: int) -> Iterator[_Look]:
 
 
 def _tiles(length: int, side: int) -> list[tuple[int, int]]:
-    """From where to where tiles of `side` at most go that cover `length`, as few and as small as will do."""
+    """Start and end of the fewest and smallest overlapping tiles of at most `side` that cover `length`."""
     count = max(1, math.ceil((length - TILE_OVERLAP) / (side - TILE_OVERLAP)))
     side = min(length, math.ceil((length + (count - 1) * TILE_OVERLAP) / count))
     starts = [number * (length - side) // max(1, count - 1) for number in range(count)]
@@ -229,7 +227,7 @@ def _seen(engine: RapidOCR, pixels: Images, look: _Look) -> Iterator[TextBox]:
     result: Any = engine(_shown(part, look.scale))  # of another type where nothing was detected, or read
     if getattr(result, "txts", None) is None or result.boxes is None:
         return
-    tallest = max(MIN_MAX_LINE, MAX_LINE_SHARE * min(pixels.shape[:2]))
+    tallest = max(ALWAYS_LINE, MAX_LINE_SHARE * min(pixels.shape[:2]))
     for corners, line in zip(result.boxes / look.scale, result.txts, strict=True):
         characters = sum(character.isalnum() for character in line)
         height = np.linalg.norm(corners[[1, 3]] - corners[0], axis=1).min()  # of a line of any direction
@@ -250,9 +248,9 @@ def _box(corners: NDArray[np.float64], look: _Look, characters: int) -> TextBox:
 
 
 def _shown(part: Images, scale: float) -> Grey:
-    """(H, W, 3) uint8 in OpenCV's order of colours, half as it is and half with contrast evened out.
+    """(H, W, 3) uint8 in OpenCV's order of colours: the mean of the image and its equalised version.
 
-    Evened out alone (contrast-limited adaptive histogram), faint text shows, but sharp text hides in noise.
+    Equalisation alone (contrast-limited adaptive histogram) shows faint text, but hides sharp text in noise.
     """
     import cv2
 
@@ -270,7 +268,7 @@ def _shown(part: Images, scale: float) -> Grey:
 
 
 def _merged(boxes: Sequence[TextBox]) -> tuple[TextBox, ...]:
-    """One box a line, where overlapping tiles saw the same one or its two ends; from top to bottom."""
+    """One box per line, also if overlapping tiles found it twice or in two parts; from top to bottom."""
     lines: list[TextBox] = []
     for box in boxes:
         while same := next((line for line in lines if _same_line(line, box)), None):

@@ -7,7 +7,6 @@ import hmac
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from privsyn.cohort.cohort import Cohort, clusters_of_parts, load_cohort
+from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.cohort.document import DuplicateCounts
 from privsyn.cohort.prepare import SourceSpec, prepare
-from privsyn.cohort.split import SPLITS, linked_clusters
+from privsyn.cohort.split import SPLITS
 from privsyn.errors import CohortError, RecipeError, StudyError
 from privsyn.files import tree_digests
 from privsyn.home import patient_key
@@ -382,70 +381,7 @@ def test_rows_in_any_order_are_read(make_study: MakeStudy, class_folders: Path) 
     assert not part.images.flags.writeable
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-def test_digests_are_those_of_the_pixels(make_study: MakeStudy, tmp_path: Path, bits: int) -> None:
-    """The digest of an image is the sha256 of its bytes, in 8 and in 16 bits."""
-    generator = np.random.default_rng(0)
-    images = generator.integers(0, 2**bits, (12, 8, 8)).astype(f"uint{bits}")
-    cohort = prepare(make_study(f"data.bit_depth={bits}"), _npz(tmp_path / "a.npz", images))
-    for split in SPLITS:
-        part = cohort.part(split)
-        assert part.digests is not None
-        assert part.digests.tolist() == [hashlib.sha256(image.tobytes()).hexdigest() for image in part.images]
-
-
-def test_clusters_are_found_without_reading_images(
-    make_study: MakeStudy, tmp_path: Path, noise: Noise
-) -> None:
-    """The digests come from the records: clusters are those of the pixels, and no image is touched."""
-    images = noise(12, 8, 8)
-    images[6:] = images[:6]
-    cohort = prepare(make_study(), _npz(tmp_path / "a.npz", images))
-    parts = [cohort.part(split) for split in SPLITS]
-    digests = [hashlib.sha256(image.tobytes()).hexdigest() for part in parts for image in part.images]
-    expected = linked_clusters(np.concatenate([part.patients for part in parts]), np.array(digests))
-    assert expected.max() == 5
-    untouchable = [replace(part, images=_Untouchable()) for part in parts]
-    np.testing.assert_array_equal(clusters_of_parts(*untouchable), expected)
-
-
-class _Untouchable:
-    """Stands for images, and fails when they are read."""
-
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        raise AssertionError("images were read")
-
-
 def test_an_unknown_split_is_refused(make_study: MakeStudy, class_folders: Path) -> None:
     """There are three."""
     with pytest.raises(CohortError, match="no split 'valid': choose from train, holdout, test"):
         prepare(make_study(), class_folders).part("valid")
-
-
-def test_pneumoniamnist_is_pooled_and_its_duplicates_stay_together(
-    make_study: MakeStudy, shared_data: Path
-) -> None:
-    """Real chest X-rays: 5,856 images, 29 of which equal an earlier one."""
-    study = make_study("data.size=28", 'data.classes=["normal", "pneumonia"]')
-    cohort = prepare(study, shared_data / "pneumoniamnist.npz")
-    assert cohort.images.shape == (5856, 28, 28, 1)
-    assert cohort.document.duplicates.exact_images == 29
-    assert cohort.records.groupby("sha256")["split"].nunique().eq(1).all()
-    sizes = [cohort.document.counts[split].images for split in SPLITS]
-    np.testing.assert_allclose(sizes, [0.6 * 5856, 0.2 * 5856, 0.2 * 5856], atol=2)
-
-
-def test_blood_cells_are_split_by_smear(make_study: MakeStudy, shared_data: Path) -> None:
-    """Real RGB cells from 364 smears: a smear is a patient, and shares hold for smears."""
-    study = make_study("data.size=32", "data.channels=3", 'data.classes=["Platelets", "RBC", "WBC"]')
-    cohort = prepare(study, shared_data / "bccd32.npz")
-    assert cohort.document.patient_ids == "given"
-    assert cohort.records.groupby("patient")["split"].nunique().eq(1).all()
-    patients = {split: set(cohort.part(split).patients) for split in SPLITS}
-    assert sum(map(len, patients.values())) == 364
-    assert abs(len(patients["train"]) - 0.6 * 364) <= 2
-    assert cohort.records["label_name"].value_counts().to_dict() == {
-        "RBC": 4153,
-        "WBC": 372,
-        "Platelets": 360,
-    }

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from privsyn.cohort.confidentiality import as_text, identifying
 from privsyn.cohort.dicom.display import eight_bits, grey, palette
 from privsyn.cohort.dicom.frames import frames_of
-from privsyn.cohort.dicom.layout import GREY, layout_of
+from privsyn.cohort.dicom.layout import GREY_MODELS, layout_of
 from privsyn.cohort.entries import NotAnImage, SourceImage
 from privsyn.cohort.parsers import guarded
 from privsyn.errors import CohortError
@@ -96,7 +96,7 @@ def _pictures(path: Path, data: Data) -> Iterator[SourceImage]:
     patient = as_text(dataset.get("PatientID")) or None
     marks = identifying(dataset, keyword_for_tag)
     for number, stored in enumerate(frames_of(path, dataset, layout)):
-        if layout.photometric in GREY:
+        if layout.photometric in GREY_MODELS:
             pixels = grey(stored, dataset, number, layout, data)
         elif layout.photometric == "PALETTE COLOR":
             pixels = palette(stored, dataset)

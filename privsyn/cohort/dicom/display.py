@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privsyn.bit_depth import Images
 from privsyn.cohort.confidentiality import as_text
-from privsyn.cohort.dicom.layout import PixelLayout, whole
+from privsyn.cohort.dicom.layout import PixelLayout, StoredValues, whole
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
-
-StoredValues = NDArray[Any]
 
 
 def grey(stored: StoredValues, dataset: Dataset, number: int, layout: PixelLayout, data: Data) -> Images:

@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
-from privsyn.cohort.dicom.layout import PixelLayout
+from privsyn.cohort.dicom.layout import PixelLayout, StoredValues
 from privsyn.errors import CohortError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
     from pydicom.pixels.decoders.base import DecodeOptions, Decoder
-
-StoredValues = NDArray[Any]
 
 _DECODED = frozenset(
     {"RGB", "YBR_ICT", "YBR_RCT"}

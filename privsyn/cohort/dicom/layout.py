@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
 from PIL import Image
 
 from privsyn.cohort.confidentiality import as_text
@@ -13,8 +14,10 @@ from privsyn.errors import CohortError
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
-COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
+GREY_MODELS = frozenset({"MONOCHROME1", "MONOCHROME2"})
+COLOUR_MODELS = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
+
+StoredValues = NDArray[Any]  # of any integer type
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,9 @@ def _check_layout(layout: PixelLayout) -> None:
         raise CohortError(
             "has no PhotometricInterpretation, without which black and white cannot be told apart"
         )
-    if layout.photometric not in GREY | COLOUR | {"PALETTE COLOR"}:
+    if layout.photometric not in GREY_MODELS | COLOUR_MODELS | {"PALETTE COLOR"}:
         raise CohortError("has a colour model (PhotometricInterpretation) that is not read: save it as RGB")
-    if layout.samples != (3 if layout.photometric in COLOUR else 1):
+    if layout.samples != (3 if layout.photometric in COLOUR_MODELS else 1):
         raise CohortError(f"has {layout.samples} samples per pixel, which is not {layout.photometric}")
     if layout.allocated not in {1, 8, 16, 32} or not 1 <= layout.stored <= layout.allocated:
         raise CohortError(f"has {layout.stored} bits stored in {layout.allocated}, which is not read")

@@ -1,4 +1,4 @@
-"""NumPy archives, row by row: an array of a million images never is in memory."""
+"""NumPy archives, read row by row: the array of images is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NAMES = 2**20  # bytes of the largest list of class names
 
 
 def digits_entries(data: Data) -> Iterator[SourceEntry]:
-    """The 1,797 handwritten 8x8 digits that scikit-learn embeds; no writer ids."""
+    """The 1,797 handwritten 8x8 digits of scikit-learn, without writer ids."""
     _check_names("digits", data)
     from sklearn.datasets import load_digits  # loads slowly, and only this source needs it
 
@@ -51,7 +51,7 @@ def npz_entries(path: Path, data: Data) -> Iterator[SourceEntry]:
     `data.classes`.
 
     Raises:
-        CohortError: it is not a zip of plain arrays, or not one label for each uint8 or uint16 image.
+        CohortError: it is not a zip of plain arrays, or has not one label for each uint8 or uint16 image.
     """
     with readable(path, "a readable .npz of plain arrays"), zipfile.ZipFile(path) as archive:
         there = {name.removesuffix(".npy"): name for name in archive.namelist()}
@@ -77,7 +77,7 @@ def npz_entries(path: Path, data: Data) -> Iterator[SourceEntry]:
 
 @dataclass(frozen=True)
 class _Header:
-    """What an array in an archive says of itself before its values."""
+    """The header of an array in an archive."""
 
     member: str
     shape: tuple[int, ...]
@@ -93,9 +93,9 @@ class _Images:
     shape: tuple[int, ...]
 
     def rows(self, archive: zipfile.ZipFile) -> Iterator[partial[list[SourceImage]]]:
-        """A way to read each row."""
+        """A function for each row that reads it."""
         kind, one = self.header.dtype.str, math.prod(self.shape) * self.header.dtype.itemsize
-        if self.header.fortran:  # the last axis runs slowest, so that no row is whole before the end
+        if self.header.fortran:  # the last axis runs slowest: no row is complete before the end
             for image in _whole(archive, self.header):
                 yield partial(row_picture, image.tobytes(), kind, self.shape)
             return
@@ -112,7 +112,7 @@ class _Images:
 
 
 def _check_names(source: str, data: Data) -> None:
-    """Refuse a pattern that would find nobody, so that every image would count as a patient of its own."""
+    """Refuse a pattern that would find no patient: every image would count as a patient of its own."""
     if data.patient_pattern is not None:
         raise CohortError(f"{source} has no file names that data.patient_pattern could be searched for in")
 
@@ -182,7 +182,7 @@ def _whole(archive: zipfile.ZipFile, header: _Header) -> NDArray[Any]:
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> _Header:
-    """Read a header, and see that the archive has as many bytes as it says: memory is taken by its word."""
+    """Read a header, and check that the archive has as many bytes before memory is allocated."""
     with archive.open(name) as member:
         header = _read_header(member, name)
         size = member.tell() + math.prod(header.shape) * header.dtype.itemsize

@@ -1,4 +1,4 @@
-"""Folders whose names are the labels, and trees whose files say them themselves."""
+"""Class folders, whose names are the labels, and folder trees whose files give their own labels."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def class_folders(root: Path, below: str, data: Data) -> Iterator[SourceEntry]:
     """`ROOT/BELOW/CLASS/.../image.png`; the first folder names the class.
 
     Raises:
-        CohortError: an image lies beside the class folders, a folder cannot be read or is a link.
+        CohortError: an image is outside the class folders, or a folder cannot be read or is a link.
     """
     folder = root / below
     for child in listing(folder):
         where = f"{below}/{child.name}" if below else child.name
         if is_folder(child):
             yield from _files(child.path, where, child.name, data)
-        elif seems_a_picture(child.path):  # a README or a table beside the class folders is no image
+        elif seems_a_picture(child.path):  # a README or a table beside the class folders is fine
             raise CohortError(
                 f"{child.name!r} is in no class folder of {folder}: move it, pass --table FILE, or set "
                 "data.label_tag if DICOM files say their class"
@@ -40,17 +40,17 @@ def class_folders(root: Path, below: str, data: Data) -> Iterator[SourceEntry]:
 
 
 def whole_tree(root: Path, label: str | None, data: Data) -> Iterator[SourceEntry]:
-    """Every file in a folder and below it, all with one label; None leaves it to the files."""
+    """Every file in a folder and below it, all with one label; with None the files give their labels."""
     return _files(str(root), "", label, data)
 
 
 def has_classes(children: FolderListing, classes: Sequence[str]) -> bool:
-    """Whether any of what is in a folder is a folder that is named like a class."""
+    """Whether one of these children of a folder is a folder named like a class."""
     return any(child.name in classes and is_folder(child) for child in children)
 
 
 def splits_in(children: FolderListing, classes: Sequence[str]) -> list[str]:
-    """The folders `train`, `test` ... of a source that has no others; none if one may itself be a class."""
+    """The folders `train`, `test` ... of a source without other folders; none if one may be a class."""
     folders = [child for child in children if is_folder(child)]
     if not folders or any(
         child.name.lower() not in SPLIT_FOLDERS or child.name in classes for child in folders
@@ -62,7 +62,7 @@ def splits_in(children: FolderListing, classes: Sequence[str]) -> list[str]:
 
 
 def listing(folder: str | Path) -> FolderListing:
-    """What is in a folder, by name, without hidden files and the litter of operating systems.
+    """The children of a folder by name, without hidden files and files of the operating system.
 
     Raises:
         CohortError: it cannot be read.
@@ -78,7 +78,7 @@ def listing(folder: str | Path) -> FolderListing:
 
 
 def _files(folder: str, where: str, label: str | None, data: Data) -> Iterator[SourceEntry]:
-    """Every file in a folder, those of its folders in place of these; one listing a level is in memory."""
+    """Every file in a folder and below it; memory holds one listing per level."""
     levels = [(iter(listing(folder)), where)]
     while levels:
         children, where = levels[-1]
@@ -108,7 +108,7 @@ def _entry(child: os.DirEntry[str], where: str, label: str | None, data: Data) -
     path = child.path
     try:
         status = child.stat()
-    except OSError:  # a link to nowhere; reading it says so
+    except OSError:  # a broken link; reading it gives the error
         return SourceEntry(shown(where), label, None, partial(read_file, path, data), path)
     size = status.st_size if stat.S_ISREG(status.st_mode) else None
     stamp = f"{path} {status.st_size} {status.st_mtime_ns}"

@@ -42,16 +42,16 @@ def _is_shard(child: os.DirEntry[str]) -> bool:
 def parquet_entries(
     shards: Sequence[Path], root: Path, columns: Mapping[str, str], data: Data
 ) -> Iterator[SourceEntry]:
-    """The rows of all files, whatever split they are.
+    """The rows of all files, whatever their split.
 
     Columns are `image` (a struct of `bytes` and `path`, or bytes alone), `label` (a name, a number, or a
-    ClassLabel whose names the file's metadata tell) and, if there, `patient`.
+    ClassLabel whose names are in the file's metadata) and, if there, `patient`.
 
     Args:
-        columns: other names of them; `file` is that of the images. `subgroup` is read only if named here.
+        columns: other names of them; `file` is that of the images. `subgroup` is read only if named.
 
     Raises:
-        CohortError: a file is no Parquet, or lacks a column.
+        CohortError: a file is not Parquet, or lacks a column.
     """
     inside = os.path.realpath(root)
     for shard in shards:
@@ -70,10 +70,10 @@ def parquet_entries(
 
 
 def read_cell(cell: Any, root: str, data: Data, named: bool) -> Iterator[SourceImage]:
-    """The picture in a cell: bytes, or a struct of `bytes` and `path`; a path without bytes is of a file.
+    """The image in a cell: bytes, or a struct of `bytes` and `path`; a path without bytes names a file.
 
     Args:
-        named: another column says the patient, whatever the path.
+        named: whether another column gives the patient.
     """
     content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
     if content:
@@ -86,7 +86,7 @@ def read_cell(cell: Any, root: str, data: Data, named: bool) -> Iterator[SourceI
 
 @dataclass(frozen=True)
 class _ParquetColumns:
-    """Which columns a file has for what; `names` are what the numbers in them count, by column."""
+    """The columns of a file by their role, and the `names` that numbers stand for, by column."""
 
     image: str
     label: str | None
@@ -139,17 +139,17 @@ def _parquet_columns(
     inner = {field.name for field in kind} if pa.types.is_struct(kind) else set()
     if "bytes" not in inner and not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise CohortError(f"{shard}: the column {image!r} is {kind}, not bytes or a struct of bytes and path")
-    told = {name: features[name].get("names") for name in typed["ClassLabel"]}
-    names = {name: tuple(map(str, some)) for name, some in told.items() if isinstance(some, list)}
+    named = {name: features[name].get("names") for name in typed["ClassLabel"]}
+    names = {name: tuple(map(str, some)) for name, some in named.items() if isinstance(some, list)}
     return _ParquetColumns(image, label, patient, subgroup, names)
 
 
-def _column(shard: Path, schema: pa.Schema, asked: str | None, usual: Sequence[str]) -> str | None:
-    if asked is None:
+def _column(shard: Path, schema: pa.Schema, wanted: str | None, usual: Sequence[str]) -> str | None:
+    if wanted is None:
         return next((name for name in usual if name in schema.names), None)
-    if asked not in schema.names:
-        raise CohortError(_lacks(shard, schema, asked, "..."))
-    return asked
+    if wanted not in schema.names:
+        raise CohortError(_lacks(shard, schema, wanted, "..."))
+    return wanted
 
 
 def _lacks(shard: Path, schema: pa.Schema, name: str, role: str) -> str:
@@ -158,7 +158,7 @@ def _lacks(shard: Path, schema: pa.Schema, name: str, role: str) -> str:
 
 
 def _features(schema: pa.Schema) -> dict[Any, Any]:
-    """How `datasets` types the columns, if it has written the file."""
+    """The types that `datasets` gives the columns, if it has written the file."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -172,7 +172,7 @@ def _type(features: Mapping[Any, Any], name: str | None) -> Any:
 
 
 def _batch_rows(content: pq.ParquetFile) -> int:
-    """Rows whose bytes are few, as far as the largest row group tells."""
+    """Rows of a batch of bounded size, by the largest row group."""
     metadata = content.metadata
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     largest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)

@@ -20,29 +20,29 @@ from privsyn.errors import CohortError
 from privsyn.recipe import Data, nearest
 
 ROLES = ("file", "label", "patient", "subgroup")
-_USUAL = {role: role for role in ROLES if role != "subgroup"}  # which is read only if it is named
+_USUAL = {role: role for role in ROLES if role != "subgroup"}  # a subgroup is read only if named
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-_FILE_NAME = "file_name"  # by which a metadata file is known
-_LABELS = ("label_name", "label", "labels")  # a name first: its number may count other classes
+_FILE_NAME = "file_name"  # a column that every metadata file has
+_LABELS = ("label_name", "label", "labels")  # a name first: the numbers may be those of other classes
 _LINE = 2**20  # characters of the longest line of JSON
 
 TableRow = Mapping[str, str | None]
 
 
 def check_roles(columns: Mapping[str, str]) -> dict[str, str]:
-    """The names that a user gave to columns, `{"file": "path"}`.
+    """The user's names of columns, `{"file": "path"}`.
 
     Raises:
-        CohortError: one is for something that no table says.
+        CohortError: a role is unknown.
     """
     for role in columns:
         if role not in ROLES:
-            raise CohortError(f"a table has no use for a column {role!r}{nearest(role, ROLES)}")
+            raise CohortError(f"--column has no role {role!r}{nearest(role, ROLES)}")
     return dict(columns)
 
 
 def with_table(folder: Path, table: Path, columns: Mapping[str, str], data: Data) -> Iterator[SourceEntry]:
-    """A row per image: `file` relative to the folder, `label`, `patient` if there, a subgroup if named."""
+    """The rows of a table: `file` (relative to the folder), `label`, and `patient` if there is one."""
     rows = _rows(table)
     there = next(rows)
     wanted = _USUAL | dict(columns)
@@ -53,7 +53,7 @@ def with_table(folder: Path, table: Path, columns: Mapping[str, str], data: Data
 
 
 def metadata_in(root: Path, children: FolderListing) -> list[Path]:
-    """The files that list the images of an ImageFolder: in it, or in each of its splits."""
+    """The metadata files of an ImageFolder: in it, or in each of its splits."""
     folders = [root]
     if not any((root / name).is_file() for name in _METADATA):
         folders = [root / child.name for child in children if child.name.lower() in SPLIT_FOLDERS]
@@ -64,7 +64,7 @@ def metadata_in(root: Path, children: FolderListing) -> list[Path]:
 def with_metadata(
     metadata: list[Path], root: Path, columns: Mapping[str, str], data: Data
 ) -> Iterator[SourceEntry]:
-    """The files that each metadata file lists, relative to where it is; without labels, by class folder."""
+    """The files that metadata files list, relative to themselves; without labels, by class folder."""
     for path in metadata:
         rows = _rows(path)
         there = next(rows)
@@ -79,14 +79,14 @@ def with_metadata(
 
 
 def read_inside(root: str, file: str, data: Data, named: bool) -> Iterable[SourceImage]:
-    """The pictures in a file that a table names.
+    """The images in a file that a table lists.
 
     Args:
-        root: the folder that it must be in, with links resolved.
-        named: the table says the patient, whatever the name of the file.
+        root: the folder that the file must be in, with links resolved.
+        named: whether the table gives the patient.
 
     Raises:
-        CohortError: it leads out of the folder, or cannot be read.
+        CohortError: the path leads out of the folder, or the file cannot be read.
     """
     return (read_any if named else read_file)(_path_inside(root, file), data)
 
@@ -112,7 +112,7 @@ def _listed(
 
 
 def _folder_class(file: str, data: Data) -> str | None:
-    """The folder on the way to a file that is named like a class."""
+    """The first folder in the path of a file that is named like a class."""
     return next((part for part in file.split("/")[:-1] if part in data.classes), None)
 
 

@@ -1,4 +1,4 @@
-"""WebDataset: tars in which the files of one image follow each other, with one name and several endings."""
+"""WebDataset tars, in which the files of an image follow each other, with one name and several endings."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def tar_entries(tars: Sequence[Path], data: Data) -> Iterator[SourceEntry]:
                 image = next((ending for ending in files if f".{ending}" in IMAGE_SUFFIXES), None)
                 if image is None:
                     continue
-                label, patient = _told(files)
+                label, patient = _label_and_patient(files)
                 read = partial(read_bytes, files[image], name, data, patient is not None)
                 yield SourceEntry(f"{where} {shown(name)}", label, patient, read, f"{stamp} {name}")
 
 
 def _samples(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Name, and content by ending, of the files that belong together: neighbours with the same name."""
+    """Name, and content by ending, of consecutive files with the same name."""
     current, files = "", dict[str, bytes]()
     for member in tar:
-        tar.members = []  # type: ignore[attr-defined]  # it would remember every file
+        tar.members = []  # type: ignore[attr-defined]  # otherwise it keeps every member
         folder, base = os.path.split(member.name)
         name, _, ending = base.lower().partition(".")
         if not member.isfile() or not name:
@@ -71,11 +71,11 @@ def _samples(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, 
         yield current, files
 
 
-def _told(files: dict[str, bytes]) -> tuple[str | None, str | None]:
-    told = json.loads(files.get("json", b"{}"))
-    if not isinstance(told, dict):
-        told = {}
-    label = as_text(told.get("label_name", told.get("label")))
+def _label_and_patient(files: dict[str, bytes]) -> tuple[str | None, str | None]:
+    sidecar = json.loads(files.get("json", b"{}"))
+    if not isinstance(sidecar, dict):
+        sidecar = {}
+    label = as_text(sidecar.get("label_name", sidecar.get("label")))
     if label is None and "cls" in files:
         label = files["cls"].decode("utf-8").strip()
-    return label, as_text(told.get("patient"))
+    return label, as_text(sidecar.get("patient"))
