@@ -77,7 +77,17 @@ def export(
         raise StudyError(f"{study.privacy_file} is the claim of other weights: train again with --force")
     if out.exists() and force and not all((out / name).is_file() for name in (PIPELINE, CLAIM)):
         raise PrivsynError(f"{out} is not an exported model, so it is not replaced: choose another place")
-    documents: dict[str, JsonObject] = {
+    with whole_folder(out, replace=force) as folder:
+        for name, document in _documents(recipe, claim).items():
+            write_json(folder / name, document)
+        save_file(to_diffusers(model.state_dict()), folder / "unet" / WEIGHTS, {"format": "pt"})
+        write_text(folder / CARD, _card(recipe, claim))
+    return out
+
+
+def _documents(recipe: Recipe, claim: Claim) -> dict[str, JsonObject]:
+    """The JSON files of an exported model by their path."""
+    return {
         PIPELINE: {
             "_class_name": "DDPMPipeline",
             "_diffusers_version": LAYOUT,
@@ -93,12 +103,6 @@ def export(
             "public_data": claim.public_data,
         },
     }
-    with whole_folder(out, replace=force) as folder:
-        for name, document in documents.items():
-            write_json(folder / name, document)
-        save_file(to_diffusers(model.state_dict()), folder / "unet" / WEIGHTS, {"format": "pt"})
-        write_text(folder / CARD, _card(recipe, claim))
-    return out
 
 
 def import_model(folder: Path | str, study: Study | Path | str, *, force: bool = False) -> Claim:

@@ -82,20 +82,7 @@ def sample(
     if study.synthetic.exists() and not force:
         raise PrivsynError(f"{study.synthetic} already exists: pass --force to replace it")
     labels = _labels(study, recipe, count, classes, like)
-    draw_these = partial(
-        draw,
-        model,
-        wanted=recipe.sample,
-        seed=recipe.seed,
-        device=str(device_of(recipe)),
-        progress=progress,
-    )
-    if reject_near_copies:
-        cohort = load_cohort(study.need(study.cohort, "prepare"))
-        charge_for(cohort)
-        images = _unlike(NearCopies.of(cohort, progress), labels, draw_these)
-    else:
-        images = draw_these(labels)
+    images = _images(study, model, recipe, labels, reject_near_copies, progress)
     provenance = _provenance(recipe, trained, weights_digest, len(labels), reject_near_copies)
     write_synthetic(
         study.synthetic,
@@ -107,6 +94,30 @@ def sample(
         provenance=provenance,
         force=force,
     )
+    return _read_back(study, trained)
+
+
+def _images(
+    study: Study,
+    model: DiffusionModel,
+    recipe: Recipe,
+    labels: NDArray[np.int64],
+    reject_near_copies: bool,
+    progress: Progress,
+) -> Images:
+    device = str(device_of(recipe))
+    draw_these = partial(
+        draw, model, wanted=recipe.sample, seed=recipe.seed, device=device, progress=progress
+    )
+    if not reject_near_copies:
+        return draw_these(labels)
+    cohort = load_cohort(study.need(study.cohort, "prepare"))
+    charge_for(cohort)
+    return _unlike(NearCopies.of(cohort, progress), labels, draw_these)
+
+
+def _read_back(study: Study, trained: Recipe) -> SyntheticSet:
+    """The set as it lies on disk."""
     data = trained.data
     return read_synthetic(
         study.synthetic,

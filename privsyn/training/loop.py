@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
 import time
@@ -16,12 +15,7 @@ import torch
 from privsyn import ledger
 from privsyn.bit_depth import bit_depth_of
 from privsyn.claim.document import (
-    DP_SGD,
-    NEIGHBOURING,
     Claim,
-    Clipping,
-    Mechanism,
-    Query,
     mechanisms,
 )
 from privsyn.claim.words import rounded_up
@@ -32,12 +26,13 @@ from privsyn.dp.clipping import StepFacts
 from privsyn.dp.dirac_canaries import DiracCanaryScores
 from privsyn.dp.layers import check_supported
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError, StudyError
-from privsyn.files import file_digest, whole_folder, write_json, write_text
+from privsyn.files import file_digest, whole_folder, write_json
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
 from privsyn.recipe import Train as TrainSettings
 from privsyn.strict_json import JsonObject
 from privsyn.study import Study, as_study
+from privsyn.training.budget import charge, planned_query
 from privsyn.training.canaries import Canaries, plant, planted, with_canaries
 from privsyn.training.checkpoint import (
     EMA,
@@ -52,11 +47,11 @@ from privsyn.training.checkpoint import (
 )
 from privsyn.training.claiming import claim_of_training, delta_of
 from privsyn.training.diagnosis import Watch
+from privsyn.training.log import begin_log, log_line, mean_loss, shorten_log
 from privsyn.training.steps import plain_steps, private_steps
 from privsyn.training.warmup import warm_up, warm_up_queries
 
 LOG_EVERY = 10  # steps
-NOTICE = "INTERNAL: losses of private data without noise; this file must not leave the study"
 
 
 def train(
@@ -117,11 +112,7 @@ def run_steps(
 ) -> State:
     """The loop. Returns the state after the last step, which is also the newest checkpoint."""
     recipe, settings, first = state.recipe, state.recipe.train, state.step
-    part = with_canaries(part, canaries)
-    scored = None
-    if training.canary_weights is not None:
-        clip_norm, scores = recipe.privacy.clip_norm, state.canary_scores
-        scored = DiracCanaryScores(state.dp_sgd, clip_norm, len(training.canary_weights), scores)
+    part, scored = with_canaries(part, canaries), _canary_scores(training, state)
     take_step = (
         private_steps(training, state, part, scored)
         if recipe.privacy.dp
@@ -144,10 +135,10 @@ def run_steps(
             to_save = done % settings.checkpoint_every == 0 or done == settings.steps
             shown["images/s"] = f"{(done - first) * settings.batch_size / (time.monotonic() - began):.0f}"
             if done % LOG_EVERY == 0 or to_save:
-                log.write(_log_line(done, recent) + "\n")
+                log.write(log_line(done, recent))
                 log.flush()
                 if not recipe.privacy.dp:  # with it, the loss is private and stays in the log
-                    shown["loss"] = f"{_mean_loss(recent):.4f}"
+                    shown["loss"] = f"{mean_loss(recent):.4f}"
                 recent.clear()
             if to_save:
                 _check_finite(training.model, done)
@@ -156,11 +147,22 @@ def run_steps(
                     state = replace(state, canary_scores=scored.scores)
                 save_checkpoint(study.checkpoints, training, state)
                 if recipe.privacy.dp:
-                    rough = done < settings.steps
-                    spent = accounting.epsilon(mechanisms(state.queries), delta_of(recipe), rough=rough)
-                    shown["epsilon"] = rounded_up(spent)
+                    shown["epsilon"] = _epsilon_so_far(state)
             advance(1, **shown)
     return state
+
+
+def _canary_scores(training: Training, state: State) -> DiracCanaryScores | None:
+    """What reads the canaries off the noised sums; None without canaries or without DP."""
+    if training.canary_weights is None:
+        return None
+    number, clip_norm = len(training.canary_weights), state.recipe.privacy.clip_norm
+    return DiracCanaryScores(state.dp_sgd, clip_norm, number, state.canary_scores)
+
+
+def _epsilon_so_far(state: State) -> str:
+    rough = state.step < state.recipe.train.steps
+    return rounded_up(accounting.epsilon(mechanisms(state.queries), delta_of(state.recipe), rough=rough))
 
 
 def _check_finite(model: DiffusionModel, done: int) -> None:
@@ -232,7 +234,7 @@ def _begun(
                 committed = plant(folder, recipe.train.canaries, recipe.data).commitment
                 state = replace(state, canaries_sha256=committed)
             save_checkpoint(folder / study.checkpoints.name, training, state)
-            write_text(folder / study.training_log.name, json.dumps({"notice": NOTICE}) + "\n")
+            begin_log(folder / study.training_log.name)
             _reserve(state, cohort, allow_unbounded)
     except BaseException:
         with suppress(PrivsynError):  # nothing was reserved, or the ledger cannot be written
@@ -273,41 +275,6 @@ def _reserve(state: State, cohort: Cohort, allow_unbounded: bool) -> None:
     )
 
 
-def charge(recipe: Recipe, planned: Sequence[Mechanism]) -> ledger.TrainingCharge:
-    """What a training asks the ledger to charge."""
-    why = _why_unbounded(recipe)
-    return ledger.TrainingCharge(
-        unit=recipe.privacy.unit,
-        neighbouring=NEIGHBOURING,
-        delta=delta_of(recipe) if recipe.privacy.dp else None,
-        mechanisms=() if why else tuple(planned),
-        why_unbounded=why,
-    )
-
-
-def _why_unbounded(recipe: Recipe) -> str:
-    """Why nothing bounds what a training reveals; "" if something does."""
-    if recipe.privacy.public_data:
-        return "trained on images that were declared public"
-    if not recipe.privacy.dp:
-        return "trained without differential privacy"
-    if recipe.privacy.insecure_seed is not None:
-        return "trained with noise that can be repeated (privacy.insecure_seed)"
-    return ""
-
-
-def planned_query(recipe: Recipe) -> Query:
-    """DP-SGD with the noise that keeps to the budget beside the warm-up, with no step taken yet."""
-    privacy, steps = recipe.privacy, recipe.train.steps
-    assert privacy.expected_units is not None  # the recipe demands it for DP
-    rate = recipe.train.batch_size / privacy.expected_units
-    noise = accounting.noise_multiplier(
-        privacy.epsilon, delta_of(recipe), rate, steps, composed=mechanisms(warm_up_queries(recipe))
-    )
-    clipping = Clipping(privacy.clip_norm, privacy.noise_multiplicity, privacy.max_images_per_unit)
-    return Query(DP_SGD, Mechanism(noise, rate, steps=0), clipping)
-
-
 def _resumed(
     study: Study,
     cohort: Cohort,
@@ -337,7 +304,7 @@ def _resumed(
             f"{folder} is from before the end of a training that was finished and settled; going on would "
             "spend privacy that is not charged: train again with --force"
         )
-    _shorten_log(study.training_log, state.step)
+    shorten_log(study.training_log, state.step)
     return load_training(folder, state, device_of(state.recipe)), state
 
 
@@ -388,28 +355,3 @@ def _finish(study: Study, cohort: Cohort, state: State) -> Claim:
 def resolved_recipe(recipe: Recipe) -> JsonObject:
     """`model/recipe.json`: the recipe with all defaults and settings, as the model was trained by it."""
     return {"schema_version": 1, "sha256": recipe.digest, "recipe": recipe.model_dump(mode="json")}
-
-
-def _mean_loss(recent: Sequence[StepFacts]) -> float:
-    known = [facts.loss for facts in recent if math.isfinite(facts.loss)]
-    return sum(known) / len(known) if known else math.nan
-
-
-def _log_line(done: int, recent: Sequence[StepFacts]) -> str:
-    loss = _mean_loss(recent)
-    facts = {"step": done, "loss": loss if math.isfinite(loss) else None, "over_steps": len(recent)}
-    units, dropped = (sum(getattr(step, name) for step in recent) for name in ("units", "dropped"))
-    return json.dumps(facts | {"units": units, "dropped_units": dropped})
-
-
-def _shorten_log(log: Path, step: int) -> None:
-    """Drop what a killed run logged after its last checkpoint; those steps are taken again."""
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else [json.dumps({"notice": NOTICE})]
-    write_text(log, "".join(f"{line}\n" for line in lines if _logged_step(line) <= step))
-
-
-def _logged_step(line: str) -> float:
-    try:
-        return float(json.loads(line).get("step", 0))
-    except ValueError:
-        return math.inf

@@ -30,9 +30,9 @@ from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
 from privsyn.strict_json import JsonObject
 from privsyn.study import Study, as_study
+from privsyn.training.budget import charge, planned_query
 from privsyn.training.checkpoint import fresh_training
 from privsyn.training.claiming import delta_of
-from privsyn.training.loop import charge, planned_query
 from privsyn.training.steps import plain_step, planned_passes
 from privsyn.training.warmup import warm_up_queries
 

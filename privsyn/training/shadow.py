@@ -18,8 +18,9 @@ from privsyn.dp.generators import CPU, keyed_generator
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
 from privsyn.study import Study
+from privsyn.training.budget import planned_query
 from privsyn.training.checkpoint import State, fresh_training, start_from
-from privsyn.training.loop import planned_query, run_steps
+from privsyn.training.loop import run_steps
 from privsyn.training.steps import step_on_images
 from privsyn.training.warmup import warm_up, warm_up_queries
 

@@ -26,8 +26,9 @@ from privsyn.dp.accounting import epsilon
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError, Refused
 from privsyn.files import read_json, tree_digests
 from privsyn.study import Study, init
+from privsyn.training.budget import planned_query
 from privsyn.training.checkpoint import load_state, newest
-from privsyn.training.loop import planned_query, train
+from privsyn.training.loop import train
 
 SHORT = ("train.steps=12", "train.checkpoint_every=2", "train.warmup_steps=3", "privacy.epsilon=2.0")
 DELTA = 1000**-1.1
@@ -293,7 +294,8 @@ def test_public_data_are_not_trained_on_with_privacy(template: Study, tmp_path: 
 PROGRAM = """
 import sys
 from pathlib import Path
-from privsyn.training.loop import planned_query, train
+from privsyn.training.loop import train
+from privsyn.training.budget import planned_query
 print("ready", flush=True)
 sys.stdin.readline()
 train(Path(sys.argv[1]), dp=True, resume=True)
