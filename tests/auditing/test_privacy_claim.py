@@ -6,41 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from claims import dp_claim, no_claim
 
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
 from privsyn.auditing.model_under_audit import ModelUnderAudit
 from privsyn.auditing.plugins import installed
-from privsyn.claim.document import (
-    FILTERED,
-    Accountant,
-    Bound,
-    Claim,
-    Mechanism,
-    ModelProvenance,
-    PublicQuantities,
-    Query,
-)
+from privsyn.claim.document import FILTERED, Claim
 from privsyn.claim.words import IMPORTED, NOT_PRIVATE
 from privsyn.cohort.cohort import Cohort
 from privsyn.synthetic.dataset import SyntheticSet
 
 SEEDED = "privacy.insecure_seed is set"
-BOUND = Bound(
-    epsilon=7.5,
-    delta=1e-5,
-    epsilon_rdp=8.0,
-    queries=(Query("dp-sgd", Mechanism(1.0, 0.1, 60)),),
-    expected_units=1000,
-    accountant=Accountant("pld", "dp-accounting", "0.5"),
-)
-CLAIM = Claim(
-    unit="patient",
-    statement="s",
-    public=PublicQuantities(("0", "1"), 8, 1, (0, 255)),
-    provenance=ModelProvenance("00" * 32, "f", "c", "00" * 32, 60),
-    bound=BOUND,
-)
 
 
 def audited(cohort: Cohort, claim: Claim | None) -> Finding:
@@ -53,7 +30,7 @@ def audited(cohort: Cohort, claim: Claim | None) -> Finding:
 
 def test_a_valid_claim_is_its_epsilon(digits_cohort: Cohort) -> None:
     """With the unit, delta and neighbouring relation that it holds for."""
-    finding = audited(digits_cohort, CLAIM)
+    finding = audited(digits_cohort, dp_claim(epsilon=7.5))
     assert (finding.value, finding.conclusive) == (7.5, True)
     assert finding.details == {"unit": "patient", "delta": 1e-5, "neighbouring": "add-or-remove-one"}
 
@@ -61,10 +38,10 @@ def test_a_valid_claim_is_its_epsilon(digits_cohort: Cohort) -> None:
 @pytest.mark.parametrize(
     ("claim", "reason"),
     [
-        (replace(CLAIM, bound=replace(BOUND, invalid=SEEDED)), SEEDED),
-        (CLAIM.of_set(near_copies_rejected=True), FILTERED),
-        (replace(CLAIM, bound=None), NOT_PRIVATE),
-        (replace(CLAIM, bound=None, imported=True), IMPORTED),
+        (dp_claim(invalid=SEEDED), SEEDED),
+        (dp_claim().of_set(near_copies_rejected=True), FILTERED),
+        (no_claim(), NOT_PRIVATE),
+        (replace(no_claim(), imported=True), IMPORTED),
     ],
 )
 def test_without_a_valid_bound_the_reason_is_that_of_the_claim(
