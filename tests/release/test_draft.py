@@ -22,7 +22,7 @@ from privsyn.release.manifest import BUNDLE
 from privsyn.release.verify import verify
 from privsyn.report.html import report
 from privsyn.study import Study
-from privsyn.synthetic.dataset import read_synthetic
+from privsyn.synthetic.dataset import read_synthetic, write_synthetic
 
 
 def predicate(study: Study) -> dict[str, Any]:
@@ -204,6 +204,30 @@ def test_a_set_without_a_model_claims_nothing(study: Study) -> None:
     claim = predicate(study)["privacyClaim"]
     assert claim["kind"] == "none"
     assert "No claim" in claim["in_words"]
+
+
+def test_a_set_from_elsewhere_names_the_ledger_of_the_study(study: Study) -> None:
+    """It makes no claim, and yet its sealing is recorded with the training that the study charged."""
+    ledger = {"population": "p", "entry": 1, "head": "ab" * 32}
+    write_json(study.privacy_file, {**CLAIM, "ledger": ledger})
+    drawn = read_synthetic(study.synthetic, size=8, channels=1, classes=["a", "b"])
+    write_synthetic(
+        study.synthetic,
+        drawn.images,
+        drawn.labels,
+        ["a", "b"],
+        name="s",
+        claim=None,
+        provenance=None,
+        force=True,
+    )
+    write_audit(study)
+    report(study)
+    draft(study)
+    found = predicate(study)
+    assert found["privacyClaim"]["kind"] == "none"
+    assert found["ledger"] == {**ledger, "cumulative": None}
+    assert found["source"] == {"population": "p"}
 
 
 KILL = """
