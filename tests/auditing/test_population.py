@@ -11,8 +11,14 @@ from privsyn.cohort.cohort import Cohort, Part
 
 
 def reordered(part: Part, order: np.ndarray) -> Part:
-    rows, patients = part.rows[order], part.patients[order]
-    return Part(part.images[order], part.labels[order], patients, rows)
+    assert part.digests is not None
+    return Part(
+        part.images[order],
+        part.labels[order],
+        part.patients[order],
+        part.rows[order],
+        digests=part.digests[order],
+    )
 
 
 def test_the_images_are_a_view_of_the_memory_map(digits_cohort: Cohort) -> None:
