@@ -14,6 +14,7 @@ from typing import Literal
 from privsyn.auditing.policy import load_policy
 from privsyn.auditing.verdict import VerdictOutcome
 from privsyn.claim.document import Claim
+from privsyn.cohort.document import CohortDocument, read_document
 from privsyn.files import file_digest, read_json, tree_digest, tree_digests
 from privsyn.recipe import Recipe
 from privsyn.release.artefacts import source_of
@@ -96,15 +97,15 @@ def _cohort(study: Study) -> Station:
     path = study.cohort / "cohort.json"
     if not path.exists():
         return Station("cohort", "missing", "", "privsyn prepare SOURCE")
-    document, recipe = read_json(path), study.recipe()
-    made = {"seed": document["seed"], **document.get("data", {})}  # which earlier cohorts do not tell
+    document, recipe = read_document(path), study.recipe()
+    made = {"seed": document.seed, **document.data}  # earlier cohorts do not have every key of [data]
     wanted = {**recipe.data.model_dump(mode="json"), "seed": recipe.seed}
     different = [key for key, value in wanted.items() if made.get(key, value) != value]
     if different:
         detail = f"recipe.toml has another {', '.join(different)}"
         return Station("cohort", "stale", detail, "privsyn prepare SOURCE --force")
-    images = sum(part["images"] for part in document["counts"].values())
-    patients = sum(part["patients"] for part in document["counts"].values())
+    images = sum(part.images for part in document.counts.values())
+    patients = sum(part.patients for part in document.counts.values())
     return Station("cohort", "done", f"{images} images of {patients} patients", None)
 
 
@@ -116,7 +117,8 @@ def _model(study: Study) -> Station:
         return Station("model", "missing", detail, "privsyn train" + " --resume" * begun)
     if claim.imported:
         return Station("model", "done", "imported; privacy claim: none", None)
-    if claim.provenance.cohort_sha256 != _of_cohort(study, "records_sha256"):
+    cohort = _cohort_document(study)
+    if claim.provenance.cohort_sha256 != (cohort and cohort.records_sha256):
         return Station("model", "stale", "trained on another cohort, or another split of it", again)
     different = _differences(read_json(study.resolved_recipe_file)["recipe"], study.recipe())
     if different:
@@ -156,7 +158,8 @@ def _audit(study: Study) -> Station:
     verdict = load_verdict(study.verdict_file)
     judged, present = asdict(verdict.inputs), _inputs(study)
     different = [name for name, digest in present.items() if judged[name] != digest]
-    if verdict.cohort_fingerprint != _of_cohort(study, "fingerprint"):
+    cohort = _cohort_document(study)
+    if verdict.cohort_fingerprint != (cohort and cohort.fingerprint):
         different.append("cohort")
     if different:
         return Station("audit", "stale", f"judged another {', '.join(different)}", "privsyn audit --force")
@@ -206,9 +209,9 @@ def _digest_in_study(study: Study, name: str) -> str | None:
     return file_digest(origin) if origin is not None and origin.is_file() else None
 
 
-def _of_cohort(study: Study, key: str) -> str | None:
+def _cohort_document(study: Study) -> CohortDocument | None:
     path = study.cohort / "cohort.json"
-    return str(read_json(path)[key]) if path.exists() else None
+    return read_document(path) if path.exists() else None
 
 
 def _claim(study: Study) -> Claim | None:
