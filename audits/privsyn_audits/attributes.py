@@ -22,7 +22,7 @@ from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import AuditId, Control, Controls, Finding, Power, Settings
 from privsyn.auditing.statistics.rates import Hits, exact_p_value, residual_risk, risk_interval
 from privsyn.bit_depth import Images
-from privsyn.features.embed import Floats, pixels
+from privsyn.features.embed import FeatureRows, pixels
 from privsyn.features.neighbours import Neighbours, nearest, nearest_after
 
 NAME = "attributes"
@@ -164,7 +164,7 @@ class _Attack:
         nearness: NDArray[np.float64] = references - np.log(np.maximum(found.distances[:, 0], _SAME))
         return nearness
 
-    def _embed(self, attribute: str) -> Callable[[Images], Floats]:
+    def _embed(self, attribute: str) -> Callable[[Images], FeatureRows]:
         return self.evidence.representation("lite0-mid") if attribute == "label" else partial(_half, side=0)
 
     def _looked_up(self, attribute: str, part: str, copies: PlantedCopies | None) -> Neighbours:
@@ -285,7 +285,7 @@ class _CopyLeak:
         return exact_p_value(_hits(right), _hits(self.others))
 
 
-def _half(images: Images, side: int) -> Floats:
+def _half(images: Images, side: int) -> FeatureRows:
     """(n, d) the left half (0) or the right one (1)."""
     width = images.shape[2] // 2
     return pixels(images[:, :, width:] if side else images[:, :, :width])

@@ -45,7 +45,7 @@ REFERENCE = 8.0  # epsilon whose ceiling is printed there
 TIMESTEP_SHARES = (0.03, 0.1, 0.2, 0.35)  # of T: neither nearly clean nor nearly noise
 CANARY_NOISES = 4
 TWIN_CANARIES, TWIN_STEPS, TWIN_RATE = 64, 600, 3e-3  # in and out each; enough steps to nearly memorise them
-SHOWN = 0.5  # epsilon that both controls of a leak must exceed; 128 right guesses show about 2.5
+CONTROL_EPSILON = 0.5  # epsilon that both controls of a leak must exceed; 128 right guesses show about 2.5
 RAISED = 8.0  # standard deviations: the distributions hardly overlap
 _BATCH = 128
 
@@ -162,8 +162,8 @@ class _EpsilonTest:
         if leak is None:
             return None
         shown = lower_bound(leak.scores, leak.is_in, self.delta, self.settings.control_level).epsilon
-        what = f"{leak.description}: epsilon {shown:.2f}, to exceed {SHOWN:g}"
-        return Control(passed=shown > SHOWN, description=what)
+        what = f"{leak.description}: epsilon {shown:.2f}, to exceed {CONTROL_EPSILON:g}"
+        return Control(passed=shown > CONTROL_EPSILON, description=what)
 
     def _negative(self, adversary: _Adversary) -> Control:
         coins = self.evidence.generator(f"{NAME} coins", self.settings).random(self.canaries) < 0.5

@@ -18,7 +18,7 @@ from privsyn.auditing.quality.measures import CONFIDENCE, QualityFindings
 from privsyn.auditing.statistics.resampling import HALVES, halves_interval, random_half
 from privsyn.bit_depth import Images, levels_in_one, to_levels
 from privsyn.features.distances import K, compare
-from privsyn.features.embed import Floats
+from privsyn.features.embed import FeatureRows
 from privsyn.features.neighbours import nearest
 
 NAME, VERSION = "coverage-of-rare", "1"
@@ -111,10 +111,10 @@ class _RareClass:
             ),
         )
 
-    def _features(self, images: Images) -> Floats:
+    def _features(self, images: Images) -> FeatureRows:
         return self.evidence.representation("lite0-mid")(images)
 
-    def _is_copy(self, features: Floats) -> Bools:
+    def _is_copy(self, features: FeatureRows) -> Bools:
         """(n,) which images lie closer to a training image of the class than most `test` images do."""
         test = self.evidence.test
         train = self._features(self.train_images)
@@ -123,7 +123,7 @@ class _RareClass:
         close: Bools = distances < np.quantile(usual, TEST_COPIES_SHARE)
         return close
 
-    def _coverage(self, features: Floats) -> Float64s:
+    def _coverage(self, features: FeatureRows) -> Float64s:
         """(1 + HALVES,) coverage of the reference, then of halves of it, by at most as many images."""
         if len(features) < MIN_CLASS_IMAGES:
             return np.zeros(1 + HALVES)

@@ -28,7 +28,7 @@ from privsyn.auditing.quality.matched_samples import (
 from privsyn.auditing.quality.measures import CONFIDENCE, QualityFindings, detectable_difference
 from privsyn.auditing.statistics.resampling import FOUR_OF_FIVE, HALVES, SEEN_AT_001, random_half
 from privsyn.features.distances import MEASURES, Reference, SubsetPair, principal_axes
-from privsyn.features.embed import Floats
+from privsyn.features.embed import FeatureRows
 from privsyn.features.ssim import ms_ssim
 
 NAME, VERSION = "fidelity", "2"
@@ -111,14 +111,14 @@ class _FeatureMeasures:
         return Reference(self._features(self.samples.reference))
 
     @cached_property
-    def _baseline(self) -> Floats:
+    def _baseline(self) -> FeatureRows:
         return self._features(self.samples.baseline)
 
     @cached_property
-    def _synthetic(self) -> Floats:
+    def _synthetic(self) -> FeatureRows:
         return self._features(self.samples.synthetic)
 
-    def _features(self, sample: ImageSample) -> Floats:
+    def _features(self, sample: ImageSample) -> FeatureRows:
         """(n, d)."""
         return self.evidence.embedding(self.network, sample.images)
 
@@ -130,7 +130,7 @@ class _FeatureMeasures:
     def _of_baseline(self) -> Arrays:
         return self._compared(self.samples.baseline, self._baseline)
 
-    def _compared(self, sample: ImageSample, features: Floats) -> Arrays:
+    def _compared(self, sample: ImageSample, features: FeatureRows) -> Arrays:
         """(1 + HALVES,) of each measure: the reference against a sample, then halves of both."""
         reference = self.samples.reference
 

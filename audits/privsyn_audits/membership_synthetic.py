@@ -43,7 +43,7 @@ from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import AuditId, Finding, Settings
 from privsyn.auditing.statistics.density import log_density
 from privsyn.bit_depth import Images
-from privsyn.features.embed import Floats
+from privsyn.features.embed import FeatureRows
 from privsyn.features.neighbours import Neighbours, nearest, nearest_after
 
 NAME = "membership-synthetic"
@@ -68,8 +68,8 @@ class PlantedEmbeddings:
     """
 
     places: NDArray[np.int64]
-    copies: Mapping[str, Floats]
-    turned: Mapping[str, Floats]
+    copies: Mapping[str, FeatureRows]
+    turned: Mapping[str, FeatureRows]
     labels: NDArray[np.int64]
 
 
@@ -137,7 +137,7 @@ class _Attacker:
             LIGHT.plant(train.images[rows[start : start + BLOCK]]) for start in range(0, max(size, 1), BLOCK)
         ]
 
-        def placed(view: _Representation, turned: bool) -> Floats:
+        def placed(view: _Representation, turned: bool) -> FeatureRows:
             sides = (block[:, :, ::-1] if turned else block for block in blocks)
             return np.concatenate([view.embed(side) for side in sides])[:size]
 
@@ -162,26 +162,26 @@ class _Representation:
     evidence: Evidence
 
     @cached_property
-    def embed(self) -> Callable[[Images], Floats]:
+    def embed(self) -> Callable[[Images], FeatureRows]:
         return self.evidence.representation(self.name)
 
     @cached_property
-    def rows(self) -> Floats:
+    def rows(self) -> FeatureRows:
         """(n, d) of the population."""
         return self.embed(self.evidence.population.images)
 
     @cached_property
-    def references(self) -> Floats:
+    def references(self) -> FeatureRows:
         """(r, d) of the test images."""
         return self.embed(self.evidence.test.images)
 
     @cached_property
-    def _set(self) -> Floats:
+    def _set(self) -> FeatureRows:
         """(2 m, d) the set, then its mirror images."""
         images = self.evidence.synthetic.images
         return np.concatenate([self.embed(images), self.embed(images[:, :, ::-1])])
 
-    def drawn(self, planted: PlantedEmbeddings | None) -> Floats:
+    def drawn(self, planted: PlantedEmbeddings | None) -> FeatureRows:
         """(m, d) the set, with what was planted."""
         rows = self._set[: len(self._set) // 2]
         if planted is not None:
@@ -198,11 +198,11 @@ class _Representation:
             found = nearest_after(found, self.rows, self._set, gone, added)
         return self._from_references - _logs(found.distances)
 
-    def density_ratio(self, rows: Floats) -> Scores:
+    def density_ratio(self, rows: FeatureRows) -> Scores:
         """log density under the set minus that under the references."""
         return self._log_density(rows) - self._under_references
 
-    def discriminator(self, rows: Floats) -> Scores:
+    def discriminator(self, rows: FeatureRows) -> Scores:
         """Log odds of being synthetic, by a classifier of set against references."""
         some = [np.asarray(self._components(side), np.float64) for side in (rows, self.references)]
         classifier = make_pipeline(
@@ -212,13 +212,13 @@ class _Representation:
         odds: Scores = classifier.decision_function(np.asarray(self._components(self.rows), np.float64))
         return odds
 
-    def whitened(self, rows: Floats) -> Floats:
+    def whitened(self, rows: FeatureRows) -> FeatureRows:
         """(k, 256) components of equal variance in the population."""
         scale = np.sqrt(self._principal(WHITENED)["variance"])
         scale = np.maximum(scale, np.finfo(scale.dtype).eps)  # where nothing varies, as scikit-learn has it
         return np.asarray(self._components(rows, WHITENED) / scale, np.float32)
 
-    def _log_density(self, rows: Floats) -> Scores:
+    def _log_density(self, rows: FeatureRows) -> Scores:
         """Of the population, under kernels around these rows."""
         around, at = (self._components(side)[:, :DENSITY_COMPONENTS] for side in (rows, self.rows))
         return log_density(np.asarray(around, np.float64), np.asarray(at, np.float64))
@@ -243,7 +243,7 @@ class _Representation:
 
         return Neighbours(**self.evidence.computed(f"{NAME}, nearest in {self.name}", compute))
 
-    def _components(self, rows: Floats, components: int = DISCRIMINATOR_COMPONENTS) -> Floats:
+    def _components(self, rows: FeatureRows, components: int = DISCRIMINATOR_COMPONENTS) -> FeatureRows:
         fitted = self._principal(components)
         return (rows - fitted["mean"]) @ fitted["axes"].T
 
@@ -257,9 +257,9 @@ class _Representation:
 
 
 def linear(
-    rows: Floats,
+    rows: FeatureRows,
     labels: NDArray[np.int64],
-    drawn: Floats,
+    drawn: FeatureRows,
     drawn_labels: NDArray[np.int64],
     centre: float | None = None,
 ) -> Scores:

@@ -27,9 +27,9 @@ from privsyn.auditing.attacks.planted_leaks import STRONG
 from privsyn.auditing.attacks.verification import PatientVerification, verify, with_two_images
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import AuditId, Control, Controls, Finding, Power, Settings
-from privsyn.auditing.population import Population
+from privsyn.auditing.population import MembershipPopulation
 from privsyn.bit_depth import Images
-from privsyn.features.embed import Floats, Whitening
+from privsyn.features.embed import FeatureRows, Whitening
 from privsyn.features.encoder import EncoderTraining, train_encoder
 
 NAME = "reidentification"
@@ -80,7 +80,7 @@ def why_not(evidence: Evidence) -> str:
     )
 
 
-def halves(population: Population, generator: np.random.Generator) -> NDArray[np.bool_]:
+def halves(population: MembershipPopulation, generator: np.random.Generator) -> NDArray[np.bool_]:
     """(clusters,) a random half of every stratum, independent of who is in train."""
     first = np.zeros(len(population.strata), np.bool_)
     for stratum in np.unique(population.strata):
@@ -126,12 +126,12 @@ def _indexes(
     reference = encoder(evidence.test.images)
     whitening, centre = Whitening.fit(reference, WHITENED_COMPONENTS), reference.mean(axis=0)
 
-    def centred(images: Images) -> Floats:
+    def centred(images: Images) -> FeatureRows:
         rows = encoder(images) - centre
-        directions: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        directions: FeatureRows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         return directions
 
-    def whitened(images: Images) -> Floats:
+    def whitened(images: Images) -> FeatureRows:
         return whitening(encoder(images))
 
     here = np.flatnonzero(lies_here)
@@ -168,7 +168,7 @@ def _verify(evidence: Evidence, space: EmbeddingSpace, generator: np.random.Gene
 
 
 def _recognises_changed(
-    evidence: Evidence, space: EmbeddingSpace, rows: Sequence[Floats], generator: np.random.Generator
+    evidence: Evidence, space: EmbeddingSpace, rows: Sequence[FeatureRows], generator: np.random.Generator
 ) -> Control:
     """An image and its strongly changed self must be closer than two images of different patients."""
     some = generator.permutation(len(evidence.test.images))[:CHANGED]

@@ -16,7 +16,7 @@ from privsyn.features.embed import (
     EMBEDDINGS,
     Embedding,
     EmbeddingInfo,
-    Floats,
+    FeatureRows,
     Whitening,
     embedding_info,
 )
@@ -37,7 +37,7 @@ class Embeddings:
     def __init__(self, networks: Sequence[OpenNetwork], cache: Cache, progress: Progress = SILENT) -> None:
         self._networks = {network.name: network for network in networks}
         self._cache, self._progress = cache, progress
-        self._rows: dict[str, dict[bytes, Floats]] = {}
+        self._rows: dict[str, dict[bytes, FeatureRows]] = {}
         self._new: dict[str, set[bytes]] = {}  # images of each embedding that the cache does not have
 
     @property
@@ -51,7 +51,7 @@ class Embeddings:
         network = self._networks.get(name)
         return embedding_info(name) if network is None else network.embedding_info()
 
-    def rows(self, name: str, images: Images) -> Floats:
+    def rows(self, name: str, images: Images) -> FeatureRows:
         """(n, d) rows of an embedding; images that were embedded before are looked up.
 
         Raises:
@@ -71,7 +71,7 @@ class Embeddings:
             self._new.setdefault(key, set()).update(new)
         return np.stack([known[digest] for digest in digests])
 
-    def whitened(self, name: str, reference: Images) -> Callable[[Images], Floats]:
+    def whitened(self, name: str, reference: Images) -> Callable[[Images], FeatureRows]:
         """The embedding, whitened on reference images; a cheap one (pixels) as it is."""
         if name in CHEAP:
             return partial(self.rows, name)
@@ -80,7 +80,7 @@ class Embeddings:
         def fit() -> Arrays:
             return vars(Whitening.fit(self.rows(name, reference)))
 
-        def represent(images: Images) -> Floats:
+        def represent(images: Images) -> FeatureRows:
             def compute() -> Arrays:
                 return {"rows": whitening(self.rows(name, images))}
 
@@ -112,7 +112,7 @@ class Embeddings:
         return self._networks[name].network.key if name in self._networks else name
 
 
-def _by_digest(stored: Arrays | None) -> dict[bytes, Floats]:
+def _by_digest(stored: Arrays | None) -> dict[bytes, FeatureRows]:
     if stored is None:
         return {}
     return {digest.tobytes(): row for digest, row in zip(stored["digests"], stored["rows"], strict=True)}

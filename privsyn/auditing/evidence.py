@@ -27,12 +27,12 @@ from privsyn.auditing.model_under_audit import (
     ModelUnderAudit,
     Shadows,
 )
-from privsyn.auditing.population import Population
+from privsyn.auditing.population import MembershipPopulation
 from privsyn.bit_depth import Images
 from privsyn.claim.document import Claim
 from privsyn.cohort.cohort import Cohort, Part, clusters_of_parts
 from privsyn.diffusion.model import DiffusionModel
-from privsyn.features.embed import EmbeddingInfo, Floats
+from privsyn.features.embed import EmbeddingInfo, FeatureRows
 from privsyn.features.inference import OpenNetwork
 from privsyn.progress import SILENT, Progress
 from privsyn.synthetic.dataset import SyntheticSet
@@ -116,9 +116,9 @@ class Evidence:
         return self.cohort.part("test")
 
     @cached_property
-    def population(self) -> Population:
+    def population(self) -> MembershipPopulation:
         """Train and holdout together, with the clusters that permutation tests permute."""
-        return Population.of(self.cohort.images, self.train, self.holdout)
+        return MembershipPopulation.of(self.cohort.images, self.train, self.holdout)
 
     def part(self, name: str) -> Part:
         """`train`, `holdout` or `test`, by name."""
@@ -141,7 +141,7 @@ class Evidence:
         """What a reader must know to compare numbers in an embedding: network, sha256, size, resizing."""
         return self._embeddings.info(name)
 
-    def embedding(self, name: str, images: Images) -> Floats:
+    def embedding(self, name: str, images: Images) -> FeatureRows:
         """(n, d) rows of an embedding, built in or of `networks`; each image is embedded once.
 
         Raises:
@@ -149,7 +149,7 @@ class Evidence:
         """
         return self._embeddings.rows(name, images)
 
-    def representation(self, name: str) -> Callable[[Images], Floats]:
+    def representation(self, name: str) -> Callable[[Images], FeatureRows]:
         """The embedding in which distances are taken: whitened on `test` patients, who are in neither group.
 
         Pixels stay as they are.

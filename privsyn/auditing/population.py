@@ -15,7 +15,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Population:
+class MembershipPopulation:
     """Train and holdout together: members and non-members.
 
     Attributes:
@@ -35,7 +35,7 @@ class Population:
     strata: Ints
 
     @classmethod
-    def of(cls, cohort: Images, train: Part, holdout: Part) -> Population:
+    def of(cls, cohort: Images, train: Part, holdout: Part) -> MembershipPopulation:
         """The population of two parts of the cohort's images (N, H, W, C)."""
         labels = np.concatenate([train.labels, holdout.labels])
         cluster = clusters_of_parts(train, holdout)

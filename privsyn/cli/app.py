@@ -23,7 +23,7 @@ from privsyn.cli.train import train
 from privsyn.cli.verify import verify
 
 VERBS = (demo, init, status, prepare, plan, train, sample, audit, report, verify, export, import_)
-GROUPS = (recipes.app, policies.app, ledger.app, keys.app, trust.app, release.app)
+COMMAND_GROUPS = (recipes.app, policies.app, ledger.app, keys.app, trust.app, release.app)
 ORDER = (
     "demo", "init", "status", "recipes", "policies", "ledger",
     "prepare", "plan", "train", "sample", "audit", "report",
@@ -37,7 +37,7 @@ def command() -> Any:
     app.callback()(_root)
     for verb in VERBS:
         app.command(verb.__name__.rstrip("_"))(verb)
-    for sub in GROUPS:
+    for sub in COMMAND_GROUPS:
         app.add_typer(sub)
     made: Any = typer.main.get_command(app)
     made.commands = {name: made.commands[name] for name in ORDER}

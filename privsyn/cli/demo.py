@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from privsyn.strict_json import JsonObject
 
 STAGES = 7
-WORST_FIRST = ("fail", "inconclusive", "accepted", "pass")
+OUTCOMES_WORST_FIRST = ("fail", "inconclusive", "accepted", "pass")
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of the demo's study.")]
 
@@ -132,7 +132,7 @@ def summary(claim: Claim, verdict: Verdict) -> Table:
     for name in dict.fromkeys(rule.audit for rule in verdict.rules):
         rules = [rule for rule in verdict.rules if rule.audit == name]
         rules = [rule for rule in rules if rule.severity == "block"] or rules
-        worst = min(rules, key=lambda rule: WORST_FIRST.index(rule.outcome))
+        worst = min(rules, key=lambda rule: OUTCOMES_WORST_FIRST.index(rule.outcome))
         told = worst.reason or f"{worst.statistic}: {measured(worst)}"
         rows.append((f"audit {name}", worst.outcome, told))
     return table("", "result", "detail", rows=[*rows, ("verdict", verdict.outcome, "")])

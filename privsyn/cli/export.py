@@ -46,7 +46,7 @@ def export(
     study: StudyFolder = HERE,
     as_json: Json = False,
 ) -> None:
-    """Write the finished model, or the synthetic set, as a folder that another tool loads.
+    """Write the model or the synthetic set for another tool.
 
     The folder is as internal as what it was made from, unless its claim and those who govern the data allow
     more.

@@ -61,7 +61,7 @@ Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="Who granted i
 
 @app.callback(invoke_without_command=True)
 def ledger(context: typer.Context, as_json: Json = False) -> None:
-    """Privacy spent by every population on this machine: show it, check it, limit it."""
+    """Show, check and limit the privacy spent per patient population."""
     if context.invoked_subcommand is None:
         show_ledger(as_json=as_json)
 

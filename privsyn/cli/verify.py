@@ -29,7 +29,7 @@ def verify(
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Check that a release is complete, unchanged, approved and not revoked, and check its privacy claim.
+    """Check a release: files, approvals, revocation, privacy claim.
 
     Each changed, missing or extra file is named. No network, no study and no model is needed.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from privsyn.bit_depth import Images
 from privsyn.cohort.index import ImageIndex, IndexRecords
 from privsyn.errors import CohortError
-from privsyn.features.embed import Floats, Whitening, embed
+from privsyn.features.embed import FeatureRows, Whitening, embed
 from privsyn.features.neighbours import nearest
 from privsyn.progress import Progress
 
@@ -131,9 +131,9 @@ def _limit(
 
 def _features(
     index: ImageIndex, records: IndexRecords, whitening: Whitening, progress: Progress
-) -> tuple[Floats, Floats]:
+) -> tuple[FeatureRows, FeatureRows]:
     """Whitened features of every image and of its mirror image, (n, d) each."""
-    sides: tuple[list[Floats], list[Floats]] = ([], [])
+    sides: tuple[list[FeatureRows], list[FeatureRows]] = ([], [])
     with progress.stage("embed images for near-duplicates", len(records)) as advance:
         for images in _batches(index, records):
             for side, some in zip(sides, (images, images[:, :, ::-1]), strict=True):
@@ -147,7 +147,7 @@ def _batches(index: ImageIndex, records: IndexRecords) -> Iterator[Images]:
         yield index.read(records["row"][start : start + _BATCH])
 
 
-def _candidates(upright: Floats, mirrored: Floats, patient: NDArray[np.int64]) -> NDArray[np.int64]:
+def _candidates(upright: FeatureRows, mirrored: FeatureRows, patient: NDArray[np.int64]) -> NDArray[np.int64]:
     """(k, 2) rows of different patients, the lower one first, each pair once."""
     pairs = [np.empty((0, 2), np.int64)]
     for queries in (upright, mirrored):

@@ -25,7 +25,7 @@ from privsyn.strict_json import JsonObject
 
 PIPELINE, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-LABELS = "network.label.weight"
+LABEL_WEIGHTS = "network.label.weight"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -36,8 +36,8 @@ class Imported:
     Attributes:
         settings: sections of a recipe: `data` (channels, and size if it is known), `model`, and `diffusion`
             (learned_variance and, if there was a scheduler, timesteps, schedule and target).
-        weights: name in `DiffusionModel` (`network. ...`) to float32 tensor. The class embedding, `LABELS`,
-            has `classes` rows and is missing if that is 0: `labelled` makes it fit.
+        weights: name in `DiffusionModel` (`network. ...`) to float32 tensor. The class embedding,
+            `LABEL_WEIGHTS`, has `classes` rows and is missing if that is 0: `labelled` makes it fit.
         classes: rows of the class embedding, 0 if the network knows no classes.
         sha256: of the weights file (hex).
     """
@@ -73,7 +73,7 @@ def read_diffusers(folder: Path) -> Imported:
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file} is broken ({error}): fetch or save it again") from None
     weights = from_diffusers(theirs, config, str(file))
-    return Imported(settings, weights, len(weights.get(LABELS, ())), file_digest(file))
+    return Imported(settings, weights, len(weights.get(LABEL_WEIGHTS, ())), file_digest(file))
 
 
 def labelled(imported: Imported, classes: int) -> dict[str, Tensor]:
@@ -86,7 +86,7 @@ def labelled(imported: Imported, classes: int) -> dict[str, Tensor]:
     Raises:
         RecipeError: the network knows another number of classes.
     """
-    rows = imported.weights.get(LABELS)
+    rows = imported.weights.get(LABEL_WEIGHTS)
     if rows is None:
         rows = torch.zeros(classes + 1, imported.weights["network.time.2.bias"].shape[0])
     elif len(rows) == classes:
@@ -97,7 +97,7 @@ def labelled(imported: Imported, classes: int) -> dict[str, Tensor]:
             f"{classes}: name {len(rows)} classes, or {len(rows) - 1} if its last embedding stands for "
             '"class not given"'
         )
-    return imported.weights | {LABELS: rows}
+    return imported.weights | {LABEL_WEIGHTS: rows}
 
 
 def _parts(folder: Path) -> tuple[Path, Path | None]:

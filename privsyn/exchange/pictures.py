@@ -12,7 +12,7 @@ from privsyn.synthetic.dataset import SyntheticSet
 from privsyn.synthetic.shards import SHARD_IMAGES, encode_png
 
 SHARD_BYTES = 256 * 2**20  # of pixels before compression
-LABELS = "metadata.jsonl"  # the name by which `datasets` finds labels beside images
+METADATA_FILE = "metadata.jsonl"  # the name by which `datasets` finds labels beside images
 
 
 def write_imagefolder(folder: Path, synthetic: SyntheticSet) -> None:
@@ -55,7 +55,7 @@ def file_names(count: int, suffix: str) -> list[str]:
 
 def write_labels(folder: Path, names: Sequence[str], synthetic: SyntheticSet) -> None:
     """Write `metadata.jsonl`: `file_name`, `label` and `label_name` of each image, in ASCII."""
-    with (folder / LABELS).open("w", encoding="ascii", newline="\n") as file:
+    with (folder / METADATA_FILE).open("w", encoding="ascii", newline="\n") as file:
         for row, name in enumerate(names):
             file.write(json.dumps({"file_name": name, **_label(synthetic, row)}) + "\n")
 

@@ -39,12 +39,12 @@ _INPUT_SIZE = 112  # px; measured best trade of speed and recall for images of 2
 _TAPS = {4: 4, 10: 2}  # block -> side of the grid that its feature map is pooled to
 _MID, _HEAD = 1088, 1280  # numbers in a row
 
-Floats = NDArray[np.float32]
-Embedding = Callable[[Images, Progress], Floats]
+FeatureRows = NDArray[np.float32]
+Embedding = Callable[[Images, Progress], FeatureRows]
 EmbeddingInfo = dict[str, str | int]
 
 
-def embed(name: str, images: Images, progress: Progress = SILENT) -> Floats:
+def embed(name: str, images: Images, progress: Progress = SILENT) -> FeatureRows:
     """Embed images (n, H, W, C) as rows (n, d) float32.
 
     Raises:
@@ -55,12 +55,12 @@ def embed(name: str, images: Images, progress: Progress = SILENT) -> Floats:
     return EMBEDDINGS[name](images, progress)
 
 
-def pixels(images: Images, progress: Progress = SILENT) -> Floats:  # noqa: ARG001 - one signature for all
+def pixels(images: Images, progress: Progress = SILENT) -> FeatureRows:  # noqa: ARG001 - one signature for all
     """Flattened pixels in [0, 1], (n, H*W*C)."""
     return (images.reshape(len(images), -1) / np.float32(white(images.dtype))).astype(np.float32)
 
 
-def lite0_mid(images: Images, progress: Progress = SILENT) -> Floats:
+def lite0_mid(images: Images, progress: Progress = SILENT) -> FeatureRows:
     """Mid-level features (n, 1088); mirror images are far apart here, so query both.
 
     The features of an image do not depend on the other images, to the last bit.
@@ -69,7 +69,7 @@ def lite0_mid(images: Images, progress: Progress = SILENT) -> Floats:
     return in_batches(features, images, BATCH, _MID, "embed images (lite0-mid)", progress)
 
 
-def lite0(images: Images, progress: Progress = SILENT) -> Floats:
+def lite0(images: Images, progress: Progress = SILENT) -> FeatureRows:
     """The last convolution after its activation, averaged over the image (n, 1280); not normalised.
 
     The features of an image do not depend on the other images, to the last bit.
@@ -99,13 +99,13 @@ def resized(images: Images, size: int) -> Tensor:
 
 
 def in_batches(
-    features: Callable[[Images], Floats],
+    features: Callable[[Images], FeatureRows],
     images: Images,
     batch: int,
     dimension: int,
     stage: str,
     progress: Progress,
-) -> Floats:
+) -> FeatureRows:
     """Rows (n, dimension) of `features`, which is always given `batch` images.
 
     A batch that is not full is filled with copies, because kernels of another shape round differently.
@@ -133,7 +133,7 @@ class Whitening:
     projection: NDArray[np.float64]  # (d, components)
 
     @classmethod
-    def fit(cls, reference: Floats, components: int = 128) -> Whitening:
+    def fit(cls, reference: FeatureRows, components: int = 128) -> Whitening:
         """Fit on rows (n, d); at most n / 4 components, so that the smallest are not noise."""
         mean = reference.mean(axis=0, dtype=np.float64)
         _, scales, directions = np.linalg.svd(reference - mean, full_matrices=False)
@@ -141,11 +141,11 @@ class Whitening:
         keep = max(1, min(components, len(reference) // 4, int((scales > 1e-6 * scales[0]).sum())))
         return cls(mean, directions[:keep].T / scales[:keep])
 
-    def __call__(self, rows: Floats) -> Floats:
+    def __call__(self, rows: FeatureRows) -> FeatureRows:
         """Project rows (n, d) to unit vectors (n, components)."""
         projected = (rows - self.mean) @ self.projection
         norms = np.linalg.norm(projected, axis=1, keepdims=True)
-        unit: Floats = (projected / np.maximum(norms, 1e-12)).astype(np.float32)
+        unit: FeatureRows = (projected / np.maximum(norms, 1e-12)).astype(np.float32)
         return unit
 
 
@@ -153,11 +153,11 @@ EMBEDDINGS: dict[str, Embedding] = {"pixels": pixels, "lite0-mid": lite0_mid, "l
 CHEAP = frozenset({"pixels"})  # as quick to compute as to look up
 
 
-def _mid_features(network: EfficientNet, images: Images) -> Floats:
+def _mid_features(network: EfficientNet, images: Images) -> FeatureRows:
     return _mid(network, _as_input(images)).numpy()
 
 
-def _head_features(network: EfficientNet, images: Images) -> Floats:
+def _head_features(network: EfficientNet, images: Images) -> FeatureRows:
     return _head(network, _as_input(images)).numpy()
 
 

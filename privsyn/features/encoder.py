@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from privsyn.bit_depth import Images, white
-from privsyn.features.embed import Floats
+from privsyn.features.embed import FeatureRows
 from privsyn.progress import SILENT, Progress
 
 SIDE = 32  # px that the network sees
@@ -55,7 +55,7 @@ class Encoder:
 
     network: nn.Module
 
-    def __call__(self, images: Images) -> Floats:
+    def __call__(self, images: Images) -> FeatureRows:
         rows = [np.empty((0, DIMENSIONS), np.float32)]
         with torch.inference_mode():
             for start in range(0, len(images), _BATCH):

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from privsyn.bit_depth import Images
 from privsyn.errors import PrivsynError
-from privsyn.features.embed import BATCH, RESIZE, EmbeddingInfo, Floats, in_batches, resized
+from privsyn.features.embed import BATCH, RESIZE, EmbeddingInfo, FeatureRows, in_batches, resized
 from privsyn.features.networks import FORMATS, Network
 from privsyn.progress import SILENT, Progress
 
@@ -58,7 +58,7 @@ class OpenNetwork:
     def name(self) -> str:
         return self.network.name
 
-    def __call__(self, images: Images, progress: Progress = SILENT) -> Floats:
+    def __call__(self, images: Images, progress: Progress = SILENT) -> FeatureRows:
         """Rows (n, dimension); the row of an image does not depend on the other images.
 
         Raises:
@@ -90,7 +90,7 @@ class OpenNetwork:
             "dimension": self.dimension,
         }
 
-    def _features(self, images: Images) -> Floats:
+    def _features(self, images: Images) -> FeatureRows:
         return _rows(self.network, self.forward, as_input(self.network, images))
 
 
@@ -128,7 +128,7 @@ def _tried(network: Network, forward: Forward, batch: int) -> int:
     return int(rows.shape[1])
 
 
-def _rows(network: Network, forward: Forward, batch: Tensor) -> Floats:
+def _rows(network: Network, forward: Forward, batch: Tensor) -> FeatureRows:
     try:
         output = forward(batch)
     except Exception as error:  # of onnxruntime, whose errors have no base of their own, or of torch

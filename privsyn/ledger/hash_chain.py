@@ -23,7 +23,7 @@ from privsyn.home import home
 from privsyn.ledger.events import Event, PatientsJoined, TrainingEvent, read_event, to_text
 
 VERSION = 2
-KINDS = {  # of entries, by version
+ENTRY_KINDS = {  # of entries, by version
     1: ("cohort", "grant", "reserve", "settle", "void"),
     2: ("cohort", "grant", "reserve", "settle", "void", "release"),
 }
@@ -241,7 +241,7 @@ def _schema(database: sqlite3.Connection) -> list[tuple[str, str, str | None]]:
 
 def schema(version: int = VERSION) -> tuple[str, ...]:
     """The statements that make an empty ledger."""
-    return (_ENTRY.format(kinds=", ".join(f"'{kind}'" for kind in KINDS[version])), *_REST)
+    return (_ENTRY.format(kinds=", ".join(f"'{kind}'" for kind in ENTRY_KINDS[version])), *_REST)
 
 
 def _bring_up_to_date(database: sqlite3.Connection) -> None:
@@ -293,7 +293,7 @@ def _examined(path: Path, database: sqlite3.Connection) -> tuple[Log, list[str]]
     if _is_new(database):
         return Log(), []
     version = _version(database)
-    if version not in KINDS:
+    if version not in ENTRY_KINDS:
         raise PrivsynError(f"{path} is of version {version}, not {VERSION}: use the privsyn that wrote it")
     if _schema(database) != _expected_schema(version):
         return Log(), ["its tables, or what guards them against changes, are not those that privsyn made"]

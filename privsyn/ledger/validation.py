@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from privsyn.claim.document import Mechanism
+from privsyn.claim.document import UNITS, Mechanism
 from privsyn.errors import PrivsynError
 from privsyn.ledger.events import TrainingReserved
 from privsyn.ledger.hash_chain import members_digest
 
-UNITS = ("patient", "image")
 NEIGHBOURINGS = ("add-or-remove-one",)  # those that `accounting` composes
 _HMAC = re.compile(r"[0-9a-f]{32,128}")
 

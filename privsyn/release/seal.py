@@ -25,7 +25,7 @@ from privsyn.release.trust import PIPELINE, SEALER, Trust
 from privsyn.strict_json import now_or, read_file
 from privsyn.study import Study, as_study
 
-SHOWN = 3  # reasons in one message
+REASONS_SHOWN = 3  # reasons in one message
 
 
 def seal(
@@ -78,9 +78,9 @@ def _check_gate(draft: Bundle, trust: Trust, now: datetime) -> None:
 
 def _approved(counted: Tally) -> Tally:
     if counted.reasons:
-        more = len(counted.reasons) - SHOWN
+        more = len(counted.reasons) - REASONS_SHOWN
         rest = f"; and {more} more (privsyn release status)" if more > 0 else ""
-        raise Refused(f"not sealed: {'; '.join(counted.reasons[:SHOWN])}{rest}")
+        raise Refused(f"not sealed: {'; '.join(counted.reasons[:REASONS_SHOWN])}{rest}")
     return counted
 
 

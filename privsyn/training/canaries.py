@@ -32,7 +32,7 @@ from privsyn.recipe import Data
 SCHEMA_VERSION = 1
 PLANTED, SEED = "canaries.json", "canary-seed.json"
 SEED_BYTES = 32
-NOTICE = "INTERNAL: says which canaries were trained on; this file must not leave the study"
+SEED_NOTICE = "INTERNAL: says which canaries were trained on; this file must not leave the study"
 
 BYTES: DType = np.dtype(np.uint8)
 
@@ -44,7 +44,7 @@ class Canaries:
     Attributes:
         images: (m, H, W, C).
         labels: (m,) index of the class that each is trained under.
-        kinds: (m,) one of `KINDS`.
+        kinds: (m,) one of `CANARY_KINDS`.
         is_in: (m,) bool, the coins.
         commitment: sha256 (hex) of the seed and all of the above.
     """
@@ -65,12 +65,14 @@ def make_canaries(seed: bytes, number: int, data: Data) -> Canaries:
         data: size, channels, bit depth and classes; nothing else of it is used.
     """
     classes, dtype = len(data.classes), DTYPES[data.bit_depth]
-    kinds = np.array([list(KINDS)[index % len(KINDS)] for index in range(number)], dtype=np.str_)
+    kinds = np.array(
+        [list(CANARY_KINDS)[index % len(CANARY_KINDS)] for index in range(number)], dtype=np.str_
+    )
     images = np.empty((number, data.size, data.size, data.channels), dtype)
     labels = np.arange(number)[_Dice(seed, "labels").order(number)] % classes
     for index, kind in enumerate(kinds):
         dice = _Dice(seed, f"canary {index}", dtype)
-        images[index] = KINDS[str(kind)](
+        images[index] = CANARY_KINDS[str(kind)](
             dice, data.size, data.channels, _other(int(labels[index]), dice, classes)
         )
     coins = _Dice(seed, "coins").bytes(number) % 2 == 1
@@ -88,7 +90,7 @@ def plant(folder: Path, number: int, data: Data) -> Canaries:
     seed = secrets.token_bytes(SEED_BYTES)
     canaries = make_canaries(seed, number, data)
     secret = folder / SEED
-    write_json(secret, {"schema_version": SCHEMA_VERSION, "notice": NOTICE, "seed": seed.hex()})
+    write_json(secret, {"schema_version": SCHEMA_VERSION, "notice": SEED_NOTICE, "seed": seed.hex()})
     secret.chmod(0o600)
     public = {"schema_version": SCHEMA_VERSION, "number": number, "commitment": canaries.commitment}
     write_json(folder / PLANTED, public)
@@ -214,7 +216,7 @@ def _other(label: int, dice: _Dice, classes: int) -> int:
     return (label + 1 + dice.below(max(1, classes - 1))) % classes
 
 
-KINDS: dict[str, Callable[[_Dice, int, int, int], Images]] = {
+CANARY_KINDS: dict[str, Callable[[_Dice, int, int, int], Images]] = {
     "noise": _noise,
     "shapes": _shapes,
     "border-key": _border_key,

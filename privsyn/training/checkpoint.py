@@ -20,7 +20,7 @@ from torch import Tensor
 
 from privsyn.claim.document import DP_SGD, Mechanism, Query
 from privsyn.claim.reader import read_claim, read_query
-from privsyn.diffusion.interchange import CONFIG, LABELS, PIPELINE, labelled, read_diffusers
+from privsyn.diffusion.interchange import CONFIG, LABEL_WEIGHTS, PIPELINE, labelled, read_diffusers
 from privsyn.diffusion.model import DiffusionModel, build_model, precision_on
 from privsyn.diffusion.networks import find_network
 from privsyn.dp.adam import AdamBC
@@ -256,8 +256,8 @@ def _of_ours(folder: Path, wanted: DiffusionModel) -> _Start:
     file = folder / "privacy.json"
     claim = read_claim(read_json(file), str(file))
     weights, ours = model.state_dict(), wanted.state_dict()
-    if weights.keys() >= ours.keys() and weights[LABELS].shape != ours[LABELS].shape:
-        weights[LABELS] = ours[LABELS]
+    if weights.keys() >= ours.keys() and weights[LABEL_WEIGHTS].shape != ours[LABEL_WEIGHTS].shape:
+        weights[LABEL_WEIGHTS] = ours[LABEL_WEIGHTS]
     if claim.provenance.weights_sha256 != digest:
         return _Start(weights, digest, declared_public=False)
     return _Start(weights, digest, claim.public_data, claim.ledger.population if claim.ledger else None)

@@ -10,12 +10,12 @@ from pathlib import Path
 from privsyn.dp.clipping import StepFacts
 from privsyn.files import write_text
 
-NOTICE = "INTERNAL: losses of private data without noise; this file must not leave the study"
+LOG_NOTICE = "INTERNAL: losses of private data without noise; this file must not leave the study"
 
 
 def begin_log(log: Path) -> None:
     """Write a log that holds the notice alone."""
-    write_text(log, json.dumps({"notice": NOTICE}) + "\n")
+    write_text(log, json.dumps({"notice": LOG_NOTICE}) + "\n")
 
 
 def mean_loss(recent: Sequence[StepFacts]) -> float:
@@ -34,7 +34,9 @@ def log_line(done: int, recent: Sequence[StepFacts]) -> str:
 
 def shorten_log(log: Path, step: int) -> None:
     """Drop what a killed run logged after its last checkpoint; those steps are taken again."""
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else [json.dumps({"notice": NOTICE})]
+    lines = (
+        log.read_text(encoding="utf-8").splitlines() if log.exists() else [json.dumps({"notice": LOG_NOTICE})]
+    )
     write_text(log, "".join(f"{line}\n" for line in lines if _logged_step(line) <= step))
 
 

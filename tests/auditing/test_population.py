@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from privsyn.auditing.population import Population
+from privsyn.auditing.population import MembershipPopulation
 from privsyn.cohort.cohort import Cohort, Part
 
 
@@ -24,7 +24,7 @@ def reordered(part: Part, order: np.ndarray) -> Part:
 def test_the_images_are_a_view_of_the_memory_map(digits_cohort: Cohort) -> None:
     """`prepare` writes train and holdout one after the other, so no image is read before it is used."""
     train, holdout = (digits_cohort.part(name) for name in ("train", "holdout"))
-    population = Population.of(digits_cohort.images, train, holdout)
+    population = MembershipPopulation.of(digits_cohort.images, train, holdout)
     assert np.shares_memory(population.images, digits_cohort.images)
     assert not population.images.flags.writeable
     np.testing.assert_array_equal(population.images, np.concatenate([train.images, holdout.images]))
@@ -34,7 +34,7 @@ def test_parts_in_another_order_are_copied(digits_cohort: Cohort) -> None:
     """Where the rows are not contiguous, images and clusters still follow the order of the parts."""
     train, holdout = (digits_cohort.part(name) for name in ("train", "holdout"))
     mixed = reordered(train, np.random.default_rng(0).permutation(len(train.rows)))
-    population = Population.of(digits_cohort.images, mixed, holdout)
+    population = MembershipPopulation.of(digits_cohort.images, mixed, holdout)
     assert not np.shares_memory(population.images, digits_cohort.images)
     np.testing.assert_array_equal(population.images, digits_cohort.images[population.rows])
     np.testing.assert_array_equal(population.rows, np.concatenate([mixed.rows, holdout.rows]))
@@ -45,5 +45,7 @@ def test_parts_in_another_order_are_copied(digits_cohort: Cohort) -> None:
 def test_images_that_were_replaced_are_used(digits_cohort: Cohort) -> None:
     """Other images in place of a part's own are not overlooked in favour of those on disk."""
     train, holdout = (digits_cohort.part(name) for name in ("train", "holdout"))
-    population = Population.of(digits_cohort.images, train, replace(holdout, images=255 - holdout.images))
+    population = MembershipPopulation.of(
+        digits_cohort.images, train, replace(holdout, images=255 - holdout.images)
+    )
     np.testing.assert_array_equal(population.images[len(train.rows) :], 255 - holdout.images)

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from privsyn.auditing.cache import content
 from privsyn.auditing.evidence import Evidence
 from privsyn.bit_depth import Images
-from privsyn.features.embed import Floats
+from privsyn.features.embed import FeatureRows
 from privsyn.features.neighbours import nearest
 
 NEIGHBOURS = 50
 
 Scores = NDArray[np.float64]
-Embed = Callable[[Images], Floats]
+Embed = Callable[[Images], FeatureRows]
 
 _FIELDS = ("exposure", "cluster", "image", "mirrored")
 
@@ -72,7 +72,7 @@ class Index:
 
     images: NDArray[np.int64]
     clusters: NDArray[np.int64]
-    rows: Floats
+    rows: FeatureRows
     embed: Embed
 
     @cached_property

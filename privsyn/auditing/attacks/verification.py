@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from privsyn.features.embed import Floats
+from privsyn.features.embed import FeatureRows
 
 IMAGES = 4  # per patient, at most; more would add cost, not patients
 PATIENTS = 500
@@ -56,7 +56,7 @@ class PatientVerification:
 
 
 def verify(
-    embeddings: Sequence[Floats], patients: NDArray[np.int64], labels: NDArray[np.int64]
+    embeddings: Sequence[FeatureRows], patients: NDArray[np.int64], labels: NDArray[np.int64]
 ) -> PatientVerification:
     """Compare images whose rows (n, d) in each embedding are given; several embeddings are averaged.
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from privsyn.bit_depth import Images, white
-from privsyn.features.embed import Floats
+from privsyn.features.embed import FeatureRows
 from privsyn.features.encoder import halving_layers
 
 LOGISTIC_REGRESSION_C = 0.01  # 1,280 features of a few hundred images need strong regularisation
@@ -40,7 +40,7 @@ class LabelledImages:
     """Images (n, H, W, C), their lite0 features (n, d) and labels (n,)."""
 
     images: Images
-    features: Floats
+    features: FeatureRows
     labels: NDArray[np.int64]
 
     def take(self, rows: NDArray[np.int64]) -> LabelledImages:

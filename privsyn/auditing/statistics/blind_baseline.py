@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 
 from privsyn.auditing.statistics.permutation import Labels
 from privsyn.auditing.statistics.roc import auc, auc_interval, aucs
-from privsyn.features.embed import Floats
+from privsyn.features.embed import FeatureRows
 
 FOLDS = 5
 APPEARANCE_COMPONENTS = 32
@@ -106,7 +106,7 @@ class BlindBaseline:
         return max(0.0, min(low, value - width)), min(1.0, max(high, value + width))
 
 
-def appearance_components(rows: Floats, cluster: Ints) -> Scores:
+def appearance_components(rows: FeatureRows, cluster: Ints) -> Scores:
     """(clusters, k) principal components of each cluster's mean over its embedded images (n, d)."""
     means = np.zeros((cluster.max() + 1, rows.shape[1]))
     np.add.at(means, cluster, rows)
