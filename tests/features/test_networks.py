@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from privsyn.auditing.cache import Cache
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.run import audit
+from privsyn.auditing.verdict import Verdict
 from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.cohort.prepare import prepare
 from privsyn.errors import PrivsynError
@@ -532,7 +533,7 @@ def test_an_audit_opens_the_networks_beside_the_policy_first(tmp_path: Path, coh
     test = cohort.part("test")
     np.savez(tmp_path / "set.npz", images=test.images[:50], labels=test.labels[:50])
 
-    def run(out: str) -> dict[str, Any]:
+    def run(out: str) -> Verdict:
         return audit(
             synthetic=tmp_path / "set.npz",
             cohort=cohort.folder,
@@ -540,7 +541,7 @@ def test_an_audit_opens_the_networks_beside_the_policy_first(tmp_path: Path, coh
             out=tmp_path / out,
         )
 
-    assert run("first")["verdict"] == "pass"
+    assert run("first").outcome == "pass"
     (tmp_path / "nets" / "net.pt").write_bytes(scripted(Small()))
     with pytest.raises(PrivsynError, match="not the file that the policy names"):
         run("second")
