@@ -27,7 +27,7 @@ from privsyn.cohort.prepare import prepare
 from privsyn.files import tree_digests
 from privsyn.release.bundle import Bundle
 from privsyn.release.envelope import IN_TOTO, Envelope
-from privsyn.release.manifest import BUNDLE, state
+from privsyn.release.manifest import BUNDLE, make_statement
 from privsyn.study import init
 from privsyn.synthetic.dataset import write_synthetic
 
@@ -91,7 +91,7 @@ def make_release(folder: Path) -> Path:
     (folder / "public-report.html").write_text("no report", encoding="utf-8")
     digests = tree_digests(folder)
     sizes = {file: (folder / file).stat().st_size for file in digests}
-    statement = state(digests, sizes, {"privacyClaim": {"kind": "none"}})
+    statement = make_statement(digests, sizes, {"privacyClaim": {"kind": "none"}})
     (folder / BUNDLE).write_bytes(Bundle(Envelope(statement.to_bytes(), IN_TOTO), statement).to_bytes())
     return folder
 

@@ -123,10 +123,15 @@ def clusters_of_parts(*parts: Part) -> NDArray[np.int64]:
     near-duplicates if those were linked. Clusters are numbered in the order of first appearance.
     """
     patients = np.concatenate([part.patients for part in parts])
-    digests = np.concatenate([part.digests for part in parts if part.digests is not None])
-    clusters = linked_clusters(patients, digests)
+    clusters = linked_clusters(patients, np.concatenate([_digests(part) for part in parts]))
     groups = [part.groups for part in parts if part.groups is not None]
     return linked_clusters(clusters, np.concatenate(groups)) if groups else clusters
+
+
+def _digests(part: Part) -> NDArray[np.str_]:
+    if part.digests is None:
+        raise ValueError("a part of a cohort has the digests of its images; this one was made otherwise")
+    return part.digests
 
 
 def _texts(column: pd.Series) -> NDArray[np.str_]:
