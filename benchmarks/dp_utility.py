@@ -109,7 +109,7 @@ def run(
         save_grid(drawn.images[:PICTURES], grid)
     return {
         "task": task,
-        "epsilon": claim.get("epsilon"),
+        "epsilon": None if claim.bound is None else claim.bound.epsilon,
         "seed": seed,
         "settings": changes,
         "train_seconds": trained - began,

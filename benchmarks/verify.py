@@ -40,7 +40,7 @@ def main() -> None:
         folder, pyz = Path(name) / "release", Path(name) / "privsyn-verify.pyz"
         noise = np.random.default_rng(0).integers(0, 256, (asked.images, asked.size, asked.size, 1), np.uint8)
         write_synthetic(
-            folder, noise, np.arange(asked.images) % 2, ["a", "b"], name="noise", claim=None, provenance={}
+            folder, noise, np.arange(asked.images) % 2, ["a", "b"], name="noise", claim=None, provenance=None
         )
         (folder / "public-report.html").write_text("no report", encoding="utf-8")
         digests = tree_digests(folder)
