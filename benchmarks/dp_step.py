@@ -70,7 +70,8 @@ def privsyn(model: DiffusionModel, recipe: Recipe, draws: Draws) -> Step:
     def step() -> None:
         cuts = range(0, units, plan.units)
         passes = (
-            plan.way(model, parameters, tuple(part[cut : cut + plan.units] for part in draws)) for cut in cuts
+            plan.method(model, parameters, tuple(part[cut : cut + plan.units] for part in draws))
+            for cut in cuts
         )
         private_step(optimizer, passes, secret_generator(CPU))
 

@@ -1,9 +1,9 @@
-"""What a classifier learns from synthetic images under differential privacy, tested on real ones.
+"""Accuracy on real images of classifiers trained on differentially private synthetic images.
 
-The whole chain with its own recipes: prepare, train --dp, sample; then classifiers are trained on the
-synthetic set and, for comparison, on the real training images, and both are tested on the real images that
-were never trained on (holdout and test). Digits are the unit `image`; the seed decides split, weights and
-samples, while the noise of DP-SGD is fresh in every run.
+Runs the whole chain with the shipped recipes: prepare, train --dp, sample. Classifiers are then trained on
+the synthetic set and, for comparison, on the real training images; both are tested on the real images that
+were not used for training (holdout and test). For digits the unit is `image`. The seed determines split,
+weights and samples, while the noise of DP-SGD is fresh in every run.
 
     python benchmarks/dp_utility.py digits [--epsilon 8] [--seeds 0 1 2] [--set section.key=value ...]
     python benchmarks/dp_utility.py pneumonia --source pneumoniamnist.npz

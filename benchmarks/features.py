@@ -1,13 +1,13 @@
-"""How fast images are embedded, beside the bare network on batches that are prepared already.
+"""Speed of image embeddings in images/s, compared with the bare network on prepared batches.
 
-The images are smooth noise, made here: what they show does not change what they cost.
+The images are smooth noise, because their content does not change the cost.
 
     python benchmarks/features.py [--images 512] [--size 28] [--channels 1] [--repeats 7]
 
-Prints a table and with --json FILE writes the rows: images/s of both, medians of repeats that alternate, and
-the median of the ratios of each pair. `end to end` starts from uint8 arrays and ends at rows in order; `bare`
-is the same network's forward pass, pooling included, over as many batches. Threads are those of torch: set
-OMP_NUM_THREADS.
+Prints a table: images/s of both, as medians of alternating repeats, and the median of the ratios of each
+pair. `end to end` starts from uint8 arrays and ends at rows in order; `bare` is the forward pass of the
+same network, with pooling, over as many batches. The threads are those of torch: set OMP_NUM_THREADS.
+--json FILE writes the rows as well.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What `privsyn prepare` costs beside a bare loop of Pillow, and what memory it takes as cohorts grow.
+"""Speed of `privsyn prepare` compared with a bare Pillow loop, and its memory for cohorts of growing size.
 
-Files of smooth noise are made below a temporary folder, 100 to a patient and folder, in two classes. The bare
-loop opens each and resizes it, and does nothing else: no checks, hashes, patients, splits or files.
+Files of smooth noise are written to a temporary folder, 100 for each patient and folder, in two classes. The
+bare loop only opens and resizes each file: no checks, hashes, patients, splits or output files.
 
     python benchmarks/prepare.py [--count 10000] [--source-size 64] [--size 64] [--format png]
     python benchmarks/prepare.py --memory 10000 100000 [1000000]
 
-Prints a table, and with --json FILE writes the rows. Throughputs are medians of `--repeat` runs that take
-turns; reading happens with a warm cache. Memory is the highest resident set of a process of its own.
+Prints a table; --json FILE writes the rows as well. Throughputs are medians of `--repeat` alternating runs
+with a warm file cache. Memory is the peak resident set of a separate process.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-# Imported where they are used: every worker of `prepare` imports this file, being its program, anew.
+# Imported where they are used: every worker of `prepare` imports this file.
 if TYPE_CHECKING:
     from privsyn.study import Study
 
@@ -75,17 +75,17 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def throughput(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def throughput(asked: argparse.Namespace, folder: Path) -> list[dict[str, float | str]]:
     """Images a second of the bare loop, and of `prepare` on one process and on two."""
-    from privsyn.cohort.prepare import prepare
+    from privsyn.cohort.prepare import SourceSpec, prepare
 
     images = folder / "images"
     write_files(images, asked.count, asked.source_size, asked.format)
     study = study_for(folder / "study", asked.size)
     ways: dict[str, Callable[[], object]] = {
         "bare Pillow": lambda: bare(images, asked.size),
-        "prepare, 1 process": lambda: prepare(study, images, force=True, processes=1),
-        "prepare, 2 processes": lambda: prepare(study, images, force=True, processes=2),
+        "prepare, 1 process": lambda: prepare(study, SourceSpec(images, processes=1), force=True),
+        "prepare, 2 processes": lambda: prepare(study, SourceSpec(images, processes=2), force=True),
     }
     bare(images, asked.size)  # into the cache
     taken: dict[str, list[float]] = {name: [] for name in ways}
@@ -93,7 +93,7 @@ def throughput(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         for name, work in ways.items():
             taken[name].append(seconds(work))
     first = statistics.median(taken["bare Pillow"])
-    rows = []
+    rows: list[dict[str, float | str]] = []
     for name, times in taken.items():
         median = statistics.median(times)
         rows.append({"way": name, "images_per_second": asked.count / median, "ratio": first / median})
@@ -101,16 +101,16 @@ def throughput(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def memory(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+def memory(asked: argparse.Namespace, folder: Path) -> list[dict[str, float]]:
     """Highest resident set of `prepare` at each count, in a process of its own."""
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, float]] = []
     for count in asked.memory:
         images = folder / f"images-{count}"
         write_files(images, count, asked.source_size, asked.format)
         command = [sys.executable, __file__, "--alone", str(images), str(folder / f"study-{count}")]
         command += ["--size", str(asked.size)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        row = {"images": count, **json.loads(done.stdout)}
+        row: dict[str, float] = {"images": count, **json.loads(done.stdout)}
         if rows:
             row["bytes_per_further_image"] = (row["peak_bytes"] - rows[0]["peak_bytes"]) / (
                 count - rows[0]["images"]
@@ -126,10 +126,10 @@ def memory(asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 def alone(images: Path, folder: Path, size: int) -> None:
     """One `prepare` in this process; prints its highest resident set, bytes, and its time."""
-    from privsyn.cohort.prepare import prepare
+    from privsyn.cohort.prepare import SourceSpec, prepare
 
     study = study_for(folder, size)
-    taken = seconds(lambda: prepare(study, images, processes=2))
+    taken = seconds(lambda: prepare(study, SourceSpec(images, processes=2)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     print(json.dumps({"peak_bytes": peak, "worker_peak_bytes": workers, "seconds": taken}))

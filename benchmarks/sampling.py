@@ -1,7 +1,7 @@
-"""How fast each sampler is, and how far its images are from real ones, against DDPM with all 1,000 steps.
+"""Speed and image quality of each sampler, compared with DDPM with all 1,000 steps.
 
-One process: a model is trained on digits (without privacy, so that the sampler and not the noise decides),
-then every sampler draws as many images from it. The kernel distance is the unbiased squared maximum mean
+A model is trained on digits in the same process, without privacy, so that differences come from the sampler;
+then each sampler draws equally many images from it. The kernel distance is the unbiased squared maximum mean
 discrepancy with the cubic kernel (x y / d + 1)^3 of Binkowski et al. 2018, https://arxiv.org/abs/1801.01401,
 between the synthetic images and the real ones that were not trained on, in `lite0-mid` features; its spread
 is taken over halves of both sets.

@@ -1,9 +1,9 @@
 """Training speed: privsyn against diffusers' `UNet2DModel` and lucidrains' `denoising-diffusion-pytorch`.
 
-One process, the same images, as nearly the same network as each library has, AdamW; methods take turns and
-medians are compared. `privsyn` is in float32 without compilation; `privsyn-default` has what a recipe gets by
-default: bf16 where the device computes in it, torch.compile where it pays. lucidrains' package is not a
-dependency: `pip install denoising-diffusion-pytorch`, or its rows are left out.
+All methods run in one process, on the same images, with AdamW and the most similar network of each library;
+they alternate, and medians are compared. `privsyn` runs in float32 without compilation; `privsyn-default`
+has the defaults of a recipe: bf16 where the device supports it, torch.compile where it pays. lucidrains'
+package is not a dependency: without `pip install denoising-diffusion-pytorch` its rows are left out.
 
     python benchmarks/training.py [--json FILE] [--sizes 28 64] [--batch 64] [--repeats 7] [--threads N]
 """

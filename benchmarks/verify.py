@@ -1,11 +1,11 @@
-"""How long `privsyn verify` takes beside `sha256sum` over the same files.
+"""Time of `privsyn verify` compared with `sha256sum` over the same files.
 
-A sealed release of many images in shards, as `privsyn sample` writes them; the images are noise.
+The release is sealed and has many images in shards, as `privsyn sample` writes them; the images are noise.
 
     python benchmarks/verify.py [--images 100000] [--size 28] [--repeats 5]
 
-Prints a table and with --json FILE writes the rows: medians of alternating repeats, and their ratio.
-The verifier runs in a process of its own, as recipients run it, start included; so does sha256sum.
+Prints a table of medians of alternating repeats, and their ratio; --json FILE writes the rows as well. Both
+the verifier and sha256sum run in a separate process, as for recipients, and their start counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from privsyn.files import tree_digests
 from privsyn.release.bundle import Bundle
 from privsyn.release.envelope import IN_TOTO, Envelope
-from privsyn.release.manifest import BUNDLE, state
+from privsyn.release.manifest import BUNDLE, make_statement
 from privsyn.release.portable import write_portable
 from privsyn.synthetic.dataset import write_synthetic
 
@@ -45,7 +45,7 @@ def main() -> None:
         (folder / "public-report.html").write_text("no report", encoding="utf-8")
         digests = tree_digests(folder)
         sizes = {file: (folder / file).stat().st_size for file in digests}
-        statement = state(digests, sizes, {"privacyClaim": {"kind": "none"}})
+        statement = make_statement(digests, sizes, {"privacyClaim": {"kind": "none"}})
         (folder / BUNDLE).write_bytes(Bundle(Envelope(statement.to_bytes(), IN_TOTO), statement).to_bytes())
         write_portable(pyz)
         runs = {

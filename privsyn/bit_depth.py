@@ -1,6 +1,6 @@
-"""How many bits a pixel has: 8, or 16 for grey; the type of an array alone says which, and what its white is.
+"""The bit depth of pixels: 8, or 16 for grey; it follows from the type of an array, as does its white level.
 
-Whoever computes with pixels asks here for their scale, so that 16 bits are no special case anywhere else.
+All code that computes with pixels gets their scale from here, so that 16 bits need no special case elsewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def white(dtype: DType) -> int:
 
 
 def levels_in_one(dtype: DType) -> int:
-    """How many levels lie in one of 8 bits: 1 or 257, for 65535 = 255 * 257."""
+    """How many levels one level of 8 bits stands for: 1 or 257, as 65535 = 255 * 257."""
     return white(dtype) // 255
 
 
@@ -37,7 +37,7 @@ def to_levels(values: NDArray[Any], dtype: DType) -> Images:
 
 
 def in_8_bits(images: Images) -> NDArray[np.uint8]:
-    """The nearest of 8 bits, for eyes and for programs that know no others; images of 8 bits as they are."""
+    """Rounded to 8 bits, for display and for programs that accept only those; images of 8 bits unchanged."""
     if images.dtype == np.uint8:
         return images.view(np.uint8)
     return np.round(images / levels_in_one(images.dtype)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree; the command line turns each leaf into its exit code.
+"""The exceptions of privsyn, as one tree; the command line turns each into an exit code.
 
     PrivsynError                exit 2   wrong usage or bad input
     ├── RecipeError                      a recipe or policy that cannot be used as written
@@ -6,7 +6,7 @@
     ├── StudyError                       a study that lacks, or already has, what a command needs
     ├── CheckpointError                  a checkpoint that is cut short, altered or of another recipe
     ├── SyntheticError                   a synthetic set that cannot be read
-    └── Refused                 exit 1   the input is fine, and the answer is no
+    └── Refused                 exit 1   the input is valid, and the answer is no
 
 Every message is one or two lines: what is wrong, where, and what to do.
 """
@@ -41,6 +41,6 @@ class SyntheticError(PrivsynError):
 
 
 class Refused(PrivsynError):
-    """The input is fine and the answer is no: a failed verdict, a broken release."""
+    """The input is valid and the answer is no: a failed verdict, a broken release."""
 
     exit_code = 1

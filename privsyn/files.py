@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and digests that name what is in them."""
+"""Atomic writes, so that a file is whole or absent, and sha256 digests of files and folders."""
 
 from __future__ import annotations
 

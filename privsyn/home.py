@@ -1,7 +1,7 @@
-"""What outlives a study on this machine: `$PRIVSYN_HOME` (default `~/.privsyn`), readable by its owner alone.
+"""The folder shared by all studies of this machine: `$PRIVSYN_HOME` (default `~/.privsyn`), mode 0700.
 
-It holds the key of the patient HMACs, so that one patient is recognised across studies without an id
-ever being stored, and the counter of audit attempts, so that repeat-until-pass shows.
+It holds the key of the patient HMACs, so that one patient is recognised across studies without storing an id,
+and the counter of audit attempts, so that repeating an audit until it passes is visible.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def patient_key() -> bytes:
         fresh.unlink()
     key = path.read_bytes()
     if len(key) != KEY_BYTES:
-        raise PrivsynError(f"{path} is not a {KEY_BYTES}-byte key: restore it, or remove it to start anew")
+        raise PrivsynError(f"{path} is not a {KEY_BYTES}-byte key: restore it, or remove it to start afresh")
     return key
 
 

@@ -1,4 +1,4 @@
-"""Independent pieces of work, each done by one thread with one core (docs/decisions, 0016)."""
+"""Runs independent pieces of work in threads, one core each (docs/decisions, 0016)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def each(
 ) -> list[R]:
     """`work` of each item, in order; kernels in it use one core, whatever the number of threads.
 
-    Ctrl-C lets what was begun come to its end and drops the rest.
+    On Ctrl-C, work that has started is finished and the rest is dropped.
 
     Args:
-        interrupted: is set by Ctrl-C, for long work that wants to look and give up earlier.
+        interrupted: set by Ctrl-C, so that long work can stop earlier.
 
     Raises:
         KeyboardInterrupt: after the last thread has ended, so that none outlives the program.
@@ -50,7 +50,7 @@ def _sets(interrupted: threading.Event) -> Iterator[None]:
     """Ctrl-C sets the event and raises nothing: an exception while a thread starts would lose that thread."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield  # only the main thread hears signals, and nobody listens where they are ignored
+        yield  # only the main thread receives signals, and ignored ones need no handler
         return
     signal.signal(signal.SIGINT, lambda *_: interrupted.set())
     try:

@@ -1,4 +1,4 @@
-"""How long-running work tells how far it is, without knowing who listens.
+"""Progress reporting of long-running work.
 
 Library functions take a `Progress` and default to `SILENT`; the command line passes one that draws bars
 with an estimated time of arrival on stderr.
@@ -21,15 +21,15 @@ class Progress(Protocol):
     """A listener for stages."""
 
     def stage(self, name: str, total: int | None) -> AbstractContextManager[Advance]:
-        """Open a stage of `total` steps, None if nobody knows; the value is called as work gets done."""
+        """Open a stage of `total` steps, None if unknown; the value is called as work gets done."""
         ...
 
 
 class _Silent:
     @contextmanager
-    def stage(self, name: str, total: int | None) -> Iterator[Advance]:  # noqa: ARG002 - nobody listens
+    def stage(self, name: str, total: int | None) -> Iterator[Advance]:  # noqa: ARG002 - reports to nothing
         def advance(amount: int = 1, **facts: str) -> None:
-            """Nobody listens."""
+            """Do nothing."""
 
         yield advance
 

@@ -1,24 +1,32 @@
 """What a study has, what is stale and why, and what to do next.
 
-A station is stale when what it was made from is no longer what lies beside it: judged by the digests that
-every artefact carries, never by file times.
+An artefact is stale when it was made from something else than the study has now. Digests decide that, never
+file times.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from privsyn.auditing.policy import load_policy
+from privsyn.auditing.verdict import VerdictOutcome
+from privsyn.claim.document import Claim
+from privsyn.cohort.document import CohortDocument, read_document
 from privsyn.files import file_digest, read_json, tree_digest, tree_digests
+from privsyn.recipe import Recipe
+from privsyn.release.artefacts import source_of
 from privsyn.release.bundle import read_bundle
 from privsyn.release.manifest import BUNDLE
+from privsyn.report.documents import load_claim, load_verdict
+from privsyn.strict_json import JsonValue
 from privsyn.study import Study, as_study
 from privsyn.synthetic.dataset import read_provenance
 
-State = Literal["missing", "done", "stale"]
-# Given on the command line rather than in the recipe, so a difference there is no news.
+StationState = Literal["missing", "done", "stale"]
+# Options of `privsyn train` may set these, so a model that differs from recipe.toml in them is not stale.
 _FLAGS = {"privacy.dp", "privacy.epsilon", "train.canaries"}
 
 
@@ -28,11 +36,11 @@ class Station:
 
     Attributes:
         detail: what it is, or why it is stale.
-        next: the command that makes it, or makes it anew; `None` when it is done.
+        next: the command that makes it or replaces it; `None` when it is done.
     """
 
     name: str
-    state: State
+    state: StationState
     detail: str
     next: str | None
 
@@ -53,22 +61,25 @@ def advice(study: Study | Path | str) -> list[str]:
     opened = as_study(study)
     if not opened.verdict_file.exists():
         return []
-    verdict = read_json(opened.verdict_file)
-    if verdict["verdict"] == "pass":
+    verdict = load_verdict(opened.verdict_file)
+    if verdict.outcome == "pass":
         return []
-    open_rules = [rule for rule in verdict["rules"] if rule["outcome"] in ("fail", "inconclusive")]
-    told = [f"{rule['id']}: {rule['outcome']}: {rule['reason'] or rule['rationale']}" for rule in open_rules]
-    return [*told, *_REMEDIES[verdict["verdict"]]]
+    reasons = [
+        f"{rule.id}: {rule.outcome}: {rule.reason or rule.rationale}"
+        for rule in verdict.rules
+        if rule.outcome in ("fail", "inconclusive")
+    ]
+    return [*reasons, *_REMEDIES[verdict.outcome]]
 
 
-_REMEDIES = {
+_REMEDIES: dict[VerdictOutcome, tuple[str, ...]] = {
     "fail": (
-        "a failed audit says that patients show through. Protect them more: train with --dp, a smaller "
-        "--epsilon or fewer steps; remove duplicates; gather more patients. Then sample and audit again.",
-        "loosening the policy is the data steward's decision alone, and repeated audits are counted.",
+        "a failed audit means that the set may reveal patients. Protect them better: train with --dp, with "
+        "a smaller --epsilon or fewer steps; remove duplicates; add patients. Then sample and audit again.",
+        "only the data steward may loosen the policy, and repeated audits are counted.",
     ),
     "inconclusive": (
-        "an inconclusive audit could not have seen a leak: give it more. Draw more synthetic images "
+        "an inconclusive audit has too little data to see a leak. Draw more synthetic images "
         "(privsyn sample --count N --force), or prepare a cohort with more patients in holdout and test.",
     ),
 }
@@ -86,38 +97,43 @@ def _cohort(study: Study) -> Station:
     path = study.cohort / "cohort.json"
     if not path.exists():
         return Station("cohort", "missing", "", "privsyn prepare SOURCE")
-    document, recipe = read_json(path), study.recipe()
-    made = {"seed": document["seed"], **document.get("data", {})}  # which earlier cohorts do not tell
+    document, recipe = read_document(path), study.recipe()
+    made = {"seed": document.seed, **document.data}  # earlier cohorts do not have every key of [data]
     wanted = {**recipe.data.model_dump(mode="json"), "seed": recipe.seed}
     different = [key for key, value in wanted.items() if made.get(key, value) != value]
     if different:
         detail = f"recipe.toml has another {', '.join(different)}"
         return Station("cohort", "stale", detail, "privsyn prepare SOURCE --force")
-    images = sum(part["images"] for part in document["counts"].values())
-    patients = sum(part["patients"] for part in document["counts"].values())
+    images = sum(part.images for part in document.counts.values())
+    patients = sum(part.patients for part in document.counts.values())
     return Station("cohort", "done", f"{images} images of {patients} patients", None)
 
 
 def _model(study: Study) -> Station:
-    if not study.privacy_file.exists():
+    claim, again = _claim(study), "privsyn train --force"
+    if claim is None:
         begun = study.checkpoints.is_dir() and any(study.checkpoints.iterdir())
         detail = "training has begun and is not finished" if begun else ""
         return Station("model", "missing", detail, "privsyn train" + " --resume" * begun)
-    claim, again = read_json(study.privacy_file), "privsyn train --force"
-    if claim.get("imported"):
+    if claim.imported:
         return Station("model", "done", "imported; privacy claim: none", None)
-    if claim["provenance"].get("cohort_sha256") != _of_cohort(study, "records_sha256"):
+    cohort = _cohort_document(study)
+    if claim.provenance.cohort_sha256 != (cohort and cohort.records_sha256):
         return Station("model", "stale", "trained on another cohort, or another split of it", again)
-    trained = read_json(study.resolved_recipe_file)["recipe"]
-    different = _differences(trained, study.recipe().model_dump(mode="json"))
+    different = _differences(read_json(study.resolved_recipe_file)["recipe"], study.recipe())
     if different:
         detail = f"recipe.toml has another {', '.join(different)} (edited since, or changed by --set)"
         return Station("model", "stale", detail, again)
-    return Station("model", "done", f"privacy claim: {claim['kind']}", None)
+    return Station("model", "done", f"privacy claim: {claim.kind}", None)
 
 
-def _differences(trained: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Settings that shape a model and differ; how to sample is not among them."""
+def _differences(trained: Mapping[str, Mapping[str, JsonValue]], recipe: Recipe) -> list[str]:
+    """Settings that shape a model and differ; how to sample is not among them.
+
+    Args:
+        trained: the recipe of the model, as JSON.
+    """
+    wanted = recipe.model_dump(mode="json")
     flat = {
         f"{section}.{key}"
         for section in ("data", "model", "diffusion", "train", "privacy", "warmup")
@@ -130,24 +146,25 @@ def _differences(trained: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 def _synthetic(study: Study) -> Station:
     if not study.synthetic.is_dir():
         return Station("synthetic set", "missing", "", "privsyn sample")
-    provenance = read_provenance(study.synthetic) or {}
-    if provenance.get("model_sha256") != _weights(study):
+    provenance, claim = read_provenance(study.synthetic), _claim(study)
+    if (provenance and provenance.model_sha256) != (claim and claim.provenance.weights_sha256):
         return Station("synthetic set", "stale", "drawn from another model", "privsyn sample --force")
-    return Station("synthetic set", "done", f"{provenance['count']} images", None)
+    return Station("synthetic set", "done", f"{provenance.count} images" if provenance else "", None)
 
 
 def _audit(study: Study) -> Station:
     if not study.verdict_file.exists():
         return Station("audit", "missing", "", "privsyn audit")
-    verdict = read_json(study.verdict_file)
-    judged, present = verdict["inputs"], _inputs(study)
+    verdict = load_verdict(study.verdict_file)
+    judged, present = asdict(verdict.inputs), _inputs(study)
     different = [name for name, digest in present.items() if judged[name] != digest]
-    if verdict["cohort_fingerprint"] != _of_cohort(study, "fingerprint"):
+    cohort = _cohort_document(study)
+    if verdict.cohort_fingerprint != (cohort and cohort.fingerprint):
         different.append("cohort")
     if different:
         return Station("audit", "stale", f"judged another {', '.join(different)}", "privsyn audit --force")
-    detail = f"verdict: {verdict['verdict']}, attempt {verdict['attempt']}"
-    if verdict["partial"]:
+    detail = f"verdict: {verdict.outcome}, attempt {verdict.attempt}"
+    if verdict.partial:
         return Station("audit", "stale", f"{detail}, of some audits only", "privsyn audit --force")
     return Station("audit", "done", detail, None)
 
@@ -166,7 +183,7 @@ def _reports(study: Study) -> Station:
     pages = (study.internal_report, study.public_report)
     if not all(page.exists() for page in pages):
         return Station("reports", "missing", "", "privsyn report")
-    inputs = read_json(study.verdict_file)["inputs"] if study.verdict_file.exists() else {}
+    inputs = asdict(load_verdict(study.verdict_file).inputs) if study.verdict_file.exists() else {}
     text = study.internal_report.read_text(encoding="utf-8")
     if not inputs or not all(digest in text for digest in inputs.values() if digest):
         return Station("reports", "stale", "written for another audit", "privsyn report")
@@ -181,25 +198,22 @@ def _release(study: Study) -> Station:
     stated = bundle.statement
     if any(_digest_in_study(study, name) != digest for name, digest in stated.subjects.items()):
         return Station("release", "stale", "drafted from an earlier state", "privsyn release draft --force")
-    outcome = stated.predicate["verdict"]["outcome"]
     state = "sealed" if bundle.certificate else "draft"
-    return Station("release", "done", f"{state}, carries the verdict {outcome}", None)
+    return Station("release", "done", f"{state}, carries the verdict {stated.verdict_outcome}", None)
 
 
 def _digest_in_study(study: Study, name: str) -> str | None:
     """The digest of what a file of the release was copied from; `None` if it is gone."""
-    origin = study.public_report if name == study.public_report.name else study.synthetic / name
-    return file_digest(origin) if origin.is_file() else None
+    source = source_of(name)
+    origin = None if source is None else study.root / source
+    return file_digest(origin) if origin is not None and origin.is_file() else None
 
 
-def _of_cohort(study: Study, key: str) -> str | None:
+def _cohort_document(study: Study) -> CohortDocument | None:
     path = study.cohort / "cohort.json"
-    return str(read_json(path)[key]) if path.exists() else None
+    return read_document(path) if path.exists() else None
 
 
-def _weights(study: Study) -> str | None:
-    return (
-        str(read_json(study.privacy_file)["provenance"]["weights_sha256"])
-        if study.privacy_file.exists()
-        else None
-    )
+def _claim(study: Study) -> Claim | None:
+    """The claim of the study's finished model; None if there is none yet."""
+    return load_claim(study.privacy_file) if study.privacy_file.exists() else None

@@ -37,7 +37,7 @@ def refuse(what: str, why: str) -> NoReturn:
 
 
 def read_file(path: Path | str) -> bytes:
-    """The bytes of a file that somebody named, or the first of them, one more than a document may have.
+    """The bytes of a file, at most one more than a document may have.
 
     Raises:
         PrivsynError: it cannot be read.
@@ -89,10 +89,10 @@ class Fields:
     """The fields of one JSON object, taken out with their kinds checked.
 
     Raises:
-        Refused: it is no object, or has a field that is not in `known` (if that is given).
+        Refused: it is not an object, or has a field that is not in `known` (if that is given).
     """
 
-    def __init__(self, document: Any, what: str, known: tuple[str, ...] | None = None) -> None:
+    def __init__(self, document: object, what: str, known: tuple[str, ...] | None = None) -> None:
         if not isinstance(document, Mapping):
             refuse(what, "is not a JSON object where one is expected")
         self.document: Mapping[str, Any] = document
@@ -147,8 +147,10 @@ class Fields:
         """A sha256 in lower-case hex."""
         return check_digest(self.document.get(name), f"{self.what}: {name}")
 
-    def integer(self, name: str, *, least: int) -> int:
-        value = self._of(name, int, lambda v: v >= least, f"a whole number of at least {least}")
+    def integer(self, name: str, *, least: int, most: int | None = None) -> int:
+        """A whole number within bounds."""
+        expected = f"a whole number of at least {least}" + ("" if most is None else f" and at most {most}")
+        value = self._of(name, int, lambda v: v >= least and (most is None or v <= most), expected)
         return int(value)
 
     def time(self, name: str) -> datetime:
@@ -195,14 +197,14 @@ class Fields:
         return value
 
 
-def check_slug(value: Any, what: str) -> str:
+def check_slug(value: object, what: str) -> str:
     """The value, if it is a short plain id."""
     if not isinstance(value, str) or not _SLUG.fullmatch(value):
         refuse(what, "is not a plain id (lower-case letters, digits, dots and dashes, at most 64)")
     return value
 
 
-def check_digest(value: Any, what: str) -> str:
+def check_digest(value: object, what: str) -> str:
     """The value, if it is a sha256 in lower-case hex."""
     if not isinstance(value, str) or not _SHA256.fullmatch(value):
         refuse(what, "is not a sha256")
@@ -214,7 +216,7 @@ def printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
     found = dict(pairs)
     if len(found) != len(pairs):  # readers differ on which of two equal keys counts
         raise ValueError("an object has the same key twice")
@@ -229,11 +231,11 @@ def _finite(text: str) -> float:
 
 
 def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
-def _is_deep(document: Any) -> bool:
-    level = [document]
+def _is_deep(document: JsonValue) -> bool:
+    level: list[JsonValue] = [document]
     for _ in range(MAX_DEPTH):
         level = [child for each in level for child in _children(each)]
         if not level:
@@ -241,5 +243,5 @@ def _is_deep(document: Any) -> bool:
     return True
 
 
-def _children(value: Any) -> list[Any]:
+def _children(value: JsonValue) -> list[JsonValue]:
     return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []

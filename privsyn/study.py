@@ -66,7 +66,7 @@ class Study:
         return self.model / "train.jsonl"
 
     @property
-    def central_images(self) -> Path:
+    def class_means(self) -> Path:
         return self.model / "central-images.safetensors"
 
     @property
@@ -106,7 +106,7 @@ class Study:
         return load_recipe(self.recipe_file, settings)
 
     def need(self, path: Path, command: str) -> Path:
-        """Return `path` if it is there, else say which command makes it."""
+        """Return `path` if it exists, else raise an error that names the command that makes it."""
         if not path.exists():
             named = path.relative_to(self.root) if path.is_relative_to(self.root) else path
             raise StudyError(f"{self.root} has no {named} yet: run `privsyn {command}` first")
@@ -130,7 +130,7 @@ def init(folder: Path | str, *, recipe: str, policy: str, settings: Sequence[str
     text = set_in_toml(recipe_file.read_text(encoding="utf-8"), settings)
     card = tomlkit.document()
     names = {"name": root.resolve().name, "recipe": recipe_file.stem, "policy": policy_file.stem}
-    card.update({**names, "cohort": "cohort"})  # names alone: where a file lay is nobody's business
+    card.update({**names, "cohort": "cohort"})  # names only: the paths of the files are private
     parse(tomllib.loads(text), Recipe, f"{recipe_file.name} with --set" if settings else str(recipe_file))
     with whole_folder(root, replace=True) as partial:
         write_text(partial / "recipe.toml", text)
@@ -143,11 +143,11 @@ def init(folder: Path | str, *, recipe: str, policy: str, settings: Sequence[str
 
 
 def _networks(policy_file: Path, rules: str) -> Iterator[Path]:
-    """Files that a policy names relative to itself; what else is wrong with it `audit` will say."""
+    """Files that a policy names relative to itself; `audit` reports other faults of the policy."""
     try:
         declared = tomllib.loads(rules).get("networks")
     except ValueError as error:
-        raise StudyError(f"{policy_file} is no TOML: {error}") from None
+        raise StudyError(f"{policy_file} is not TOML: {error}") from None
     for network in declared if isinstance(declared, list) else ():
         file = network.get("file") if isinstance(network, dict) else None
         if not isinstance(file, str) or Path(file).is_absolute():

@@ -12,7 +12,7 @@ import torch
 from digits_study import copied, prepared
 from opacus.optimizers.optimizer import DPOptimizer
 
-from privsyn.auditing.statistics.one_run import Bound, lower_bound
+from privsyn.auditing.statistics.one_run import EpsilonLowerBound, lower_bound
 from privsyn.study import Study
 from privsyn.training import steps
 from privsyn.training.canaries import planted
@@ -44,7 +44,9 @@ def small_study(folder: Path) -> Study:
     return prepared(folder, *SMALL, *PRIVATE)
 
 
-def bound_of(study: Study, folder: Path, canaries: int, alpha: float = 0.05) -> tuple[Bound, dict[str, Any]]:
+def bound_of(
+    study: Study, folder: Path, canaries: int, alpha: float = 0.05
+) -> tuple[EpsilonLowerBound, dict[str, Any]]:
     """Train a copy of the study; its white-box bound and its claim."""
     copy = copied(study, folder)
     claim = train(copy, canaries=canaries).to_document()

@@ -34,3 +34,13 @@ def dp_claim(*, epsilon: float = 8.00001, delta: float = 1e-5, invalid: str = ""
             invalid=invalid,
         ),
     )
+
+
+def no_claim() -> Claim:
+    """The claim of a model that was trained without differential privacy: none."""
+    return Claim(
+        unit="patient",
+        statement="Trained without differential privacy.",
+        public=PublicQuantities(("a", "b"), 8, 1, (0, 255), "the whole recipe"),
+        provenance=ModelProvenance("0" * 64, "1" * 64, "2" * 64, "ab" * 32, 100),
+    )

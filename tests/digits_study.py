@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from privsyn.cohort.cohort import load_cohort
+from privsyn.cohort.document import write_document
 from privsyn.cohort.index import pixel_digest
 from privsyn.cohort.prepare import prepare
-from privsyn.files import file_digest, tree_digests, write_json
+from privsyn.files import file_digest, tree_digests
 from privsyn.progress import Advance
 from privsyn.study import Study, init, set_in_toml
 
@@ -36,8 +38,8 @@ def in_16_bits(study: Study) -> Study:
     records = cohort.records.assign(sha256=[pixel_digest(image) for image in images])
     records.to_parquet(study.cohort / "records.parquet")
     sha256 = file_digest(study.cohort / "records.parquet")
-    document = {**cohort.document, "bit_depth": 16, "records_sha256": sha256}
-    write_json(study.cohort / "cohort.json", document)
+    document = replace(cohort.document, bit_depth=16, records_sha256=sha256)
+    write_document(study.cohort / "cohort.json", document)
     study.recipe_file.write_text(set_in_toml(study.recipe_file.read_text(), ["data.bit_depth=16"]))
     return study
 

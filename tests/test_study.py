@@ -60,7 +60,7 @@ def test_the_networks_of_a_policy_come_along(tmp_path: Path) -> None:
     [
         ('networks = [{ file = "gone.onnx" }]', "'gone.onnx' that is not in its folder"),
         ('networks = [{ file = "../outside.onnx" }]', "'../outside.onnx' that is not in its folder"),
-        ("networks = [", "is no TOML"),
+        ("networks = [", "is not TOML"),
     ],
 )
 def test_a_policy_that_cannot_come_along_is_refused(tmp_path: Path, text: str, said: str) -> None:

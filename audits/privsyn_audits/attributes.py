@@ -1,11 +1,10 @@
-"""Can what is missing be inferred for a training patient better than for one who was held out?
+"""Can a missing attribute be inferred better for a training patient than for a held-out one?
 
 Threat: synthetic set only. An attacker knows an image but not its label, or half of an image, looks up the
-most similar synthetic image and takes what is missing from there, if that image is much nearer than those of
-strangers: about whom he is not so sure he says nothing. What can be learnt of strangers in that way is the
-use of the set; what can be learnt of its patients beyond that is a leak (Giomi et al. 2023, see
-`privsyn.auditing.statistics.rates`). One image of each patient is attacked, or of each group of patients who
-share one.
+most similar synthetic image and takes the missing attribute from it, if that image is much nearer than images
+of other patients; otherwise the attacker abstains. What can be inferred of held-out patients in that way is
+the use of the set; what can be inferred of its patients beyond that is a leak (Giomi et al. 2023, see
+`privsyn.auditing.statistics.rates`). One image of each cluster of patients is attacked.
 """
 
 from __future__ import annotations
@@ -20,20 +19,21 @@ from numpy.typing import NDArray
 from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.auditing.cache import Arrays
 from privsyn.auditing.evidence import Evidence
-from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
+from privsyn.auditing.findings import AuditId, Control, Controls, Finding, Power, Settings
 from privsyn.auditing.statistics.rates import Hits, exact_p_value, residual_risk, risk_interval
 from privsyn.bit_depth import Images
-from privsyn.features.embed import Floats, pixels
+from privsyn.features.embed import FeatureRows, pixels
 from privsyn.features.neighbours import Neighbours, nearest, nearest_after
 
-NAME, VERSION = "attributes", "2"
+NAME = "attributes"
+AUDIT = AuditId(NAME, "2", "synthetic-only")
 ATTRIBUTES = ("label", "masked half")
-POOL = 1024  # planted copies prepared; the positive control cannot be larger
-TRIALS = 50  # per leak size, for the power statement
+MAX_ATTRIBUTE_COPIES = 1024  # planted copies prepared; the positive control cannot be larger
+ATTRIBUTE_TRIALS = 50  # per leak size, for the power statement
 _SAME = 1e-6  # nearer images are the same
-TOO_SMALL = "the set or the cohort is too small: not even the largest planted leak is found reliably"
-SURE = 0.1  # share of `test` patients about whom the attacker says anything
-LUCKY = 0.05  # share of `test` patients whose half is guessed as well as counts for a success
+NO_LEAK_FOUND = "the set or the cohort is too small: the largest planted leak is not found reliably"
+ANSWERED = 0.1  # share of `test` patients; for all others the attacker abstains
+CHANCE_SUCCESS = 0.05  # share of `test` patients whose masked half counts as inferred
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,18 +56,15 @@ def _finding(attribute: str, attack: _Attack, settings: Settings) -> Finding:
     members, others = (_hits(each) for each in right.values())
     confidence = 1 - 2 * level
     attacked, control = members.rate(confidence), others.rate(confidence)
-    leak = _Planted.of(attack, attribute, right["train"], right["holdout"])
+    leak = _CopyLeak.of(attack, attribute, right["train"], right["holdout"])
     smallest = leak.smallest(level, settings.control_level)
     controls = Controls(
         positive=leak.found(smallest, settings.control_level),
         negative=attack.placebo(attribute, right["holdout"], settings.control_level),
     )
-    reason = controls.fault(TOO_SMALL)
-    return Finding(
-        audit=NAME,
-        version=VERSION,
-        threat="synthetic-only",
-        statistic="risk",
+    return Finding.measured(
+        AUDIT,
+        "risk",
         scope={"attribute": attribute},
         value=residual_risk(attacked, control).value,
         interval=risk_interval(members, others, level),
@@ -76,8 +73,7 @@ def _finding(attribute: str, attack: _Attack, settings: Settings) -> Finding:
         baseline=0.0,
         controls=controls,
         power=_power(smallest, members.attempts),
-        conclusive=not reason,
-        reason=reason,
+        doubt=controls.fault(NO_LEAK_FOUND),
         details={
             "attack": list(attacked.interval),
             "control": list(control.interval),
@@ -87,7 +83,7 @@ def _finding(attribute: str, attack: _Attack, settings: Settings) -> Finding:
 
 
 class _Attack:
-    """What the attacker looks up, and how well that goes for the patients of each part."""
+    """The attack on the patients of each part."""
 
     def __init__(self, evidence: Evidence, settings: Settings) -> None:
         self.evidence, self.settings = evidence, settings
@@ -95,32 +91,32 @@ class _Attack:
         self.known = Targets(evidence.synthetic.images, evidence.synthetic.labels)
 
     def generator(self, purpose: str) -> np.random.Generator:
-        """Of one purpose alone, so that its draws do not depend on the level that another is asked at."""
+        """A generator for one purpose, so that its draws depend on no other."""
         return self.evidence.generator(f"{NAME}, {purpose}", self.settings)
 
-    def right(self, attribute: str, part: str, copies: Copies | None = None) -> NDArray[np.bool_]:
-        """(patients,) whether what is missing was inferred, from the set or from one with copies."""
+    def right(self, attribute: str, part: str, copies: PlantedCopies | None = None) -> NDArray[np.bool_]:
+        """(clusters,) whether the attribute was inferred, from the set or from one with planted copies."""
         by = f"{copies.name}, seed {self.settings.seed}" if copies else "the set"
 
         def compute() -> Arrays:
             found = self._looked_up(attribute, part, copies)
             sure = self._nearness(attribute, part, found) > self._threshold(attribute, copies, by)
             if attribute == "masked half":
-                return {"right": sure & (self._errors(part, copies, found) < self._lucky)}
+                return {"right": sure & (self._errors(part, copies, found) < self._success_error)}
             known = self.known.labels if copies is None else np.append(self.known.labels, copies.labels)
             return {"right": sure & (known[found.indices[:, 0]] == self.targets[part].labels)}
 
         return self.evidence.computed(f"{NAME}, {attribute} of {part} by {by}", compute)["right"]
 
     def guessing(self, attribute: str) -> float:
-        """Success without any set: the most frequent label, or what `test` patients show, for as many."""
+        """Success rate without the set: of the most frequent label, or of `test` patients."""
         labels = self.targets["holdout"].labels
-        return SURE * (
-            LUCKY if attribute == "masked half" else float(np.bincount(labels).max() / len(labels))
+        return ANSWERED * (
+            CHANCE_SUCCESS if attribute == "masked half" else float(np.bincount(labels).max() / len(labels))
         )
 
     def placebo(self, attribute: str, right: NDArray[np.bool_], level: float) -> Control:
-        """Half of the holdout against the other half must show nothing."""
+        """Half of the holdout against the other half must show no difference."""
         order = self.generator(f"{attribute}, placebo").permutation(len(right))
         half = len(right) // 2
         p_value = exact_p_value(_hits(right[order[:half]]), _hits(right[order[half:]]))
@@ -128,13 +124,13 @@ class _Attack:
         return Control(passed=p_value > level, description=what, p_value=p_value)
 
     @cached_property
-    def _lucky(self) -> float:
-        """The error below which so few `test` patients' halves are guessed from the set under audit."""
+    def _success_error(self) -> float:
+        """The error below which a masked half counts as inferred: a quantile of `test` patients."""
         found = self._looked_up("masked half", "test", None)
-        return float(np.quantile(self._errors("test", None, found), LUCKY))
+        return float(np.quantile(self._errors("test", None, found), CHANCE_SUCCESS))
 
-    def _errors(self, part: str, copies: Copies | None, found: Neighbours) -> NDArray[np.float64]:
-        """(n,) error of the right half that the most similar left half suggests, by that of a mean image."""
+    def _errors(self, part: str, copies: PlantedCopies | None, found: Neighbours) -> NDArray[np.float64]:
+        """(n,) error of the inferred right half, divided by the error of the mean image."""
         right, known = (_half(each.images, 1) for each in (self.targets[part], self.known))
         present = known
         if copies is not None:
@@ -145,32 +141,34 @@ class _Attack:
         errors: NDArray[np.float64] = np.linalg.norm(right - guess, axis=1) / np.maximum(naive, 1e-9)
         return errors
 
-    def _threshold(self, attribute: str, copies: Copies | None, by: str) -> float:
-        """The nearness that so few `test` patients exceed; it does not know who is in train."""
+    def _threshold(self, attribute: str, copies: PlantedCopies | None, by: str) -> float:
+        """The nearness above which the attacker answers: a quantile of `test` patients."""
 
         def compute() -> Arrays:
             nearness = self._nearness(attribute, "test", self._looked_up(attribute, "test", copies))
-            return {"threshold": np.quantile(nearness, [1 - SURE])}
+            return {"threshold": np.quantile(nearness, [1 - ANSWERED])}
 
         return float(self.evidence.computed(f"{NAME}, {attribute} sure by {by}", compute)["threshold"][0])
 
     def _nearness(self, attribute: str, part: str, found: Neighbours) -> NDArray[np.float64]:
-        """(patients,) log of the distance to the most similar `test` patient over that to what was found."""
+        """(clusters,) log of the distance to the most similar `test` patient over that to the match."""
 
         def compute() -> Arrays:
-            query, strangers = (self._embed(attribute)(self.targets[side].images) for side in (part, "test"))
-            near = nearest(query, strangers, 2 if part == "test" else 1)  # the first is the patient himself
+            query, references = (self._embed(attribute)(self.targets[side].images) for side in (part, "test"))
+            near = nearest(
+                query, references, 2 if part == "test" else 1
+            )  # the first is the patient's own image
             return {"logs": np.log(np.maximum(near.distances[:, -1], _SAME))}
 
-        strangers = self.evidence.kept(f"{NAME}, {attribute}, strangers nearest to {part}", compute)["logs"]
-        nearness: NDArray[np.float64] = strangers - np.log(np.maximum(found.distances[:, 0], _SAME))
+        references = self.evidence.kept(f"{NAME}, {attribute}, references nearest to {part}", compute)["logs"]
+        nearness: NDArray[np.float64] = references - np.log(np.maximum(found.distances[:, 0], _SAME))
         return nearness
 
-    def _embed(self, attribute: str) -> Callable[[Images], Floats]:
+    def _embed(self, attribute: str) -> Callable[[Images], FeatureRows]:
         return self.evidence.representation("lite0-mid") if attribute == "label" else partial(_half, side=0)
 
-    def _looked_up(self, attribute: str, part: str, copies: Copies | None) -> Neighbours:
-        """Of each patient the most similar image of the set, on whose end the copies follow."""
+    def _looked_up(self, attribute: str, part: str, copies: PlantedCopies | None) -> Neighbours:
+        """The image of the set that is most similar to each patient; copies are numbered after the set."""
         embed = self._embed(attribute)
         query, there = embed(self.targets[part].images), embed(self.known.images)
 
@@ -184,21 +182,21 @@ class _Attack:
         return found
 
     def _one_each(self, part: str) -> Targets:
-        side = getattr(self.evidence, part)
-        _, first = np.unique(self.evidence.units(part), return_index=True)
+        side = self.evidence.part(part)
+        _, first = np.unique(self.evidence.clusters(part), return_index=True)
         rows = np.sort(first)  # in the order of the images: the ids are keyed and sort by chance
         return Targets(side.images[rows], side.labels[rows])
 
 
 @dataclass(frozen=True, eq=False)
-class Copies:
-    """Some of the copies that were prepared, added to the set or put in the place of images of it.
+class PlantedCopies:
+    """Copies that are added to the set or replace images of it.
 
     Attributes:
         name: says how many.
         pool: (p, H, W, C) the copies that were prepared.
-        chosen: (k,) which of them are taken; `labels` (k,) theirs.
-        without: (j,) images that leave the set.
+        chosen: (k,) which of them are planted; `labels` (k,) theirs.
+        without: (j,) rows of the set that are removed.
     """
 
     name: str
@@ -213,13 +211,13 @@ class Copies:
 
 
 @dataclass(frozen=True, eq=False)
-class _Planted:
-    """Copies of training patients of whom the set does not tell what is missing: those who can be given away.
+class _CopyLeak:
+    """Copies of training patients whose attribute the set does not reveal yet.
 
     Attributes:
-        right, others: (patients,) what is inferred of train and holdout without copies.
+        right, others: (clusters,) whether the attribute is inferred of train and holdout without copies.
         rows: (k,) training patients whose copies may be planted; `pool` (k, H, W, C) the copies.
-        given_away: (k,) whether the copy of each gives it away.
+        reveals: (k,) whether the copy of each reveals its attribute.
     """
 
     attack: _Attack
@@ -228,31 +226,35 @@ class _Planted:
     others: NDArray[np.bool_]
     rows: NDArray[np.int64]
     pool: Images
-    given_away: NDArray[np.bool_]
+    reveals: NDArray[np.bool_]
 
     @classmethod
     def of(
         cls, attack: _Attack, attribute: str, right: NDArray[np.bool_], others: NDArray[np.bool_]
-    ) -> _Planted:
+    ) -> _CopyLeak:
         missed = np.flatnonzero(~right)
-        most = min(POOL, len(missed), len(attack.known.labels))
+        most = min(MAX_ATTRIBUTE_COPIES, len(missed), len(attack.known.labels))
         rows = attack.generator(f"{attribute}, pool").choice(missed, most, replace=False)
-        targets, nobody = attack.targets["train"], np.zeros(0, np.int64)
+        targets, none = attack.targets["train"], np.zeros(0, np.int64)
         pool = LIGHT.plant(targets.images[rows])
-        everybody = Copies(f"all {most} copies", pool, np.arange(most), targets.labels[rows], nobody)
-        given_away = attack.right(attribute, "train", everybody)[rows]
-        return cls(attack, attribute, right, others, rows, pool, given_away)
+        all_copies = PlantedCopies(f"all {most} copies", pool, np.arange(most), targets.labels[rows], none)
+        reveals = attack.right(attribute, "train", all_copies)[rows]
+        return cls(attack, attribute, right, others, rows, pool, reveals)
 
     def smallest(self, level: float, control_level: float) -> int | None:
         """Fewest copies found at `level` in at least 80 % of trials, and also when they are really planted.
 
-        Twice as many must be found at `control_level`: the positive control plants them. Trials add up whom
-        each copy gives away by itself; planted copies also answer for others, and take the place of images.
+        Twice as many must be found at `control_level`, because the positive control plants them. Trials add
+        up what each copy reveals by itself; copies that are really planted also affect other patients, and
+        replace images.
         """
         sizes = np.unique(np.round(4 * 2.0 ** (np.arange(24) / 2)).astype(int))
         generator = self.attack.generator(f"{self.attribute}, trials")
         for size in sizes[2 * sizes <= len(self.rows)].tolist():
-            seen = sum(self._trial(size, generator) <= level for _ in range(TRIALS)) >= 0.8 * TRIALS
+            seen = (
+                sum(self._trial(size, generator) <= level for _ in range(ATTRIBUTE_TRIALS))
+                >= 0.8 * ATTRIBUTE_TRIALS
+            )
             if seen and self._planted(size) <= level and self._planted(2 * size) <= control_level:
                 return int(size)
         return None
@@ -272,18 +274,18 @@ class _Planted:
             generator.permutation(each)[:count] for each in (len(self.rows), len(self.attack.known.labels))
         )
         labels = self.attack.targets["train"].labels[self.rows[chosen]]
-        copies = Copies(f"{count} copies in place of others", self.pool, chosen, labels, places)
+        copies = PlantedCopies(f"{count} copies in place of others", self.pool, chosen, labels, places)
         right = (self.attack.right(self.attribute, part, copies) for part in ("train", "holdout"))
         return exact_p_value(*map(_hits, right))
 
     def _trial(self, size: int, generator: np.random.Generator) -> float:
         chosen = generator.choice(len(self.rows), size, replace=False)
         right = self.right.copy()
-        right[self.rows[chosen]] = self.given_away[chosen]
+        right[self.rows[chosen]] = self.reveals[chosen]
         return exact_p_value(_hits(right), _hits(self.others))
 
 
-def _half(images: Images, side: int) -> Floats:
+def _half(images: Images, side: int) -> FeatureRows:
     """(n, d) the left half (0) or the right one (1)."""
     width = images.shape[2] // 2
     return pixels(images[:, :, width:] if side else images[:, :, :width])
@@ -296,5 +298,5 @@ def _hits(right: NDArray[np.bool_]) -> Hits:
 def _power(smallest: int | None, members: int) -> Power:
     if smallest is None:
         return Power(smallest_leak=None, description="no number of copies in the set is found reliably")
-    text = f"copies of {smallest} patients, of whom the set tells nothing yet, are found in 80 % of trials"
+    text = f"copies of {smallest} patients, whose attribute is not revealed yet, are found in 80 % of trials"
     return Power(smallest_leak=smallest / members, description=text)

@@ -1,42 +1,52 @@
-"""How much epsilon did this very training spend, at least? Guess which canaries were in it.
+"""A lower bound on epsilon of this training, from guesses about its canaries.
 
-Threat: canary. `privsyn train --canaries M` plants pictures of nobody, each by a fair coin that was committed
-to before training. Many right guesses about the coins are a lower bound on epsilon
-(`privsyn.auditing.statistics.one_run`), and a bound above the claim shows that the claim is wrong. Two adversaries guess:
+Threat: canary. `privsyn train --canaries M` inserts M synthetic canaries, each included with probability 1/2
+by a coin that was committed to before training. Many right guesses about the coins give a lower bound on
+epsilon (`privsyn.auditing.statistics.one_run`); a bound above the claim shows that the claim is wrong. Two
+adversaries guess:
 
-`white-box`   saw the noised sum of every step of DP-SGD; the scores were taken while training
-`black-box`   has the final model alone: minus the mean log of the denoising loss over timesteps and noises
-              fixed beforehand and shared by all, with the canary's own label; by kind, since a noise pattern
-              is harder to denoise than a blank picture whether it was trained on or not
+`white-box`   sees the noised sum of every step of DP-SGD; the scores are recorded during training
+`black-box`   has the final model alone: minus the mean log of the denoising loss over fixed timesteps and
+              noises, the same for all canaries, with the canary's own label; compared within a kind of
+              canary, because a noise pattern is harder to denoise than a blank image in any case
 
-A bound below the claim does not confirm it. What a perfectly tight mechanism at the claim would have shown
-stands beside it.
+A bound below the claim does not confirm the claim. The bound that a perfectly tight mechanism at the claim
+would show is reported beside it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
-from privsyn.auditing.evidence import CanaryRecord, Evidence
-from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
-from privsyn.auditing.statistics.one_run import SHARES, Bound, ceiling, lower_bound, most, smallest_epsilon
+from privsyn.auditing.evidence import Evidence
+from privsyn.auditing.findings import AuditId, Control, Controls, Finding, Power, Settings
+from privsyn.auditing.model_under_audit import CanaryRecord
+from privsyn.auditing.statistics.one_run import (
+    SHARES,
+    EpsilonLowerBound,
+    ceiling,
+    lower_bound,
+    most,
+    smallest_epsilon,
+)
 from privsyn.diffusion.model import DiffusionModel, to_float
 
-NAME, VERSION = "canary", "2"
+NAME = "canary"
+AUDIT = AuditId(NAME, "2", "canary")
 EPSILON, GAUSSIAN, BEYOND = "epsilon", "epsilon-if-gaussian", "epsilon-beyond-claim"
 DELTA = 1e-5  # at which epsilon is bounded where nothing was claimed
 REFERENCE = 8.0  # epsilon whose ceiling is printed there
 TIMESTEP_SHARES = (0.03, 0.1, 0.2, 0.35)  # of T: neither nearly clean nor nearly noise
-NOISES = 4
-TWIN_CANARIES, TWIN_STEPS, TWIN_RATE = 64, 600, 3e-3  # on each side; enough to learn them nearly by heart
-SHOWN = 0.5  # epsilon that both controls of a leak must exceed; 128 right guesses show about 2.5
-RAISED = 8.0  # standard deviations: hardly an overlap is left
+CANARY_NOISES = 4
+TWIN_CANARIES, TWIN_STEPS, TWIN_RATE = 64, 600, 3e-3  # in and out each; enough steps to nearly memorise them
+CONTROL_EPSILON = 0.5  # epsilon that both controls of a leak must exceed; 128 right guesses show about 2.5
+RAISED = 8.0  # standard deviations: the distributions hardly overlap
 _BATCH = 128
 
 Scores = NDArray[np.float64]
@@ -50,20 +60,20 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
         why = "the set comes without its model"
         if model is not None:
             why = "no canaries were planted (privsyn train --canaries M)"
-        return [_finding(name, applicable=False, reason=why) for name in (EPSILON, GAUSSIAN, BEYOND)]
+        return [Finding.not_applicable(AUDIT, name, why) for name in (EPSILON, GAUSSIAN, BEYOND)]
     attack = _BlackBox(evidence, record, settings)
-    trials = {"black-box": _Trial(attack.scores(model), record.planted.is_in, attack.twin())}
+    adversaries = {"black-box": _Adversary(attack.scores(model), record.planted.is_in, attack.twin())}
     if record.white_box is not None:
         raised = _raised(record.white_box, record.planted.is_in)
         what = f"the recorded scores, those of canaries that are in raised by {RAISED:g} standard deviations"
-        replay = _Replay(raised, record.planted.is_in, what)
-        trials["white-box"] = _Trial(record.white_box, record.planted.is_in, replay)
-    question = _Question.of(evidence, settings, len(record.planted.labels), bounds=2 * len(trials))
-    return [finding for name in sorted(trials) for finding in question.findings(name, trials[name])]
+        leak = _KnownLeak(raised, record.planted.is_in, what)
+        adversaries["white-box"] = _Adversary(record.white_box, record.planted.is_in, leak)
+    test = _EpsilonTest.of(evidence, settings, len(record.planted.labels), bounds=2 * len(adversaries))
+    return [finding for name in sorted(adversaries) for finding in test.findings(name, adversaries[name])]
 
 
 @dataclass(frozen=True, eq=False)
-class _Replay:
+class _KnownLeak:
     """Scores (k,) of canaries with coins (k,) that are known to leak."""
 
     scores: Scores
@@ -72,17 +82,17 @@ class _Replay:
 
 
 @dataclass(frozen=True, eq=False)
-class _Trial:
-    """An adversary's scores (m,), high = in, the coins (m,), and the leak that the adversary must find."""
+class _Adversary:
+    """An adversary's scores (m,), high = in, the coins (m,), and the leak that it must find."""
 
     scores: Scores
     is_in: Coins
-    leak: _Replay | None
+    leak: _KnownLeak | None
 
 
 @dataclass(frozen=True)
-class _Question:
-    """What is asked of each adversary.
+class _EpsilonTest:
+    """The test of the claimed epsilon, the same for each adversary.
 
     Attributes:
         level: of each bound; those of both adversaries hold together at the audit's alpha.
@@ -97,52 +107,67 @@ class _Question:
     claimed: float | None
 
     @classmethod
-    def of(cls, evidence: Evidence, settings: Settings, canaries: int, bounds: int) -> _Question:
-        bound = None if evidence.claim is None else evidence.claim.bound
-        delta, claimed = (DELTA, None) if bound is None else (bound.delta, bound.epsilon)
-        return cls(evidence, settings, canaries, settings.alpha / bounds, delta, claimed)
+    def of(cls, evidence: Evidence, settings: Settings, canaries: int, bounds: int) -> _EpsilonTest:
+        claimed = evidence.claim.bound if evidence.claim else None
+        delta, epsilon = (DELTA, None) if claimed is None else (claimed.delta, claimed.epsilon)
+        return cls(evidence, settings, canaries, settings.alpha / bounds, delta, epsilon)
 
-    def findings(self, adversary: str, trial: _Trial) -> list[Finding]:
+    def findings(self, name: str, adversary: _Adversary) -> list[Finding]:
         """The three statistics of one adversary."""
-        bound = lower_bound(trial.scores, trial.is_in, self.delta, self.level)
-        known: dict[str, object] = {
-            "scope": {"scores": adversary},
-            "confidence": 1 - self.settings.alpha,
-            "n": {"canaries": self.canaries, "canaries_in": int(trial.is_in.sum())},
-            "controls": Controls(positive=self._positive(trial.leak), negative=self._negative(trial)),
-            "details": self._details(bound),
-        }
-        known |= _conclusive(known["controls"])
-        found = [
-            _finding(name, **_from(value), baseline=self.claimed, power=self._power(0.0), **known)
-            for name, value in ((EPSILON, bound.epsilon), (GAUSSIAN, bound.epsilon_gdp))
-        ]
-        return [*found, self._beyond(bound.epsilon, known)]
+        bound = lower_bound(adversary.scores, adversary.is_in, self.delta, self.level)
+        controls = Controls(positive=self._positive(adversary.leak), negative=self._negative(adversary))
+        n = {"canaries": self.canaries, "canaries_in": int(adversary.is_in.sum())}
 
-    def _beyond(self, epsilon: float, known: Mapping[str, object]) -> Finding:
+        def finding(
+            statistic: str, value: float, baseline: float | None, power: Power, doubt: str
+        ) -> Finding:
+            return Finding.measured(
+                AUDIT,
+                statistic,
+                scope={"scores": name},
+                value=value,
+                interval=(value, None),  # bounded from below alone
+                confidence=1 - self.settings.alpha,
+                n=n,
+                baseline=baseline,
+                controls=controls,
+                power=power,
+                doubt=doubt,
+                details=self._details(bound),
+            )
+
+        power, doubt = self._power(0.0), _doubt(controls)
+        found = [
+            finding(statistic, value, self.claimed, power, doubt)
+            for statistic, value in ((EPSILON, bound.epsilon), (GAUSSIAN, bound.epsilon_gdp))
+        ]
         if self.claimed is None:
             reason = "no epsilon is claimed, so none can be exceeded"
-            return _finding(BEYOND, scope=known["scope"], applicable=False, reason=reason)
+            return [*found, Finding.not_applicable(AUDIT, BEYOND, reason, scope={"scores": name})]
         power = self._power(self.claimed)
-        if power.smallest_leak is None:
-            enough = math.ceil(math.exp(self.claimed) * math.log(len(SHARES) / self.level))
-            reason = (
-                f"{self.canaries} canaries can show an epsilon of {self._most():.2f} at most, and "
-                f"{self.claimed:g} is claimed: about {enough} could show more"
-            )
-            known = {**known, "conclusive": False, "reason": reason}  # also the cause of a missed control
-        return _finding(BEYOND, **_from(epsilon - self.claimed), baseline=0.0, power=power, **known)
+        doubt = self._too_few(power) or doubt  # too few canaries also make a control fail
+        return [*found, finding(BEYOND, bound.epsilon - self.claimed, 0.0, power, doubt)]
 
-    def _positive(self, leak: _Replay | None) -> Control | None:
+    def _too_few(self, power: Power) -> str:
+        """Why no leak could be shown to exceed the claim; "" if one could."""
+        if self.claimed is None or power.smallest_leak is not None:
+            return ""
+        enough = math.ceil(math.exp(self.claimed) * math.log(len(SHARES) / self.level))
+        return (
+            f"{self.canaries} canaries can show an epsilon of {self._most():.2f} at most, and "
+            f"{self.claimed:g} is claimed: about {enough} could show more"
+        )
+
+    def _positive(self, leak: _KnownLeak | None) -> Control | None:
         if leak is None:
             return None
         shown = lower_bound(leak.scores, leak.is_in, self.delta, self.settings.control_level).epsilon
-        what = f"{leak.description}: epsilon {shown:.2f}, to exceed {SHOWN:g}"
-        return Control(passed=shown > SHOWN, description=what)
+        what = f"{leak.description}: epsilon {shown:.2f}, to exceed {CONTROL_EPSILON:g}"
+        return Control(passed=shown > CONTROL_EPSILON, description=what)
 
-    def _negative(self, trial: _Trial) -> Control:
+    def _negative(self, adversary: _Adversary) -> Control:
         coins = self.evidence.generator(f"{NAME} coins", self.settings).random(self.canaries) < 0.5
-        shown = lower_bound(trial.scores, coins, self.delta, self.settings.control_level).epsilon
+        shown = lower_bound(adversary.scores, coins, self.delta, self.settings.control_level).epsilon
         what = f"the same scores with coins that were never used: epsilon {shown:.2f}, to be 0"
         return Control(passed=shown == 0, description=what)
 
@@ -165,7 +190,7 @@ class _Question:
     def _most(self) -> float:
         return most(self.canaries, self.delta, self.level)
 
-    def _details(self, bound: Bound) -> dict[str, object]:
+    def _details(self, bound: EpsilonLowerBound) -> dict[str, JsonValue]:
         return {
             "guesses": [{"made": each.made, "correct": each.correct} for each in bound.guesses],
             "level": self.level,
@@ -180,15 +205,15 @@ class _BlackBox:
         self.evidence, self.planted, self.settings = evidence, record.planted, settings
         _, height, width, channels = self.planted.images.shape
         noise = torch.Generator().manual_seed(settings.seed)
-        self.noises = torch.randn(NOISES, channels, height, width, generator=noise)
+        self.noises = torch.randn(CANARY_NOISES, channels, height, width, generator=noise)
 
     def scores(self, model: DiffusionModel) -> Scores:
-        """(m,) scores, in the spread of their kind above its median."""
+        """(m,) scores, standardised within the kind of canary."""
         raw = -self._log_loss(model, np.arange(len(self.planted.labels)))
         return _by_kind(raw, self.planted.kinds)
 
-    def twin(self) -> _Replay | None:
-        """A copy of the model, trained without DP on some canaries that are in; as many out beside them."""
+    def twin(self) -> _KnownLeak | None:
+        """Scores under a copy of the model that was trained without DP on some canaries; as many are out."""
         is_in, model = self.planted.is_in, self.evidence.model
         some = min(TWIN_CANARIES, int(is_in.sum()), int((~is_in).sum()))
         if self.evidence.fine_tune is None or model is None or some < 8:
@@ -207,7 +232,7 @@ class _BlackBox:
             advance()
         what = f"a copy of the model trained without DP on {some} canaries that are in, beside {some} out"
         fitted = _by_kind(-self._log_loss(twin, chosen), self.planted.kinds[chosen])
-        return _Replay(fitted, is_in[chosen], what)
+        return _KnownLeak(fitted, is_in[chosen], what)
 
     @torch.inference_mode()
     def _log_loss(self, model: DiffusionModel, rows: NDArray[np.int64]) -> Scores:
@@ -228,7 +253,7 @@ class _BlackBox:
 
 
 def _by_kind(scores: Scores, kinds: NDArray[np.str_]) -> Scores:
-    """Scores less the median of their kind, by its median absolute deviation; the coins are not looked at."""
+    """Scores standardised within their kind by median and median absolute deviation, without the coins."""
     result = np.zeros_like(scores)
     for kind in np.unique(kinds):
         of = kinds == kind
@@ -238,27 +263,13 @@ def _by_kind(scores: Scores, kinds: NDArray[np.str_]) -> Scores:
 
 
 def _raised(scores: Scores, is_in: Coins) -> Scores:
-    """The scores that a mechanism without noise would have given."""
+    """The scores as a mechanism without noise would give them."""
     raised: Scores = scores + RAISED * scores.std() * is_in
     return raised
 
 
-def _from(bound: float) -> dict[str, object]:
-    """A bound from below, as value and as interval without an upper end."""
-    return {"value": bound, "interval": (bound, None)}
-
-
-def _conclusive(controls: object) -> dict[str, object]:
-    assert isinstance(controls, Controls)
+def _doubt(controls: Controls) -> str:
     failed = [each for each in (controls.positive, controls.negative) if each and not each.passed]
     if failed:
-        return {"conclusive": False, "reason": f"control failed: {failed[0].description}"}
-    if controls.positive is None:
-        return {"conclusive": False, "reason": "too few canaries for a positive control"}
-    return {}
-
-
-def _finding(statistic: str, **known: object) -> Finding:
-    return Finding.model_validate(
-        {"audit": NAME, "version": VERSION, "threat": "canary", "statistic": statistic, **known}
-    )
+        return f"control failed: {failed[0].description}"
+    return "too few canaries for a positive control" if controls.positive is None else ""

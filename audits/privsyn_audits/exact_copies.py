@@ -1,8 +1,8 @@
 """Is any synthetic image a training image, pixel for pixel, also when flipped or turned?
 
-Threat: synthetic set only. No statistics: one copy is one too many. A byte-identical image can be an honest
-coincidence only where images carry almost no information (blank ones); then the holdout shows it too,
-which is the baseline.
+Threat: synthetic set only. A single copy is a finding. An identical image can be a
+coincidence only where images carry almost no information (blank ones). Copies of holdout images show how
+often that happens; they are the baseline.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import numpy as np
 
 from privsyn.auditing.cache import Arrays
 from privsyn.auditing.evidence import Evidence
-from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
+from privsyn.auditing.findings import AuditId, Control, Controls, Finding, Power, Settings
 from privsyn.bit_depth import Images
 
-NAME, VERSION = "exact-copies", "1"
+NAME = "exact-copies"
+AUDIT = AuditId(NAME, "1", "synthetic-only")
 
 
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:
@@ -25,27 +26,23 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     train, holdout = (set(_digests(evidence, part.images)) for part in (evidence.train, evidence.holdout))
     copies = [index for index, digest in enumerate(synthetic) if digest in train]
     controls = Controls(positive=_planted(evidence, settings, train), negative=_fresh(evidence, train))
-    reason = controls.fault("no copy could be planted")
     return [
-        Finding(
-            audit=NAME,
-            version=VERSION,
-            threat="synthetic-only",
-            statistic="copies",
+        Finding.measured(
+            AUDIT,
+            "copies",
             value=float(len(copies)),
             n=evidence.sizes(),
             baseline=float(sum(digest in holdout for digest in synthetic)),
             controls=controls,
             power=Power(smallest_leak=1.0, description="one exact copy, flipped or turned or not, is found"),
-            conclusive=not reason,
-            reason=reason,
             details={"copies": list(copies[:100])},
+            doubt=controls.fault("no copy could be planted"),
         )
     ]
 
 
 def symmetric_digest(image: Images) -> str:
-    """A digest that the eight flips and turns of an image (H, W, C) share."""
+    """A digest that is the same for all eight flips and rotations of an image (H, W, C)."""
     turns = [np.rot90(side, turn) for side in (image, image[:, ::-1]) for turn in range(4)]
     return min(hashlib.sha256(turn.tobytes()).hexdigest() for turn in turns)
 

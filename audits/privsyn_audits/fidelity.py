@@ -2,237 +2,267 @@
 
 Fréchet and kernel distance, precision, recall, density and coverage (`privsyn.features.distances`) in the
 features of lite0 and of every network that the policy names, and the structural similarity of random pairs.
-The reference are `holdout` patients; beside each value stands the floor, what `test` patients show at the
-same number of images, for all of these depend on it. Overall and per class.
+The reference is `holdout` patients. The baseline is `test` patients in place of the synthetic images, in the
+same number, because all of these measures depend on it. Overall and per class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 from scipy import stats
 
 from privsyn.auditing.cache import Arrays
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
-from privsyn.auditing.quality.matched_samples import TOO_FEW, Side, Sides, scopes
-from privsyn.auditing.quality.measures import (
-    CONFIDENCE,
-    beside_the_floor,
-    quality_finding,
-    seen_in_four_of_five,
+from privsyn.auditing.quality.matched_samples import (
+    TOO_FEW,
+    ImageSample,
+    MatchedSamples,
+    samples_by_scope,
 )
+from privsyn.auditing.quality.measures import CONFIDENCE, QualityFindings, detectable_difference
 from privsyn.auditing.statistics.resampling import FOUR_OF_FIVE, HALVES, SEEN_AT_001, random_half
-from privsyn.features.distances import MEASURES, Part, Reference, principal_axes
-from privsyn.features.embed import Floats
+from privsyn.features.distances import MEASURES, Reference, SubsetPair, principal_axes
+from privsyn.features.embed import FeatureRows
 from privsyn.features.ssim import ms_ssim
 
 NAME, VERSION = "fidelity", "2"
-MOST = 10_000  # images on each side; more say no more, and the pairs would not fit into memory
-PAIRS = 500  # of images whose similarity is averaged
-LIKENESS = ("precision", "density")  # see images that are like no real one; the others see what is missing
-OTHERS = tuple(measure for measure in MEASURES if measure not in LIKENESS)
-POSSIBLE = {
+DIVERSITY = "ms_ssim_diversity"
+MAX_PAIRS = 500  # of images whose similarity is averaged
+REALISM = ("precision", "density")  # detect images that are unlike real ones
+OTHERS = tuple(measure for measure in MEASURES if measure not in REALISM)  # detect what is missing too
+RANGES = {
     "frechet_distance": (0.0, np.inf),
-    "kernel_distance": (-np.inf, np.inf),  # being unbiased it may be below 0
+    "kernel_distance": (-np.inf, np.inf),  # unbiased, so it may be negative
     "density": (0.0, np.inf),
     **dict.fromkeys(("precision", "recall", "coverage"), (0.0, 1.0)),
 }
-SHOWN = 600  # points of either kind on the map
-PLANE = 2
+MAP_POINTS = 600  # of either kind on the map
+MAP_DIMENSIONS = 2
+
+Float64s = NDArray[np.float64]
 
 
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:
-    """Every measure in every network, overall and per class, and diversity."""
+    """Every measure in every network, and diversity, overall and per class."""
     found = []
-    for scope, sides in scopes(evidence, settings, MOST):
+    for scope, samples in samples_by_scope(evidence, settings):
         for network in ("lite0", *evidence.networks):
-            found += _Measured(evidence, sides, network, scope, settings).findings()
-        found.append(_diversity(evidence, sides, scope, settings))
+            found += _FeatureMeasures(evidence, samples, network, scope, settings).findings()
+        found.append(_diversity(evidence, samples, scope, settings))
     return found
 
 
-class _Measured:
-    """One network, one scope."""
+class _FeatureMeasures:
+    """The measures in the features of one network, for one scope."""
 
     def __init__(
-        self, evidence: Evidence, sides: Sides, network: str, scope: dict[str, str], settings: Settings
+        self,
+        evidence: Evidence,
+        samples: MatchedSamples,
+        network: str,
+        scope: dict[str, str],
+        settings: Settings,
     ) -> None:
-        self.evidence, self.sides, self.settings = evidence, sides, settings
+        self.evidence, self.samples, self.settings = evidence, samples, settings
         self.network, self.scope = network, {"network": network, **scope}
+        details: dict[str, JsonValue] = {"network": {**evidence.embedding_info(network)}}
+        self.make = QualityFindings(NAME, VERSION, self.scope, samples.n, details)
 
     def findings(self) -> list[Finding]:
-        if self.sides.too_few:
-            return [self._finding(measure, conclusive=False, reason=TOO_FEW) for measure in MEASURES]
-        drawn, floor = self._compared("synthetic"), self._compared("floor")
-        return [self._measured(measure, drawn[measure], floor[measure]) for measure in MEASURES]
+        if self.samples.too_few:
+            return [self.make.not_measured(measure, TOO_FEW) for measure in MEASURES]
+        return [self._finding(measure) for measure in MEASURES]
 
-    def _measured(self, measure: str, drawn: NDArray[np.float64], floor: NDArray[np.float64]) -> Finding:
-        controls = Controls(positive=self._planted(measure), negative=self._placebo())
-        known = beside_the_floor(drawn, floor, controls, *POSSIBLE[measure])
-        details = {
-            **known.pop("details"),
+    def _finding(self, measure: str) -> Finding:
+        low, high = RANGES[measure]
+        details: dict[str, JsonValue] = {
             "bias": self._bias(measure),
-            "class_shares": "of the reference" if self.sides.alike else "of each side",
-            **self._map(measure),
+            "class_shares": "of the reference" if self.samples.same_class_shares else "of each sample",
         }
-        return self._finding(measure, details, **known)
-
-    def _finding(self, measure: str, details: Mapping[str, Any] = {}, **known: Any) -> Finding:
-        return quality_finding(
-            audit=NAME,
-            version=VERSION,
-            statistic=measure,
-            scope=self.scope,
-            n=self.sides.n,
-            details={"network": self.evidence.told(self.network), **details},
-            **known,
+        if measure == MEASURES[0] and "class" not in self.scope:
+            details["map"] = self._map()
+        return self.make.compared(
+            measure,
+            self._of_synthetic[measure],
+            self._of_baseline[measure],
+            Controls(positive=self._planted(measure), negative=self._equal_distributions),
+            low=low,
+            high=high,
+            details=details,
         )
 
     def _bias(self, measure: str) -> str:
         if measure == "kernel_distance":
             return "none"
-        count, dimensions = self.sides.n["synthetic_images"], self._rows("real").shape[1]
-        text = f"depends on the number of images: compare with the floor, at {count} on either side"
+        count, dimensions = self._synthetic.shape
+        text = f"depends on the number of images: compare with the baseline, which has {count} as well"
         if measure == "frechet_distance" and count <= dimensions:
             text += f"; {count} images leave covariances of {dimensions} dimensions without full rank"
         return text
 
-    def _rows(self, side: str) -> Floats:
-        images = getattr(self.sides, side).images
-        return self.evidence.embedding(self.network, images)
+    @cached_property
+    def _reference(self) -> Reference:
+        return Reference(self._features(self.samples.reference))
 
-    def _compared(self, side: str) -> Arrays:
-        """(1 + HALVES,) of each measure: of the reference against a side, and of halves of both."""
+    @cached_property
+    def _baseline(self) -> FeatureRows:
+        return self._features(self.samples.baseline)
+
+    @cached_property
+    def _synthetic(self) -> FeatureRows:
+        return self._features(self.samples.synthetic)
+
+    def _features(self, sample: ImageSample) -> FeatureRows:
+        """(n, d)."""
+        return self.evidence.embedding(self.network, sample.images)
+
+    @cached_property
+    def _of_synthetic(self) -> Arrays:
+        return self._compared(self.samples.synthetic, self._synthetic)
+
+    @cached_property
+    def _of_baseline(self) -> Arrays:
+        return self._compared(self.samples.baseline, self._baseline)
+
+    def _compared(self, sample: ImageSample, features: FeatureRows) -> Arrays:
+        """(1 + HALVES,) of each measure: the reference against a sample, then halves of both."""
+        reference = self.samples.reference
 
         def compute() -> Arrays:
             generator = self.evidence.generator(f"{NAME}, halves", self.settings)
-            units = self.sides.real.units, getattr(self.sides, side).units
-            parts: list[Part] = [
-                (random_half(units[0], generator), random_half(units[1], generator)) for _ in range(HALVES)
+            halves: list[SubsetPair] = [
+                (random_half(reference.patients, generator), random_half(sample.patients, generator))
+                for _ in range(HALVES)
             ]
             with self.evidence.progress.stage(f"compare features ({self.network})", 1) as advance:
-                found = self._reference.compare(self._rows(side), parts)
+                found = self._reference.compare(features, halves)
                 advance()
             return found
 
-        name = f"{NAME}, {self.network} of {self.scope}, {side}, seed {self.settings.seed}"
-        keep = self.evidence.computed if side == "synthetic" else self.evidence.kept
-        return keep(name, compute, getattr(self.sides, side).images, self.sides.real.images)
+        name = f"{NAME}, halves, seed {self.settings.seed}"
+        depends = features, sample.patients, self._reference.rows, reference.patients
+        return self.evidence.kept(name, compute, *depends)
 
     def _planted(self, measure: str) -> Control:
-        """`test` patients with a fault that this measure must see: rows far outside, or one half lost."""
-        generator = self.evidence.generator(f"{NAME}, planted", self.settings)
-        rows = self._rows("floor").astype(np.float64)
-        floor = self._compared("floor")[measure]
-        spread = max(float(np.std(floor[1:], ddof=1)), 1e-12)
-        if measure in LIKENESS:
-            share = min(1.0, 2 * (SEEN_AT_001 + FOUR_OF_FIVE) * spread / max(float(floor[0]), 1e-9))
-            outside = generator.permutation(len(rows))[: max(1, round(share * len(rows)))]
-            rows[outside] = rows.mean(axis=0) + 10 * (rows[outside] - rows.mean(axis=0))
-            what = f"{len(outside)} of {len(rows)} test images put far outside"
+        """`test` images with a fault that the measure must detect: outliers, or one half missing."""
+        baseline = self._of_baseline[measure]
+        spread = max(float(np.std(baseline[1:], ddof=1)), 1e-12)
+        if measure in REALISM:
+            share = min(1.0, 2 * (SEEN_AT_001 + FOUR_OF_FIVE) * spread / max(float(baseline[0]), 1e-9))
+            found, what = self._with_outliers(measure, share)
         else:
-            rows = rows[np.resize(self._one_half, len(rows))]
+            found = float(self._of_one_half[measure][0])
             what = "test images of one half of the feature space, twice"
-        found = self._spoilt(rows, what, [measure] if measure in LIKENESS else OTHERS)[measure][0]
         worse = 1 if measure.endswith("distance") else -1
-        p_value = float(stats.norm.sf(worse * (found - floor[0]) / spread))
+        p_value = float(stats.norm.sf(worse * (found - baseline[0]) / spread))
         return Control(passed=p_value <= self.settings.control_level, description=what, p_value=p_value)
 
-    @cached_property
-    def _one_half(self) -> NDArray[np.int64]:
-        """Rows of the `test` images on one side along their first principal component."""
-        rows = self._rows("floor")
-        along = (rows @ principal_axes(rows, 1))[:, 0]
-        return np.flatnonzero(along > np.median(along))
+    def _with_outliers(self, measure: str, share: float) -> tuple[float, str]:
+        """A measure of `test` images of which a share was moved far away, and a description."""
+        rows = self._baseline.astype(np.float64)
+        generator = self.evidence.generator(f"{NAME}, planted", self.settings)
+        outliers = generator.permutation(len(rows))[: max(1, round(share * len(rows)))]
+        rows[outliers] = rows.mean(axis=0) + 10 * (rows[outliers] - rows.mean(axis=0))
+        what = f"{len(outliers)} of {len(rows)} test images made outliers"
+        return float(self._measured(rows, (measure,))[measure][0]), what
 
-    def _spoilt(self, rows: NDArray[np.float64], what: str, measures: Sequence[str]) -> Arrays:
-        name = f"{NAME}, {measures} of {what}, {self.network} of {self.scope}, seed {self.settings.seed}"
+    @cached_property
+    def _of_one_half(self) -> Arrays:
+        """`OTHERS` of the `test` images on one side along their first principal component, repeated."""
+        rows = self._baseline
+        along = (rows @ principal_axes(rows, 1))[:, 0]
+        half = np.flatnonzero(along > np.median(along))
+        return self._measured(rows[np.resize(half, len(rows))], OTHERS)
+
+    def _measured(self, rows: NDArray[np.floating], measures: Sequence[str]) -> Arrays:
+        """(1,) of each measure of the reference against features (n, d)."""
 
         def compute() -> Arrays:
             return self._reference.compare(rows.astype(np.float32), measures=measures)
 
-        return self.evidence.kept(name, compute, self.sides.real.images, self.sides.floor.images)
+        return self.evidence.kept(f"{NAME}, {measures}", compute, rows, self._reference.rows)
 
     @cached_property
-    def _reference(self) -> Reference:
-        return Reference(self._rows("real"))
-
-    def _placebo(self) -> Control:
-        """`test` patients in place of the synthetic images: their unbiased distance is 0 but for chance."""
-        floor = self._compared("floor")["kernel_distance"]
-        p_value = float(stats.norm.sf(floor[0] / max(float(np.std(floor[1:], ddof=1)), 1e-12)))
-        what = f"test patients in place of the synthetic images: kernel distance {floor[0]:.2g}"
+    def _equal_distributions(self) -> Control:
+        """`test` patients in place of the synthetic images: their unbiased distance is 0 on average."""
+        baseline = self._of_baseline["kernel_distance"]
+        p_value = float(stats.norm.sf(baseline[0] / max(float(np.std(baseline[1:], ddof=1)), 1e-12)))
+        what = f"test patients in place of the synthetic images: kernel distance {baseline[0]:.2g}"
         return Control(passed=p_value > self.settings.control_level, description=what, p_value=p_value)
 
-    def _map(self, measure: str) -> dict[str, object]:
-        """Some images of either kind on the plane of the reference's first two principal components; once."""
-        if measure != MEASURES[0] or "class" in self.scope:
-            return {}
-        real = self._rows("real").astype(np.float64)
-        axes = principal_axes(real, PLANE)
+    def _map(self) -> dict[str, JsonValue]:
+        """Some images of either kind on the plane of the reference's first two principal components."""
+        reference = self._reference.rows.astype(np.float64)
+        axes = principal_axes(reference, MAP_DIMENSIONS)
         generator = self.evidence.generator(f"{NAME}, map", self.settings)
-        points = {}
-        for kind in ("real", "synthetic"):
-            shown = np.sort(generator.permutation(len(real))[:SHOWN])
-            placed = (self._rows(kind)[shown] - real.mean(axis=0)) @ axes
-            points[kind] = np.round(placed, 4).tolist()
-            points[f"{kind}_labels"] = getattr(self.sides, kind).labels[shown].tolist()
-        return {"map": points}
+        points: dict[str, JsonValue] = {}
+        for kind, sample, rows in (
+            ("real", self.samples.reference, self._reference.rows),
+            ("synthetic", self.samples.synthetic, self._synthetic),
+        ):
+            shown = np.sort(generator.permutation(len(reference))[:MAP_POINTS])
+            points[kind] = np.round((rows[shown] - reference.mean(axis=0)) @ axes, 4).tolist()
+            points[f"{kind}_labels"] = sample.labels[shown].tolist()
+        return points
 
 
-def _diversity(evidence: Evidence, sides: Sides, scope: dict[str, str], settings: Settings) -> Finding:
-    """Mean MS-SSIM of random pairs of different units, beside that of real ones; high means alike."""
-    known = {
-        "audit": NAME,
-        "version": VERSION,
-        "statistic": "ms_ssim_diversity",
-        "scope": scope,
-        "n": sides.n,
-    }
-    if sides.too_few:
-        return quality_finding(**known, conclusive=False, reason=TOO_FEW)
+def _diversity(
+    evidence: Evidence, samples: MatchedSamples, scope: dict[str, str], settings: Settings
+) -> Finding:
+    """Mean MS-SSIM of random pairs of images of different patients; higher than real ones: less varied."""
+    make = QualityFindings(NAME, VERSION, scope, samples.n)
+    if samples.too_few:
+        return make.not_measured(DIVERSITY, TOO_FEW)
     generator = evidence.generator(f"{NAME}, pairs", settings)
-    drawn, real = (_similarity(side, generator) for side in (sides.synthetic, sides.real))
-    placebo = _similarity(sides.floor, generator)
-    collapsed = np.where(generator.random(len(placebo)) < 0.5, 1.0, placebo)  # every second pair is one image
-    p_seen = float(stats.ttest_ind(collapsed, real, equal_var=False, alternative="greater").pvalue)
-    p_alike = float(stats.ttest_ind(placebo, real, equal_var=False).pvalue)
-    level = settings.control_level
-    controls = Controls(
-        positive=Control(
-            passed=p_seen <= level, description="half of the pairs are one image", p_value=p_seen
-        ),
-        negative=Control(passed=p_alike > level, description="pairs of test patients", p_value=p_alike),
-    )
-    error, real_error = (float(np.std(each, ddof=1) / np.sqrt(len(each))) for each in (drawn, real))
-    smallest = seen_in_four_of_five(float(np.hypot(error, real_error)))
-    width = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(drawn) - 1)) * error
-    reason = controls.fault("")
-    return quality_finding(
-        **known,
-        value=float(drawn.mean()),
-        interval=(float(drawn.mean()) - width, float(drawn.mean()) + width),
+    synthetic, real = (_pair_similarity(each, generator) for each in (samples.synthetic, samples.reference))
+    baseline = _pair_similarity(samples.baseline, generator)
+    controls = _diversity_controls(real, baseline, generator, settings.control_level)
+    mean = float(synthetic.mean())
+    error, real_error = (float(np.std(each, ddof=1) / np.sqrt(len(each))) for each in (synthetic, real))
+    width = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(synthetic) - 1)) * error
+    smallest = detectable_difference(float(np.hypot(error, real_error)))
+    return make.measured(
+        DIVERSITY,
+        mean,
+        interval=(mean - width, mean + width),
         baseline=float(real.mean()),
         controls=controls,
         power=Power(
             smallest_leak=smallest,
-            description=f"a difference of {smallest:.3g} would be seen in 80 % of trials",
+            description=f"a difference of {smallest:.3g} would be detected in 80 % of trials",
         ),
-        conclusive=not reason,
-        reason=reason,
-        details={"compared": len(drawn)},
+        reason=controls.fault(""),
+        details={"compared": len(synthetic)},
     )
 
 
-def _similarity(side: Side, generator: np.random.Generator) -> NDArray[np.float64]:
-    """(p,) MS-SSIM of pairs that share no unit, so that they are independent."""
-    _, first = np.unique(side.units, return_index=True)
-    rows = generator.permutation(np.sort(first))[: 2 * PAIRS]
+def _diversity_controls(
+    real: Float64s, baseline: Float64s, generator: np.random.Generator, level: float
+) -> Controls:
+    """A collapse must be detected: half of the pairs of `test` images are replaced by equal images."""
+    collapsed = np.where(generator.random(len(baseline)) < 0.5, 1.0, baseline)
+    p_collapsed = float(stats.ttest_ind(collapsed, real, equal_var=False, alternative="greater").pvalue)
+    p_equal = float(stats.ttest_ind(baseline, real, equal_var=False).pvalue)
+    return Controls(
+        positive=Control(
+            passed=p_collapsed <= level,
+            description="half of the pairs are one image twice",
+            p_value=p_collapsed,
+        ),
+        negative=Control(passed=p_equal > level, description="pairs of test patients", p_value=p_equal),
+    )
+
+
+def _pair_similarity(sample: ImageSample, generator: np.random.Generator) -> Float64s:
+    """(p,) MS-SSIM of pairs that share no patient, so that the pairs are independent."""
+    _, first = np.unique(sample.patients, return_index=True)
+    rows = generator.permutation(np.sort(first))[: 2 * MAX_PAIRS]
     half = len(rows) // 2
-    found: NDArray[np.float64] = ms_ssim(side.images[rows[:half]], side.images[rows[half : 2 * half]])
-    return found
+    similarity: Float64s = ms_ssim(sample.images[rows[:half]], sample.images[rows[half : 2 * half]])
+    return similarity

@@ -1,18 +1,18 @@
-"""Does the synthetic set tell its training patients from patients who were held out?
+"""Does the synthetic set reveal which patients were in train and which were held out?
 
-Threat: synthetic set only. No single attack dominates, so several were declared beforehand:
+Threat: synthetic set only. No single attack dominates, so several are declared in advance:
 
 `gan-leaks`      nearer to the set than to real references (Chen et al. 2020, calibrated,
                  https://arxiv.org/abs/1909.03935)
 `density-ratio`  likelier under the set than under the references (DOMIAS, van Breugel et al. 2023,
                  https://arxiv.org/abs/2302.12580), by kernel densities of principal components
-`discriminator`  taken for synthetic by a classifier of set against references
+`discriminator`  classified as synthetic by a classifier of set against references
 `linear`         along the shift of the set's class mean from the population's: the optimal attack on a
                  generator that only adds noise to the mean (Dwork et al. 2015,
                  https://doi.org/10.1109/FOCS.2015.46); it finds what no distance can see
 
 References are `test` patients, so that train and holdout are equally unseen. The population's means and
-components are taken over train and holdout together: they cannot know who is in train.
+components are taken over train and holdout together, so they do not depend on who is in train.
 """
 
 from __future__ import annotations
@@ -28,19 +28,28 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from privsyn.auditing.attacks.membership import Attacks, Question, Sides, Statistic, Trial, findings
+from privsyn.auditing.attacks.membership import (
+    Attacks,
+    AttackScores,
+    ControlTrial,
+    FindingContext,
+    Statistic,
+    findings,
+)
+from privsyn.auditing.attacks.null_hypothesis import NullHypothesis
 from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.auditing.cache import Arrays
 from privsyn.auditing.evidence import Evidence
-from privsyn.auditing.findings import Finding, Settings
+from privsyn.auditing.findings import AuditId, Finding, Settings
 from privsyn.auditing.statistics.density import log_density
 from privsyn.bit_depth import Images
-from privsyn.features.embed import Floats
+from privsyn.features.embed import FeatureRows
 from privsyn.features.neighbours import Neighbours, nearest, nearest_after
 
-NAME, VERSION = "membership-synthetic", "2"
+NAME = "membership-synthetic"
+AUDIT = AuditId(NAME, "2", "synthetic-only")
 REPRESENTATIONS = ("pixels", "lite0-mid")
-COMPONENTS = 24  # that discriminators see
+DISCRIMINATOR_COMPONENTS = 24  # that discriminators see
 DENSITY_COMPONENTS = 8  # a kernel density in more dimensions is all noise
 BLOCK = 256  # copies are embedded and kept so many at a time; a multiple of the ways to disturb
 WHITENED = 256  # components of pixels along which the whitened linear attack looks
@@ -49,18 +58,18 @@ Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Planted:
-    """Copies that took the place of some images of the set; none: the set as it is.
+class PlantedEmbeddings:
+    """Copies of training images that replace some images of the set.
 
     Attributes:
-        places: (k,) whose.
-        copies, turned: (k, d) by view, where the copies and their mirror images lie.
+        places: (k,) rows of the replaced images.
+        copies, turned: (k, d) by view, embeddings of the copies and of their mirror images.
         labels: (k,) of the copies.
     """
 
     places: NDArray[np.int64]
-    copies: Mapping[str, Floats]
-    turned: Mapping[str, Floats]
+    copies: Mapping[str, FeatureRows]
+    turned: Mapping[str, FeatureRows]
     labels: NDArray[np.int64]
 
 
@@ -70,48 +79,46 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     attacker = _Attacker(evidence)
     is_member = evidence.population.is_member
     scores = evidence.computed(f"{NAME}, scores", lambda: attacker.scores(None))
-    question = Question(
-        audit=NAME,
-        version=VERSION,
-        threat="synthetic-only",
+    context = FindingContext(
+        audit=AUDIT,
         n=evidence.sizes(),
         positive=lambda statistic, smallest: attacker.planted(statistic, smallest, settings),
         negative=_placebo(scores, is_member, generator),
-        blind=evidence.alike(settings.control_level),
+        blind=NullHypothesis(evidence).control(settings.control_level),
     )
-    return findings(_sides(scores, is_member), question, settings)
+    return findings(_sides(scores, is_member), context, settings)
 
 
 class _Attacker:
-    """The population, the references, and what the attacks know of them whatever the set is."""
+    """The attacks, with what they know of population and references independently of the set."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence, self.population = evidence, evidence.population
         self.label = np.concatenate([evidence.train.labels, evidence.holdout.labels])
 
     @cached_property
-    def views(self) -> list[_View]:
-        return [_View(name, self.evidence) for name in REPRESENTATIONS]
+    def views(self) -> list[_Representation]:
+        return [_Representation(name, self.evidence) for name in REPRESENTATIONS]
 
-    def scores(self, planted: Planted | None) -> dict[str, Scores]:
-        """(units,) scores of every attack on the set; a unit counts by its most member-like image."""
+    def scores(self, planted: PlantedEmbeddings | None) -> dict[str, Scores]:
+        """(clusters,) scores of every attack on the set; a cluster counts by its most member-like image."""
         found, labels = {}, self.evidence.synthetic.labels
         if planted is not None:
             labels = labels.copy()
             labels[planted.places] = planted.labels
         for view in self.views:
             rows = view.drawn(planted)
-            found[f"gan-leaks on {view.name}"] = view.nearer(planted)
-            found[f"density-ratio on {view.name}"] = view.likelier(rows)
-            found[f"discriminator on {view.name}"] = view.taken_for(rows)
+            found[f"gan-leaks on {view.name}"] = view.gan_leaks(planted)
+            found[f"density-ratio on {view.name}"] = view.density_ratio(rows)
+            found[f"discriminator on {view.name}"] = view.discriminator(rows)
             found[f"linear on {view.name}"] = linear(view.rows, self.label, rows, labels)
         pixels = self.views[0]
         drawn = pixels.whitened(pixels.drawn(planted))
         found["linear on whitened pixels"] = linear(pixels.whitened(pixels.rows), self.label, drawn, labels)
-        return {name: self._per_unit(each) for name, each in found.items()}
+        return {name: self._per_cluster(each) for name, each in found.items()}
 
-    def planted(self, statistic: Statistic, smallest: float, settings: Settings) -> Trial | None:
-        """The attacks on the set with copies planted of twice as many patients as are seen."""
+    def planted(self, statistic: Statistic, smallest: float, settings: Settings) -> ControlTrial | None:
+        """The attacks on the set with copies of twice as many patients as can be detected."""
         train, synthetic = self.evidence.train, self.evidence.synthetic
         wanted = int(np.ceil(2 * statistic.given_away(smallest) * len(np.unique(train.patients))))
         size = min(wanted, len(train.images), len(synthetic.images))
@@ -120,61 +127,61 @@ class _Attacker:
             lambda: self.scores(self._copies(size, self.evidence.generator(f"{NAME}, planted", settings))),
         )
         what = f"{size} {LIGHT.name} planted into the set"
-        return Trial(_sides(scores, self.population.is_member), what)
+        return ControlTrial(_sides(scores, self.population.is_member), what)
 
-    def _copies(self, size: int, generator: np.random.Generator) -> Planted:
-        """The first so many copies of one order, so that what was embedded for another size serves again."""
+    def _copies(self, size: int, generator: np.random.Generator) -> PlantedEmbeddings:
+        """The first `size` copies in a fixed order, so that embeddings for other sizes are reused."""
         train = self.evidence.train
         rows, places = (generator.permutation(len(each.labels)) for each in (train, self.evidence.synthetic))
         blocks = [
             LIGHT.plant(train.images[rows[start : start + BLOCK]]) for start in range(0, max(size, 1), BLOCK)
         ]
 
-        def placed(view: _View, turned: bool) -> Floats:
+        def placed(view: _Representation, turned: bool) -> FeatureRows:
             sides = (block[:, :, ::-1] if turned else block for block in blocks)
             return np.concatenate([view.embed(side) for side in sides])[:size]
 
-        return Planted(
+        return PlantedEmbeddings(
             places[:size],
             {view.name: placed(view, turned=False) for view in self.views},
             {view.name: placed(view, turned=True) for view in self.views},
             train.labels[rows[:size]],
         )
 
-    def _per_unit(self, scores: Scores) -> Scores:
+    def _per_cluster(self, scores: Scores) -> Scores:
         most = np.full(len(self.population.is_member), -np.inf)
-        np.maximum.at(most, self.population.unit, scores)
+        np.maximum.at(most, self.population.cluster, scores)
         return most
 
 
 @dataclass(frozen=True, eq=False)
-class _View:
+class _Representation:
     """One representation of population, references and set."""
 
     name: str
     evidence: Evidence
 
     @cached_property
-    def embed(self) -> Callable[[Images], Floats]:
+    def embed(self) -> Callable[[Images], FeatureRows]:
         return self.evidence.representation(self.name)
 
     @cached_property
-    def rows(self) -> Floats:
+    def rows(self) -> FeatureRows:
         """(n, d) of the population."""
         return self.embed(self.evidence.population.images)
 
     @cached_property
-    def references(self) -> Floats:
+    def references(self) -> FeatureRows:
         """(r, d) of the test images."""
         return self.embed(self.evidence.test.images)
 
     @cached_property
-    def _set(self) -> Floats:
+    def _set(self) -> FeatureRows:
         """(2 m, d) the set, then its mirror images."""
         images = self.evidence.synthetic.images
         return np.concatenate([self.embed(images), self.embed(images[:, :, ::-1])])
 
-    def drawn(self, planted: Planted | None) -> Floats:
+    def drawn(self, planted: PlantedEmbeddings | None) -> FeatureRows:
         """(m, d) the set, with what was planted."""
         rows = self._set[: len(self._set) // 2]
         if planted is not None:
@@ -182,7 +189,7 @@ class _View:
             rows[planted.places] = planted.copies[self.name]
         return rows
 
-    def nearer(self, planted: Planted | None) -> Scores:
+    def gan_leaks(self, planted: PlantedEmbeddings | None) -> Scores:
         """log of the distance to the references over that to the set, mirror images included."""
         found = self._nearest
         if planted is not None:
@@ -191,11 +198,11 @@ class _View:
             found = nearest_after(found, self.rows, self._set, gone, added)
         return self._from_references - _logs(found.distances)
 
-    def likelier(self, rows: Floats) -> Scores:
+    def density_ratio(self, rows: FeatureRows) -> Scores:
         """log density under the set minus that under the references."""
         return self._log_density(rows) - self._under_references
 
-    def taken_for(self, rows: Floats) -> Scores:
+    def discriminator(self, rows: FeatureRows) -> Scores:
         """Log odds of being synthetic, by a classifier of set against references."""
         some = [np.asarray(self._components(side), np.float64) for side in (rows, self.references)]
         classifier = make_pipeline(
@@ -205,13 +212,13 @@ class _View:
         odds: Scores = classifier.decision_function(np.asarray(self._components(self.rows), np.float64))
         return odds
 
-    def whitened(self, rows: Floats) -> Floats:
+    def whitened(self, rows: FeatureRows) -> FeatureRows:
         """(k, 256) components of equal variance in the population."""
         scale = np.sqrt(self._principal(WHITENED)["variance"])
         scale = np.maximum(scale, np.finfo(scale.dtype).eps)  # where nothing varies, as scikit-learn has it
         return np.asarray(self._components(rows, WHITENED) / scale, np.float32)
 
-    def _log_density(self, rows: Floats) -> Scores:
+    def _log_density(self, rows: FeatureRows) -> Scores:
         """Of the population, under kernels around these rows."""
         around, at = (self._components(side)[:, :DENSITY_COMPONENTS] for side in (rows, self.rows))
         return log_density(np.asarray(around, np.float64), np.asarray(at, np.float64))
@@ -236,7 +243,7 @@ class _View:
 
         return Neighbours(**self.evidence.computed(f"{NAME}, nearest in {self.name}", compute))
 
-    def _components(self, rows: Floats, components: int = COMPONENTS) -> Floats:
+    def _components(self, rows: FeatureRows, components: int = DISCRIMINATOR_COMPONENTS) -> FeatureRows:
         fitted = self._principal(components)
         return (rows - fitted["mean"]) @ fitted["axes"].T
 
@@ -250,17 +257,17 @@ class _View:
 
 
 def linear(
-    rows: Floats,
+    rows: FeatureRows,
     labels: NDArray[np.int64],
-    drawn: Floats,
+    drawn: FeatureRows,
     drawn_labels: NDArray[np.int64],
     centre: float | None = None,
 ) -> Scores:
-    """<x - c, mean of the set - c> / |x - c| for each row x (n, d), by class, the mean leaving nobody out.
+    """<x - c, mean of the set - c> / |x - c| for each row x (n, d), by class.
 
     For vectors N(0, I) whose mean over n members is released, centre 0, its AUC is Phi(sqrt(d / n) / sqrt 2)
-    (`docs/audits.md`). With the population's mean as the centre c it is at least that, for c also holds who
-    is NOT in the set. A class of which the set has none is compared with the whole set.
+    (`docs/audits.md`). With the population's mean as the centre c it is at least that, because c also
+    includes those who are NOT in the set. A class without synthetic images is compared with the whole set.
     """
     scores = np.empty(len(rows))
     for label in np.unique(labels):
@@ -279,14 +286,16 @@ def _logs(distances: NDArray[np.float64]) -> Scores:
 
 
 def _sides(scores: dict[str, Scores], is_member: NDArray[np.bool_]) -> Attacks:
-    return {name: Sides(each[is_member], each[~is_member]) for name, each in scores.items()}
+    return {name: AttackScores(each[is_member], each[~is_member]) for name, each in scores.items()}
 
 
 def _placebo(
     scores: dict[str, Scores], is_member: NDArray[np.bool_], generator: np.random.Generator
-) -> Trial:
+) -> ControlTrial:
     """Half of the holdout in place of the members, against the other half."""
     held_out = generator.permutation(np.flatnonzero(~is_member))
     half = len(held_out) // 2
-    sides = {name: Sides(each[held_out[:half]], each[held_out[half:]]) for name, each in scores.items()}
-    return Trial(sides, f"{half} holdout patients in place of the members")
+    sides = {
+        name: AttackScores(each[held_out[:half]], each[held_out[half:]]) for name, each in scores.items()
+    }
+    return ControlTrial(sides, f"{half} holdout patients in place of the members")

@@ -1,30 +1,24 @@
-"""Do synthetic images sit on training patients more than on held-out ones?
+"""Are synthetic images closer to training patients than to held-out patients?
 
 Threat: synthetic set only. Two independent representations are judged together by the test of
-`privsyn.auditing.attacks.exposure`, each image queried with its mirror image.
+`privsyn.auditing.attacks.exposure`; each image is queried together with its mirror image.
 """
 
 from __future__ import annotations
 
-from privsyn.auditing.attacks.exposure import ExposureTest, Space
+from privsyn.auditing.attacks.embedding_space import EmbeddingSpace
+from privsyn.auditing.attacks.exposure import ExposureTest
 from privsyn.auditing.evidence import Evidence
-from privsyn.auditing.findings import Finding, Settings
+from privsyn.auditing.findings import AuditId, Finding, Settings
 
-NAME, VERSION = "nearest-neighbour", "2"
+NAME = "nearest-neighbour"
+AUDIT = AuditId(NAME, "2", "synthetic-only")
 REPRESENTATIONS = ("pixels", "lite0-mid")
 
 
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:
     """How many training patients are exposed because they were trained on."""
-    spaces = [Space.of(name, evidence) for name in REPRESENTATIONS]
-    judged = ExposureTest(evidence, spaces, evidence.generator(NAME, settings))
-    return [
-        Finding(
-            audit=NAME,
-            version=VERSION,
-            threat="synthetic-only",
-            statistic="copied-patients",
-            scope={"representation": " + ".join(REPRESENTATIONS)},
-            **judged.measured(settings),
-        )
-    ]
+    spaces = [EmbeddingSpace.of(name, evidence) for name in REPRESENTATIONS]
+    test = ExposureTest(evidence, spaces, evidence.generator(NAME, settings))
+    scope = {"representation": " + ".join(REPRESENTATIONS)}
+    return [test.finding(AUDIT, "copied-patients", settings, scope=scope)]

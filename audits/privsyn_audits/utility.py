@@ -1,142 +1,183 @@
-"""Does who learnt from synthetic images read real ones as well as who learnt from real ones?
+"""Do classifiers trained on synthetic images do as well on real patients as those trained on real ones?
 
 Train on synthetic, test on real (TSTR; Esteban et al. 2017, https://arxiv.org/abs/1706.02633), beside train
-on real (TRTR), on both (mixed), and on synthetic with a few real patients; three classifiers, three seeds,
-judged on `test` patients, by whom nothing was chosen. The gap is TRTR minus TSTR in AUC, overall, per class
-and per subgroup, so that who loses is visible. A policy judges its upper bound: with a limit m, a pass is a
-test of non-inferiority with margin m; with a second rule on the lower bound, of equivalence.
+on real, test on real (TRTR), train on both (mixed), and train on synthetic and a few real patients; three
+classifiers with three seeds each, tested on `test` patients, on whom nothing was tuned. The gap is the AUC of
+TRTR minus that of TSTR, overall, per class and per subgroup. A policy judges its upper bound: with a limit m,
+a pass is a test of non-inferiority with margin m; with a second rule on the lower bound, of equivalence.
 
-Intervals hold for the sets that were trained on: over the patients in `test` and the seeds, not over who was
-in `train` or which images were drawn.
+Intervals are conditional on the training sets: they cover the variation over `test` patients and seeds, not
+over the patients in `train` or the synthetic images that were drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 from scipy import stats
 
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Control, Controls, Finding, Power, Settings
-from privsyn.auditing.quality import classifier_scores
-from privsyn.auditing.quality.classifier_scores import ARMS, REAL, SYNTHETIC, Estimate, Readings
+from privsyn.auditing.quality.classifier_scores import (
+    MAX_TRAINING_IMAGES,
+    MIN_FEW_PATIENTS,
+    ONE_HALF,
+    OTHER_HALF,
+    PROTOCOLS,
+    SHUFFLED_LABELS,
+    TRTR,
+    TSTR,
+    ClassifierScores,
+    ScoreEstimate,
+)
 from privsyn.auditing.quality.classifiers import CLASSIFIERS
-from privsyn.auditing.quality.measures import CONFIDENCE, quality_finding, seen_in_four_of_five
+from privsyn.auditing.quality.measures import CONFIDENCE, QualityFindings, detectable_difference
 from privsyn.auditing.statistics.scores import SCORES, Score, class_auc, macro_auc
 
 NAME, VERSION = "utility", "2"
-NATURAL = 0.05  # by which one half of the training patients may seem to teach less than the other
+GAP = "utility_gap"
+HALVES_MARGIN = 0.05  # gap between classifiers trained on halves of the patients that is no fault
 
-Scopes = list[tuple[dict[str, str], Score, NDArray[np.int64] | None, int | None]]
+Ints = NDArray[np.int64]
 
 
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:
-    """Scores of every way of training, and the gap, for each classifier."""
-    known = Readings(evidence, settings)
-    return [finding for name in CLASSIFIERS for finding in _Judged(known, name, settings).findings()]
+    """Scores of every protocol, and the gap, for each classifier."""
+    scores = ClassifierScores(evidence, settings)
+    return [finding for name in CLASSIFIERS for finding in _Utility(scores, name, settings).findings()]
 
 
-class _Judged:
-    """One classifier, trained in all ways."""
+@dataclass(frozen=True, eq=False)
+class _Slice:
+    """What the AUC is computed on: all images, one class against the others, or a subgroup.
 
-    def __init__(self, known: Readings, classifier: str, settings: Settings) -> None:
-        self.known, self.classifier, self.settings = known, classifier, settings
-        self.evidence = known.evidence
-        self.controls = Controls(positive=self._shuffled(), negative=self._halves())
+    Attributes:
+        rows: of `test`; None for all.
+        label: index of the class; None for all.
+    """
+
+    scope: dict[str, str]
+    score: Score = macro_auc
+    rows: Ints | None = None
+    label: int | None = None
+
+
+class _Utility:
+    """Findings about one classifier."""
+
+    def __init__(self, scores: ClassifierScores, classifier: str, settings: Settings) -> None:
+        self.scores, self.classifier, self.settings = scores, classifier, settings
+        self.evidence = scores.evidence
+        self.controls = Controls(positive=self._shuffled_labels(), negative=self._halves())
+        self.fault = self.controls.fault("")
 
     def findings(self) -> Iterator[Finding]:
-        fault = self.controls.fault("")
-        every = {(arm, name): self._estimate(arm, score) for arm in ARMS for name, score in SCORES.items()}
-        for (arm, name), found in every.items():
-            yield self._finding(f"{arm}_{name}", {}, found, fault, every[REAL, name].value)
-        overall: Scopes = [({}, macro_auc, None, None)]
-        for scope, score, rows, label in [*overall, *self._classes(), *self._subgroups()]:
-            real, synthetic = (self._estimate(arm, score, rows, label) for arm in (REAL, SYNTHETIC))
-            if scope:
-                for arm, found in ((REAL, real), (SYNTHETIC, synthetic)):
-                    yield self._finding(f"{arm}_auc", scope, found, fault, real.value)
-            yield self._finding("utility_gap", scope, real - synthetic, fault or _nothing_to_lose(real), 0.0)
-
-    def _finding(
-        self, statistic: str, scope: dict[str, str], found: Estimate, reason: str, baseline: float
-    ) -> Finding:
-        gap = statistic == "utility_gap"
-        interval = found.interval(CONFIDENCE, -1 if gap else 0, 1)
-        if interval is None:
-            reason = (
-                f"too few images in test: fewer than {classifier_scores.JUDGED}, or none in some resamplings"
+        estimates = {
+            (protocol, name): self._estimate(protocol, score)
+            for protocol in PROTOCOLS
+            for name, score in SCORES.items()
+        }
+        for (protocol, name), estimate in estimates.items():
+            yield self._score(f"{protocol}_{name}", {}, estimate, estimates[TRTR, name])
+        yield self._gap({}, estimates[TRTR, "auc"], estimates[TSTR, "auc"])
+        for part in (*self._classes(), *self._subgroups()):
+            real, synthetic = (
+                self._estimate(protocol, part.score, part.rows, part.label) for protocol in (TRTR, TSTR)
             )
-        return quality_finding(
-            audit=NAME,
-            version=VERSION,
-            statistic=statistic,
-            scope={"classifier": self.classifier, **scope},
-            value=found.value if np.isfinite(found.value) else None,
-            interval=interval,
-            baseline=baseline if np.isfinite(baseline) else None,
-            n=self.evidence.sizes(),
+            yield self._score(f"{TRTR}_auc", part.scope, real, real)
+            yield self._score(f"{TSTR}_auc", part.scope, synthetic, real)
+            yield self._gap(part.scope, real, synthetic)
+
+    def _score(
+        self, statistic: str, scope: dict[str, str], estimate: ScoreEstimate, real: ScoreEstimate
+    ) -> Finding:
+        return self._findings(scope).estimated(
+            statistic,
+            estimate,
+            baseline=real.value,
             controls=self.controls,
-            power=_power(found) if gap else None,
-            conclusive=not reason,
-            reason=reason,
-            details={
-                "seeds": [float(each) for each in found.seeds],
-                "trained_on_at_most": classifier_scores.MOST,
-                "few": f"5 % of the training patients, at least {classifier_scores.FEWEST}",
-            },
+            reason=self.fault,
+            details=_seeds(estimate),
         )
 
+    def _gap(self, scope: dict[str, str], real: ScoreEstimate, synthetic: ScoreEstimate) -> Finding:
+        gap = real - synthetic
+        return self._findings(scope).estimated(
+            GAP,
+            gap,
+            low=-1,
+            baseline=0.0,
+            controls=self.controls,
+            power=_power(gap),
+            reason=self.fault or _chance_level(real),
+            details=_seeds(gap),
+        )
+
+    def _findings(self, scope: dict[str, str]) -> QualityFindings:
+        details: dict[str, JsonValue] = {
+            "trained_on_at_most": MAX_TRAINING_IMAGES,
+            "few": f"5 % of the training patients, at least {MIN_FEW_PATIENTS}",
+        }
+        full_scope = {"classifier": self.classifier, **scope}
+        return QualityFindings(NAME, VERSION, full_scope, self.evidence.sizes(), details)
+
     def _estimate(
-        self, arm: str, score: Score, rows: NDArray[np.int64] | None = None, label: int | None = None
-    ) -> Estimate:
-        return self.known.estimate(self.classifier, arm, score, rows, label)
+        self, protocol: str, score: Score, rows: Ints | None = None, label: int | None = None
+    ) -> ScoreEstimate:
+        return self.scores.estimate(self.classifier, protocol, score, rows, label)
 
-    def _classes(self) -> Scopes:
+    def _classes(self) -> list[_Slice]:
+        """Each class in `test`; none of two classes, whose AUC is the overall one."""
         names = self.evidence.cohort.classes
-        there = np.unique(self.evidence.test.labels).tolist()
-        if len(names) == 2:  # the AUC of either is that of both
+        if len(names) == 2:
             return []
-        return [({"class": names[label]}, class_auc(label), None, label) for label in there]
+        labels = np.unique(self.evidence.test.labels).tolist()
+        return [_Slice({"class": names[label]}, class_auc(label), label=label) for label in labels]
 
-    def _subgroups(self) -> Scopes:
+    def _subgroups(self) -> list[_Slice]:
         groups = self.evidence.test.subgroups
         if groups is None:
             return []
         return [
-            ({"subgroup": name or "unknown"}, macro_auc, np.flatnonzero(groups == name), None)
+            _Slice({"subgroup": name or "unknown"}, rows=np.flatnonzero(groups == name))
             for name in np.unique(groups).tolist()
         ]
 
-    def _shuffled(self) -> Control:
-        """Synthetic images with shuffled labels teach nothing, and must be seen to."""
-        gap = self._estimate(REAL, macro_auc) - self._estimate(classifier_scores.SHUFFLED, macro_auc)
-        p_value = float(stats.norm.sf(gap.value / max(gap.error, 1e-12)))
+    def _shuffled_labels(self) -> Control:
+        """Classifiers trained on shuffled labels learn nothing, so a gap must be detected."""
+        gap = self._estimate(TRTR, macro_auc) - self._estimate(SHUFFLED_LABELS, macro_auc)
+        p_value = float(stats.norm.sf(gap.value / max(gap.standard_error, 1e-12)))
         what = f"labels of the synthetic set shuffled: a gap of {gap.value:.3f}"
         return Control(passed=p_value <= self.settings.control_level, description=what, p_value=p_value)
 
     def _halves(self) -> Control:
-        """One half of the training patients in place of the synthetic set, the other in place of the real."""
-        gap = self._estimate(classifier_scores.ONE_HALF, macro_auc) - self._estimate(
-            classifier_scores.OTHER_HALF, macro_auc
-        )
-        z = (abs(gap.value) - NATURAL) / max(gap.error, 1e-12)
+        """One half of the training patients in place of the real images, the other of the synthetic ones."""
+        gap = self._estimate(ONE_HALF, macro_auc) - self._estimate(OTHER_HALF, macro_auc)
+        z = (abs(gap.value) - HALVES_MARGIN) / max(gap.standard_error, 1e-12)
         p_value = float(min(1.0, 2 * stats.norm.sf(z)))
-        what = f"halves of the training patients: a gap of {gap.value:.3f}, which may be {NATURAL} either way"
+        what = f"two halves of the training patients: a gap of {gap.value:.3f}, tolerance {HALVES_MARGIN}"
         return Control(passed=p_value > self.settings.control_level, description=what, p_value=p_value)
 
 
-def _nothing_to_lose(real: Estimate) -> str:
+def _seeds(estimate: ScoreEstimate) -> dict[str, JsonValue]:
+    return {"seeds": [float(each) for each in estimate.seeds]}
+
+
+def _chance_level(real: ScoreEstimate) -> str:
+    """Why the gap is not conclusive where training on real patients does not work either; "" if it does."""
     interval = real.interval(CONFIDENCE, 0, 1)
     if interval is None or interval[0] > 0.5:
         return ""
-    return "what learnt from real patients does no better than chance, so there is nothing to lose"
+    return "the classifier trained on real patients is not better than chance, so no gap can be measured"
 
 
-def _power(found: Estimate) -> Power | None:
-    if not np.isfinite(found.error):
+def _power(gap: ScoreEstimate) -> Power | None:
+    if not np.isfinite(gap.standard_error):
         return None
-    smallest = seen_in_four_of_five(found.error)
-    text = f"a gap of {smallest:.3f} would have an interval above 0 in 80 % of trials"
+    smallest = detectable_difference(gap.standard_error)
+    text = f"a gap of {smallest:.3f} would be detected in 80 % of trials"
     return Power(smallest_leak=smallest, description=text)

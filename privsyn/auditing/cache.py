@@ -1,8 +1,8 @@
-"""What audits computed before, by content: a second policy on the same set costs seconds.
+"""A cache of computed arrays, addressed by content: a second policy on the same set costs seconds.
 
-It lies in the cohort's own folder, which never leaves: embeddings, distances and scores are un-noised
-statistics of real patients, as internal as the images that they come from, and go when the cohort goes.
-Nothing in it depends on a policy or decides by itself; whoever can write there can write the cohort.
+It is a folder of the cohort, which never leaves the study: embeddings, distances and scores are un-noised
+statistics of real patients, as internal as the images, and are deleted with the cohort. Nothing in it depends
+on a policy. Whoever can write to it can also write to the cohort.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Cache:
 
     Args:
         folder: None keeps them in memory alone.
-        about: digests of all that every array depends on, such as cohort and model.
+        about: digests of what every array depends on, such as cohort and model.
     """
 
     def __init__(self, folder: Path | None, about: Mapping[str, str | None]) -> None:
@@ -39,7 +39,7 @@ class Cache:
         self._arrays: dict[str, Arrays] = {}
 
     def arrays(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
-        """What was computed under this name, or is now; shared, so whoever changes it copies it first."""
+        """Arrays of this name, computed if they are not there; they are shared, so do not change them."""
         if name not in self._arrays:
             found = self.read(name)
             if found is None:
@@ -48,8 +48,12 @@ class Cache:
             self._arrays[name] = dict(sorted(found.items()))  # as they would come from disk
         return self._arrays[name]
 
+    def kept(self, name: str, compute: Callable[[], Arrays], *depends: NDArray[Any]) -> Arrays:
+        """The same under a name that also stands for the content of the arrays `depends`."""
+        return self.arrays(depending(name, *depends), compute)
+
     def write(self, name: str, arrays: Arrays) -> None:
-        """Keep arrays on disk; a folder that cannot be written to is no fault."""
+        """Keep arrays on disk; if the folder cannot be written to, they are kept in memory alone."""
         if self.folder is None:
             return
         try:
@@ -60,7 +64,7 @@ class Cache:
             self.folder = None
 
     def read(self, name: str) -> Arrays | None:
-        """What lies on disk; a file that cannot be read counts as absent."""
+        """Arrays on disk; None if there are none or the file cannot be read."""
         if self.folder is None:
             return None
         try:
@@ -75,7 +79,7 @@ class Cache:
 
 
 def depending(name: str, *arrays: NDArray[Any]) -> str:
-    """A name that is another one if any of the arrays has another type, shape or value."""
+    """A name that changes with the type, shape or values of the arrays."""
     return f"{name}; {content(*arrays).hex()}" if arrays else name
 
 

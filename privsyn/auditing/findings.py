@@ -1,13 +1,22 @@
-"""What an audit returns: findings with their interval, controls and power. Needs neither torch nor numpy."""
+"""What an audit returns: findings with interval, controls and power. Needs neither torch nor numpy."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 MARGIN = 0.2  # standard deviations; a small effect (Cohen 1988)
 Threat = Literal["none", "synthetic-only", "model", "shadow", "canary", "quality", "claim"]
+
+
+class AuditId(NamedTuple):
+    """Which audit a finding is of, and what access to the set or the model it assumes."""
+
+    name: str
+    version: str
+    threat: Threat
 
 
 class _Frozen(BaseModel):
@@ -31,10 +40,10 @@ class Settings(_Frozen):
 
 
 class Control(_Frozen):
-    """The audit run on itself.
+    """The audit applied to an input whose answer is known.
 
     Attributes:
-        passed: a positive control was found, or a negative one came out clean.
+        passed: a positive control was detected, or a negative one raised no alarm.
         description: what was planted or put in place, with its size.
         p_value: of the audit's own test on the control, where it has one.
     """
@@ -45,13 +54,13 @@ class Control(_Frozen):
 
 
 class Controls(_Frozen):
-    """Both controls of a finding; `None` means that it could not be run."""
+    """Both controls of a finding; `None` means that a control could not be run."""
 
     positive: Control | None = None
     negative: Control | None = None
 
     def fault(self, without: str) -> str:
-        """Why a finding is not conclusive: `without` if no leak could be planted, who failed, or ""."""
+        """Why a finding is not conclusive: `without` if no leak was planted, the failed control, or ""."""
         if self.positive is None:
             return without
         for control in (self.positive, self.negative):
@@ -61,10 +70,11 @@ class Controls(_Frozen):
 
 
 class Power(_Frozen):
-    """The smallest leak that this audit at this size could have seen.
+    """The smallest leak that this audit could have detected at this size.
 
     Attributes:
-        smallest_leak: in the unit of the statistic, found in at least 80 % of trials; `None`: none.
+        smallest_leak: on the scale of the statistic, detected in at least 80 % of trials; `None` if no leak
+            is.
         description: the same in words.
     """
 
@@ -104,7 +114,74 @@ class Finding(_Frozen):
     reason: str = ""
     details: dict[str, JsonValue] = Field(default_factory=dict)
 
+    @classmethod
+    def measured(
+        cls,
+        audit: AuditId,
+        statistic: str,
+        *,
+        value: float | None,
+        scope: Mapping[str, str] | None = None,
+        interval: tuple[float, float | None] | None = None,
+        confidence: float | None = None,
+        n: Mapping[str, int] | None = None,
+        baseline: float | None = None,
+        controls: Controls = Controls(),  # noqa: B008 - frozen
+        power: Power | None = None,
+        details: Mapping[str, JsonValue] | None = None,
+        doubt: str = "",
+    ) -> Finding:
+        """A statistic that was measured.
+
+        Args:
+            doubt: why it is not conclusive; "" if it is.
+        """
+        return cls(
+            audit=audit.name,
+            version=audit.version,
+            threat=audit.threat,
+            statistic=statistic,
+            scope=dict(scope or {}),
+            value=value,
+            interval=interval,
+            confidence=confidence,
+            n=dict(n or {}),
+            baseline=baseline,
+            controls=controls,
+            power=power,
+            conclusive=not doubt,
+            reason=doubt,
+            details=dict(details or {}),
+        )
+
+    @classmethod
+    def inconclusive(
+        cls,
+        audit: AuditId,
+        statistic: str,
+        reason: str,
+        *,
+        scope: Mapping[str, str] | None = None,
+        n: Mapping[str, int] | None = None,
+        baseline: float | None = None,
+    ) -> Finding:
+        """A statistic that could not be measured, such as of too few patients."""
+        known = cls.measured(audit, statistic, value=None, scope=scope, n=n, baseline=baseline)
+        return known.doubted(reason)
+
+    @classmethod
+    def not_applicable(
+        cls, audit: AuditId, statistic: str, reason: str, *, scope: Mapping[str, str] | None = None
+    ) -> Finding:
+        """A statistic whose evidence cannot exist, such as of a model that was not given."""
+        known = cls.measured(audit, statistic, value=None, scope=scope)
+        return known.model_copy(update={"applicable": False, "reason": reason})
+
+    def doubted(self, reason: str) -> Finding:
+        """The same finding, not conclusive for this reason; unchanged if the reason is ""."""
+        return self.model_copy(update={"conclusive": False, "reason": reason}) if reason else self
+
     @property
     def key(self) -> tuple[str, str, tuple[tuple[str, str], ...]]:
-        """What must be unique among the findings of one run."""
+        """What is unique among the findings of one run."""
         return self.audit, self.statistic, tuple(sorted(self.scope.items()))

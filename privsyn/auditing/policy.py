@@ -1,9 +1,9 @@
-"""The data steward's file: which findings block a release, what people answer for, and why.
+"""The policy, the data steward's file: which findings block a release, and the checklist that people answer.
 
-Never part of the recipe. What becomes of the checklist is in `privsyn.release.checklist`.
+It is not part of the recipe. How the checklist is answered is in `privsyn.release.checklist`.
 
-Order of outcomes: fail over inconclusive over pass. A leak that was found fails also when the audit's own
-controls are not all in order; an audit that could not have seen a leak never passes.
+Order of outcomes: fail over inconclusive over pass. A leak that was found fails even if a control of the
+audit failed; an audit that could not have detected a leak never passes.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from privsyn.auditing.findings import MARGIN, Finding
+from privsyn.auditing.verdict import RuleOutcome, RuleResult, Severity, Side, VerdictOutcome
 from privsyn.features.networks import Network
 from privsyn.files import json_digest
 from privsyn.recipe import Section, Slug, nearest, parse, read_toml
 
-Outcome = Literal["pass", "fail", "inconclusive", "accepted"]
-
-# What can answer a question by itself, besides `rule:<id>`; privsyn.release.checklist says how.
+# Evidence that answers a checklist item without a person, besides `rule:<id>`; see privsyn.release.checklist.
 EVIDENCE = (
     "verdict", "dp-claim", "identifier-scan", "scorecard", "use-terms", "valid-until", "ledger-head",
     "synthetic-marking",
@@ -37,15 +36,13 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
 
 
 class Rule(Section):
-    """One demand on one statistic; every scope of the statistic must meet it."""
+    """A requirement on one statistic; every scope of the statistic must meet it."""
 
     id: str = Field(min_length=1)
-    severity: Literal["block", "warn"] = "block"
+    severity: Severity = "block"
     audit: str = Field(description="name of the audit, as its entry point is called")
     statistic: str
-    side: Literal["value", "lower", "upper"] = Field(
-        "value", description="what is judged: the point estimate, or a bound of its interval"
-    )
+    side: Side = Field("value", description="what is judged: the point estimate, or a bound of its interval")
     op: Literal["<=", "<", ">=", ">"]
     threshold: float
     rationale: str = Field(min_length=1, description="where the threshold comes from")
@@ -53,22 +50,24 @@ class Rule(Section):
         "fail", description="outcome when the evidence cannot exist, such as a set without a model"
     )
     waivable_by: tuple[Slug, ...] = Field(
-        (), description="roles that may waive this rule with a reason; nobody when absent"
+        (), description="roles that may waive this rule with a reason; none when absent"
     )
 
 
 class ChecklistItem(Section):
-    """One question that must be answered before a set leaves, by evidence or by somebody in a role."""
+    """A question that must be answered before a release, by evidence or by a person in a role."""
 
     id: Slug
     question: str = Field(min_length=1, description="to be answered with yes, no or not applicable")
     role: Slug = Field(description="who answers, as in the trust file")
-    evidence: str | None = Field(None, description="what of the release statement answers it by itself")
+    evidence: str | None = Field(
+        None, description="the part of the release statement that answers it without a person"
+    )
     reference: str = Field(min_length=1, description="the norm that asks for it")
 
 
 class Policy(Section):
-    """What a synthetic set must show before it may be used in a given way."""
+    """Requirements on a synthetic set for a given use."""
 
     title: str = Field(min_length=1)
     purpose: str
@@ -77,7 +76,7 @@ class Policy(Section):
     )
     rules: tuple[Rule, ...] = Field(min_length=1)
     checklist: tuple[ChecklistItem, ...] = Field(
-        (), description="what people must answer for, since no audit can"
+        (), description="questions that people must answer, since no audit can"
     )
     margin: float = Field(
         MARGIN, gt=0, description="equivalence of image biomarkers: a shift that counts for none, in SDs"
@@ -111,8 +110,8 @@ class Policy(Section):
     def digest(self) -> str:
         """sha256 (hex) of the policy's content; comments and order of keys do not matter.
 
-        Where a network lies does not either, for its sha256 says which it is. A policy without networks and
-        margin has the digest that it had before there were any: releases are bound to it.
+        The path of a network does not matter either, because its sha256 identifies it. A policy without
+        networks and margin has the digest that it had before these keys existed: releases are bound to it.
         """
         content = self.model_dump(mode="json")
         for network in content["networks"]:
@@ -134,7 +133,7 @@ class Policy(Section):
         return self.model_copy(update={"rules": rules})
 
     def alpha(self, audit: str) -> float:
-        """The part of the error rate that an audit may spend: equal shares for the bounds that block."""
+        """The share of the error rate that an audit may spend: equal shares for the bounds that block."""
         blocking = [rule.audit for rule in self.rules if rule.severity == "block" and rule.side != "value"]
         return self.error_rate * max(blocking.count(audit), 1) / max(len(blocking), 1)
 
@@ -148,36 +147,35 @@ def load_policy(path: Path) -> Policy:
     return parse(read_toml(path), Policy, str(path))
 
 
-def judge(policy: Policy, findings: Sequence[Finding]) -> tuple[Outcome, list[dict[str, Any]]]:
-    """Hold findings against a policy: the verdict, and one row per rule and scope."""
-    rows = [row for rule in policy.rules for row in _judge_rule(rule, findings)]
-    blocking = {row["outcome"] for row in rows if row["severity"] == "block"}
-    for outcome in ("fail", "inconclusive"):
-        if outcome in blocking:
-            return outcome, rows
-    return "pass", rows
+def judge(policy: Policy, findings: Sequence[Finding]) -> tuple[VerdictOutcome, tuple[RuleResult, ...]]:
+    """Hold findings against a policy: the outcome, and one result per rule and scope."""
+    results = tuple(result for rule in policy.rules for result in _judge_rule(rule, findings))
+    blocking = {result.outcome for result in results if result.severity == "block"}
+    if "fail" in blocking:
+        return "fail", results
+    return ("inconclusive" if "inconclusive" in blocking else "pass"), results
 
 
-def _judge_rule(rule: Rule, findings: Sequence[Finding]) -> list[dict[str, Any]]:
+def _judge_rule(rule: Rule, findings: Sequence[Finding]) -> list[RuleResult]:
     matching = [f for f in findings if (f.audit, f.statistic) == (rule.audit, rule.statistic)]
     if not matching:
         reason = f"the evidence is missing: no finding {rule.statistic!r} of the audit {rule.audit!r}"
-        return [_row(rule, "fail", reason)]
+        return [_result(rule, "fail", reason)]
     return [_judge_finding(rule, finding) for finding in matching]
 
 
-def _judge_finding(rule: Rule, finding: Finding) -> dict[str, Any]:
+def _judge_finding(rule: Rule, finding: Finding) -> RuleResult:
     if not finding.applicable:
-        outcome: Outcome = "accepted" if rule.not_applicable == "accept" else "fail"
-        return _row(rule, outcome, f"not applicable: {finding.reason}", finding)
+        outcome: RuleOutcome = "accepted" if rule.not_applicable == "accept" else "fail"
+        return _result(rule, outcome, f"not applicable: {finding.reason}", finding)
     judged = _judged(rule, finding)
     if judged is not None and not _OPERATORS[rule.op](judged, rule.threshold):
-        return _row(
-            rule, "fail", f"{rule.statistic} {judged:.4g} is not {rule.op} {rule.threshold:g}", finding
-        )
+        reason = f"{rule.statistic} {judged:.4g} is not {rule.op} {rule.threshold:g}"
+        return _result(rule, "fail", reason, finding)
     if judged is None or not finding.conclusive:
-        return _row(rule, "inconclusive", finding.reason or "the statistic could not be measured", finding)
-    return _row(rule, "pass", "", finding)
+        reason = finding.reason or "the statistic could not be measured"
+        return _result(rule, "inconclusive", reason, finding)
+    return _result(rule, "pass", "", finding)
 
 
 def _judged(rule: Rule, finding: Finding) -> float | None:
@@ -186,12 +184,20 @@ def _judged(rule: Rule, finding: Finding) -> float | None:
     return None if finding.interval is None else finding.interval[rule.side == "upper"]
 
 
-def _row(rule: Rule, outcome: Outcome, reason: str, finding: Finding | None = None) -> dict[str, Any]:
-    row = rule.model_dump(mode="json", include={"id", "severity", "audit", "statistic", "side", "op"})
-    row |= {"threshold": rule.threshold, "rationale": rule.rationale, "outcome": outcome, "reason": reason}
-    row |= {
-        "scope": finding.scope if finding else {},
-        "value": _judged(rule, finding) if finding and finding.applicable else None,
-        "interval": list(finding.interval) if finding and finding.interval else None,
-    }
-    return row
+def _result(rule: Rule, outcome: RuleOutcome, reason: str, finding: Finding | None = None) -> RuleResult:
+    return RuleResult(
+        id=rule.id,
+        severity=rule.severity,
+        audit=rule.audit,
+        statistic=rule.statistic,
+        side=rule.side,
+        op=rule.op,
+        threshold=rule.threshold,
+        rationale=rule.rationale,
+        outcome=outcome,
+        reason=reason,
+        scope=finding.scope if finding else {},
+        value=_judged(rule, finding) if finding and finding.applicable else None,
+        interval=finding.interval if finding else None,
+        waivable_by=rule.waivable_by,
+    )

@@ -1,7 +1,7 @@
 """The privacy claim of a model as a value: what is promised, to whom, and from which numbers.
 
-`Claim.to_document` is the only writer of `model/privacy.json`, and `read_claim` its only reader. A claim with
-a bound is a tuple of queries of private data, none of them privileged: moments, features, DP-SGD. Everything
+`Claim.to_document` is the only writer of `model/privacy.json`, and `claim.reader` its only reader. A claim
+with a bound is a tuple of queries of private data, none of them privileged: moments, features, DP-SGD. All
 in it is public by declaration or follows from public numbers, except `provenance`, `ledger` and `cumulative`,
 which `Claim.public_document` leaves out. Standard library only.
 """
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from privsyn.strict_json import Fields, JsonObject
+from privsyn.strict_json import JsonObject
 
 SCHEMA_VERSION = 1
 WHAT = "the privacy claim"
@@ -294,8 +294,9 @@ class Claim:
         """The claim for a set drawn from the model: void where the training images were looked at again."""
         if self.bound is None or not near_copies_rejected:
             return self
-        reasons = [self.bound.invalid, FILTERED] if self.bound.invalid else [FILTERED]
-        return replace(self, bound=replace(self.bound, invalid="; ".join(reasons)))
+        earlier = self.bound.invalid.removesuffix(".")
+        reason = f"{earlier}; {FILTERED}" if earlier else FILTERED
+        return replace(self, bound=replace(self.bound, invalid=reason))
 
     def to_document(self) -> JsonObject:
         """`model/privacy.json`."""
@@ -326,116 +327,3 @@ class Claim:
             **({} if self.bound is None else self.bound.to_dict()),
         }
         return {**document, "imported": True} if self.imported else document
-
-
-def read_claim(document: Any, what: str = WHAT) -> Claim:
-    """Parse `model/privacy.json`; fields that this version does not know are not carried on.
-
-    Args:
-        what: named in messages.
-
-    Raises:
-        Refused: it is not a claim of this version.
-    """
-    fields = Fields(document, what)
-    if fields.document.get("schema_version") != SCHEMA_VERSION:
-        fields.refuse(f"is not a document of schema version {SCHEMA_VERSION}: make it again")
-    canaries, ledger, total = (fields.document.get(key) for key in ("canaries", "ledger", "cumulative"))
-    return Claim(
-        unit=fields.choice("unit", UNITS),
-        statement=fields.text("statement"),
-        public=_public(fields.fields("public")),
-        provenance=_provenance(fields.fields("provenance")),
-        bound=_bound(fields) if fields.one_of("kind", ("dp", "none")) == "dp" else None,
-        public_data=bool(fields.document.get("public_data")),
-        imported=bool(fields.document.get("imported")),
-        canaries=None if canaries is None else _canaries(fields.fields("canaries")),
-        ledger=None if ledger is None else _ledger(fields.fields("ledger")),
-        cumulative=None if total is None else _cumulative(fields.fields("cumulative")),
-    )
-
-
-def _bound(fields: Fields) -> Bound:
-    mechanism, accountant = fields.fields("mechanism"), fields.fields("accountant")
-    queries = [read_query(each) for each in mechanism.objects("composed")]
-    valid = fields.document.get("valid_for_release") is not False
-    reason = fields.text("reason") if "reason" in fields.document else ""
-    return Bound(
-        epsilon=fields.number("epsilon"),
-        delta=fields.number("delta"),
-        epsilon_rdp=fields.number("epsilon_rdp"),
-        queries=(*queries, read_query(mechanism)),
-        expected_units=mechanism.integer("expected_units", least=1),
-        accountant=Accountant(*(accountant.text(key) for key in ("name", "library", "version"))),
-        group=tuple(
-            GroupEpsilon(each.integer("images", least=1), each.number("epsilon"), each.number("delta"))
-            for each in fields.objects("group")
-        ),
-        not_covered=fields.texts("not_covered"),
-        invalid="" if valid else reason or "it is marked as not valid for a release",
-        neighbouring=fields.text("neighbouring"),
-        sampling=mechanism.text("sampling"),
-    )
-
-
-def read_query(fields: Fields) -> Query:
-    """Parse what `Query.to_dict` writes."""
-    numbers = Mechanism(
-        fields.number("noise_multiplier"), fields.number("sample_rate"), fields.integer("steps", least=0)
-    )
-    clipping = None
-    if "clip_norm" in fields.document:
-        clipping = Clipping(
-            fields.number("clip_norm"),
-            fields.integer("noise_multiplicity", least=1),
-            fields.integer("max_images_per_unit", least=1),
-        )
-    return Query(fields.text("name"), numbers, clipping)
-
-
-def _public(fields: Fields) -> PublicQuantities:
-    known = fields.document
-    low, high = fields.list("value_range")
-    return PublicQuantities(
-        classes=fields.texts("classes"),
-        size=fields.integer("size", least=1),
-        channels=fields.integer("channels", least=1),
-        value_range=(int(low), int(high)),
-        hyper_parameters=fields.text("hyper_parameters") if "hyper_parameters" in known else "",
-        expected_units=fields.integer("expected_units", least=1) if "expected_units" in known else None,
-        init_sha256=fields.fields("init_from").digest("weights_sha256") if "init_from" in known else None,
-    )
-
-
-def _provenance(fields: Fields) -> ModelProvenance:
-    return ModelProvenance(
-        recipe_sha256=fields.text("recipe_sha256"),
-        cohort_fingerprint=fields.text_or_none("cohort_fingerprint"),
-        cohort_sha256=fields.text_or_none("cohort_sha256"),
-        weights_sha256=fields.text("weights_sha256"),
-        steps_done=fields.integer("steps_done", least=0),
-        imported_sha256=fields.text_or_none("imported_sha256"),
-    )
-
-
-def _canaries(fields: Fields) -> CanaryCommitment:
-    return CanaryCommitment(
-        fields.integer("planted", least=1), fields.text("commitment"), fields.text("statement")
-    )
-
-
-def _ledger(fields: Fields) -> LedgerEntry:
-    return LedgerEntry(fields.text("population"), fields.integer("entry", least=1), fields.text("head"))
-
-
-def _cumulative(fields: Fields) -> CumulativeCost:
-    return CumulativeCost(
-        unit=fields.text("unit"),
-        neighbouring=fields.text("neighbouring"),
-        epsilon=fields.number_or_none("epsilon"),
-        epsilon_rdp=fields.number_or_none("epsilon_rdp"),
-        delta=fields.number_or_none("delta"),
-        charges=fields.integer("charges", least=0),
-        finite=bool(fields.document.get("finite")),
-        note=fields.text("note"),
-    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, Context
+from typing import Protocol
 
 from privsyn.claim.document import Bound, Claim, CumulativeCost, PublicQuantities, Query
 
@@ -36,7 +37,7 @@ def number(value: float) -> str:
 
 
 def why_none(claim: Claim | None) -> str:
-    """Why there is no bound on which the set may be released, one clause; "" if there is one.
+    """Why there is no bound on which the set may be released, without a full stop; "" if there is one.
 
     Args:
         claim: None if no model of the study drew the set.
@@ -45,10 +46,20 @@ def why_none(claim: Claim | None) -> str:
         return UNKNOWN_GENERATOR
     if claim.imported:
         return IMPORTED
-    return NOT_PRIVATE if claim.bound is None else claim.bound.invalid
+    return NOT_PRIVATE if claim.bound is None else claim.bound.invalid.removesuffix(".")
 
 
-def figures(bound: Bound) -> str:
+class Figures(Protocol):
+    """Anything that states epsilon and delta."""
+
+    @property
+    def epsilon(self) -> float: ...
+
+    @property
+    def delta(self) -> float: ...
+
+
+def figures(bound: Figures) -> str:
     """`epsilon = 7.991, delta = 0.0005012`."""
     return f"epsilon = {rounded_up(bound.epsilon)}, delta = {rounded_up(bound.delta)}"
 
@@ -58,7 +69,7 @@ def summary(claim: Claim | None) -> str:
     if claim is None or claim.bound is None:
         return f"none ({_lower(why_none(claim))})"
     if claim.bound.invalid:
-        return f"NOT VALID for release: {claim.bound.invalid}"
+        return f"NOT VALID for release: {why_none(claim)}"
     return f"differential privacy for the {claim.unit}, {figures(claim.bound)}"
 
 
@@ -72,8 +83,9 @@ def paragraph(claim: Claim | None) -> str:
             f"about one {claim.unit}."
         )
     if claim.bound.invalid:
-        reason = claim.bound.invalid
-        return f"No valid bound is claimed: {reason}. This set must not be released as if it had one."
+        return (
+            f"No valid bound is claimed: {why_none(claim)}. This set must not be released as if it had one."
+        )
     return (
         f"The model was trained with differential privacy for the {claim.unit} ({claim.bound.neighbouring}): "
         f"{figures(claim.bound)}. Whatever anybody concludes from these images, adding or removing one "
@@ -95,7 +107,7 @@ def in_full(claim: Claim | None) -> str:
             f"drawn from it, can reveal about one {claim.unit}: epsilon is infinite.\n\n{ONLY_AUDITS}"
         )
     promise = _promise_in_full(claim.unit, claim.bound)
-    return f"NOT VALID: {claim.bound.invalid}. {VOID}\n\n{promise}" if claim.bound.invalid else promise
+    return f"NOT VALID: {why_none(claim)}. {VOID}\n\n{promise}" if claim.bound.invalid else promise
 
 
 def parameters(claim: Claim | None) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
-"""The command line: every verb parses, calls one function of the library, and prints.
+"""The command line: each command parses its arguments, calls one library function and prints the result.
 
 Exit codes: 0 done or passed, 1 refused or failed, 2 wrong usage or bad input, 3 inconclusive,
-130 interrupted. Start-up is light: each command imports what it needs when it runs.
+130 interrupted. To start fast, a command imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: Exception) -> tuple[str, int]:
-    """What to tell the user, and the exit code."""
+    """The message for the user, and the exit code."""
     from typer import TyperException
 
     if isinstance(error, PrivsynError):

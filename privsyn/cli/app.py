@@ -1,4 +1,4 @@
-"""The verbs in the order of use."""
+"""The command line as one click command, its commands in the order of use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from privsyn.cli.train import train
 from privsyn.cli.verify import verify
 
 VERBS = (demo, init, status, prepare, plan, train, sample, audit, report, verify, export, import_)
-GROUPS = (recipes.app, policies.app, ledger.app, keys.app, trust.app, release.app)
+COMMAND_GROUPS = (recipes.app, policies.app, ledger.app, keys.app, trust.app, release.app)
 ORDER = (
     "demo", "init", "status", "recipes", "policies", "ledger",
     "prepare", "plan", "train", "sample", "audit", "report",
@@ -32,12 +32,12 @@ ORDER = (
 
 
 def command() -> Any:
-    """The whole command line as one click command, its verbs in the order of use."""
+    """Build the click command `privsyn` with all of its sub-commands."""
     app = group("privsyn")
     app.callback()(_root)
     for verb in VERBS:
         app.command(verb.__name__.rstrip("_"))(verb)
-    for sub in GROUPS:
+    for sub in COMMAND_GROUPS:
         app.add_typer(sub)
     made: Any = typer.main.get_command(app)
     made.commands = {name: made.commands[name] for name in ORDER}
@@ -52,12 +52,16 @@ def _version(wanted: bool) -> None:
 
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")] = False,
 ) -> None:
     """Share medical images without sharing patients.
 
-    Every command works on the study in the current folder, or on --study DIR (or $PRIVSYN_STUDY).
-    Exit codes: 0 done or passed, 1 refused or failed, 2 wrong usage or bad input, 3 inconclusive.
+    Train a diffusion model on real images, draw a synthetic set, audit it for leaks and release it. To see
+    all steps on a laptop, run `privsyn demo`; in a study, `privsyn status` names the next command.
+
+    Commands use the study in the current folder, or the one that --study DIR or $PRIVSYN_STUDY names.
+
+    Exit codes: 0 done or passed, 1 failed or refused, 2 wrong usage or bad input, 3 inconclusive.
     """

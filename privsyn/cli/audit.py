@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,8 @@ from privsyn.cli.options import HERE, Force, Json, StudyFolder
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from privsyn.auditing.verdict import RuleResult, Verdict
 
 EXIT_CODES = {"pass": 0, "fail": 1, "inconclusive": 3}
 
@@ -63,7 +65,7 @@ def audit(
     study: StudyFolder = HERE,
     as_json: Json = False,
 ) -> int:
-    """Attack the synthetic set, and judge what is found by the policy.
+    """Attack the synthetic set, and judge the findings by the policy.
 
     With --synthetic, --cohort, --policy and --out no study is needed. Exit code: 0 pass, 1 fail,
     3 inconclusive.
@@ -83,44 +85,44 @@ def audit(
         force=force,
         progress=TerminalProgress(),
     )
-    show(verdict, rules_table(verdict), conclusion(verdict), as_json=as_json)
-    return EXIT_CODES[verdict["verdict"]]
+    show(verdict.to_document(), rules_table(verdict), conclusion(verdict), as_json=as_json)
+    return EXIT_CODES[verdict.outcome]
 
 
-def rules_table(verdict: dict[str, Any]) -> Table:
-    """One row per rule and scope: what was measured, what was asked, and the outcome."""
+def rules_table(verdict: Verdict) -> Table:
+    """One row per rule and scope: the measured value, the requirement, and the outcome."""
     from privsyn.cli.console import table
 
     rows = [
-        (_name(row), row["outcome"], measured(row), _asked(row), row["reason"]) for row in verdict["rules"]
+        (_name(rule), rule.outcome, measured(rule), _requirement(rule), rule.reason) for rule in verdict.rules
     ]
-    return table("rule", "outcome", "measured", "asked", "reason", rows=rows)
+    return table("rule", "outcome", "measured", "required", "reason", rows=rows)
 
 
-def conclusion(verdict: dict[str, Any]) -> str:
-    """The verdict, and how it came about."""
-    partial = " (partial: not every audit ran)" if verdict["partial"] else ""
-    return f"verdict: {verdict['verdict']}{partial}, attempt {verdict['attempt']} on this cohort"
+def conclusion(verdict: Verdict) -> str:
+    """The outcome in one line."""
+    partial = " (partial: not every audit ran)" if verdict.partial else ""
+    return f"verdict: {verdict.outcome}{partial}, attempt {verdict.attempt} on this cohort"
 
 
-def _name(row: dict[str, Any]) -> str:
-    notes = ["warns only"] if row["severity"] == "warn" else []
-    notes += [f"{key} {value}" for key, value in row["scope"].items()]
-    return f"{row['id']} ({', '.join(notes)})" if notes else str(row["id"])
+def _name(rule: RuleResult) -> str:
+    notes = ["warns only"] if rule.severity == "warn" else []
+    notes += [f"{key} {value}" for key, value in rule.scope.items()]
+    return f"{rule.id} ({', '.join(notes)})" if notes else rule.id
 
 
-def measured(row: dict[str, Any]) -> str:
-    """The number that a rule judged, with the interval it lies in."""
-    if row["value"] is None:
+def measured(rule: RuleResult) -> str:
+    """The number that a rule judged, with its interval."""
+    if rule.value is None:
         return "-"
-    value = f"{row['value']:.3g}"
-    if row["interval"] is None:
+    value = f"{rule.value:.3g}"
+    if rule.interval is None:
         return value
-    lower, upper = row["interval"]
-    what = "" if row["side"] == "value" else f"{row['side']} bound "
+    lower, upper = rule.interval
+    what = "" if rule.side == "value" else f"{rule.side} bound "
     ends = f"{lower:.3g}, {upper:.3g}" if upper is not None else f"{lower:.3g}, no upper bound"
     return f"{what}{value} of [{ends}]"
 
 
-def _asked(row: dict[str, Any]) -> str:
-    return f"{row['side']} {row['op']} {row['threshold']:g}"
+def _requirement(rule: RuleResult) -> str:
+    return f"{rule.side} {rule.op} {rule.threshold:g}"

@@ -1,4 +1,4 @@
-"""What the terminal shows: tables and text on stdout, progress on stderr, nothing read as markup."""
+"""Terminal output: tables and text on stdout, progress on stderr; no text is parsed as markup."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -25,7 +24,7 @@ from privsyn.progress import Advance
 
 PLAIN_WIDTH = 160
 QUIET_SECONDS = 2.0
-UNKNOWN_SECONDS = 10.0  # between lines of a stage whose end nobody knows
+UNKNOWN_SECONDS = 10.0  # between lines of a stage of unknown length
 STYLES = {
     "pass": "green", "done": "green", "accepted": "green",
     "fail": "bold red", "missing": "yellow", "stale": "yellow", "inconclusive": "yellow",
@@ -33,15 +32,15 @@ STYLES = {
 
 
 def console(*, stderr: bool) -> Console:
-    """A console on which every string stands for itself; wide where there is no terminal."""
+    """A console that prints strings as they are; at least 160 columns wide if it is not a terminal."""
     made = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
     if not made.is_terminal:
         made.width = max(made.width, PLAIN_WIDTH)
     return made
 
 
-def show(document: Mapping[str, Any], *parts: RenderableType, as_json: bool) -> None:
-    """The readable parts on stdout; with `--json` one document there, and the parts on stderr."""
+def show(document: Mapping[str, object], *parts: RenderableType, as_json: bool) -> None:
+    """Print the readable parts to stdout; with `--json` the document to stdout and the parts to stderr."""
     screen = console(stderr=as_json)
     for part in parts:
         screen.print(part if not isinstance(part, str) else plain(part), soft_wrap=isinstance(part, str))
@@ -50,7 +49,7 @@ def show(document: Mapping[str, Any], *parts: RenderableType, as_json: bool) -> 
 
 
 def table(*columns: str, rows: Sequence[Sequence[object]]) -> Table:
-    """A table of plain cells; a cell that is a state or an outcome takes its colour."""
+    """A table of plain cells; states and outcomes are coloured."""
     made = Table(header_style="bold")
     for column in columns:
         made.add_column(plain(column), overflow="fold")
@@ -61,9 +60,9 @@ def table(*columns: str, rows: Sequence[Sequence[object]]) -> Table:
 
 
 class TerminalProgress:
-    """Bars with percentage, elapsed and remaining time on stderr; plain lines where it is no terminal.
+    """Progress bars with percentage, elapsed and remaining time on stderr; plain lines without a terminal.
 
-    A stage within another is shown while it runs; what stays on the screen is the outer one.
+    The bar of a nested stage disappears when the stage ends; that of the outer one stays.
     """
 
     def __init__(self) -> None:
@@ -73,7 +72,7 @@ class TerminalProgress:
 
     @contextmanager
     def stage(self, name: str, total: int | None) -> Iterator[Advance]:
-        """Show a stage of `total` steps, or of nobody knows how many, until the block ends."""
+        """Show a stage of `total` steps (None: unknown) until the block ends."""
         shown = self._bar if self._screen.is_terminal else self._lines
         self._depth += 1
         try:

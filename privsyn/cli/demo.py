@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,8 +16,12 @@ from privsyn.errors import StudyError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from privsyn.auditing.verdict import Verdict
+    from privsyn.claim.document import Claim
+    from privsyn.strict_json import JsonObject
+
 STAGES = 7
-WORST_FIRST = ("fail", "inconclusive", "accepted", "pass")
+OUTCOMES_WORST_FIRST = ("fail", "inconclusive", "accepted", "pass")
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder of the demo's study.")]
 
@@ -32,18 +37,17 @@ def demo(
     from privsyn.cli.console import show
 
     make_room(out, force=force)
-    document = run_chain(out, settings or ())
-    report = Path(document["internal_report"]).resolve().as_uri()
+    found = run_chain(out, settings or ())
     show(
-        document,
-        summary(document["claim"], document["verdict"]),
-        f"open this report: {report}",
+        found.to_document(),
+        summary(found.claim, found.verdict),
+        f"open this report: {found.internal_report.resolve().as_uri()}",
         as_json=as_json,
     )
 
 
 def make_room(out: Path, *, force: bool) -> None:
-    """Remove the study of an earlier demo, if told so; never anything that is not a study."""
+    """Remove the study of an earlier demo with `force`; never anything that is not a study."""
     if not out.exists():
         return
     if not force:
@@ -55,7 +59,30 @@ def make_room(out: Path, *, force: bool) -> None:
     shutil.rmtree(out)
 
 
-def run_chain(out: Path, settings: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Demo:
+    """What the chain left behind."""
+
+    claim: Claim
+    verdict: Verdict
+    study: Path
+    internal_report: Path
+    public_report: Path
+    release: Path
+
+    def to_document(self) -> JsonObject:
+        """What `privsyn demo --json` prints."""
+        return {
+            "claim": self.claim.to_document(),
+            "verdict": self.verdict.to_document(),
+            "study": str(self.study),
+            "internal_report": str(self.internal_report),
+            "public_report": str(self.public_report),
+            "release": str(self.release),
+        }
+
+
+def run_chain(out: Path, settings: Sequence[str]) -> Demo:
     """Every station in turn, with a headline each; the same functions that the single commands call."""
     from privsyn.auditing.run import audit
     from privsyn.cli.console import TerminalProgress, console
@@ -85,29 +112,27 @@ def run_chain(out: Path, settings: Sequence[str]) -> dict[str, Any]:
     internal, public = report(study, progress=progress)
     headline(7, "release draft", "what would leave the house, if people approved it")
     release = draft(study)
-    paths = {"study": out, "internal_report": internal, "public_report": public, "release": release}
-    return {"claim": claim, "verdict": verdict, **{name: str(path) for name, path in paths.items()}}
+    return Demo(claim, verdict, out, internal, public, release)
 
 
-def summary(claim: dict[str, Any], verdict: dict[str, Any]) -> Table:
+def summary(claim: Claim, verdict: Verdict) -> Table:
     """Claim, epsilon, the worst outcome of each audit, and the verdict."""
+    from privsyn.claim.words import rounded_up
     from privsyn.cli.audit import measured
     from privsyn.cli.console import table
-    from privsyn.cli.train import rounded_up
 
-    private = claim["kind"] == "dp"
-    rows: list[tuple[str, str, str]] = [
-        ("claim", claim["kind"], f"unit: {claim['unit']}"),
+    rows = [
+        ("claim", claim.kind, f"unit: {claim.unit}"),
         (
             "epsilon",
-            rounded_up(claim["epsilon"]) if private else "-",
-            f"delta {claim['delta']:.2g}" if private else "",
+            rounded_up(claim.bound.epsilon) if claim.bound else "-",
+            f"delta {rounded_up(claim.bound.delta)}" if claim.bound else "",
         ),
     ]
-    for name in dict.fromkeys(rule["audit"] for rule in verdict["rules"]):
-        rules = [rule for rule in verdict["rules"] if rule["audit"] == name]
-        rules = [rule for rule in rules if rule["severity"] == "block"] or rules
-        worst = min(rules, key=lambda rule: WORST_FIRST.index(rule["outcome"]))
-        told = worst["reason"] or f"{worst['statistic']}: {measured(worst)}"
-        rows.append((f"audit {name}", worst["outcome"], told))
-    return table("", "result", "detail", rows=[*rows, ("verdict", verdict["verdict"], "")])
+    for name in dict.fromkeys(rule.audit for rule in verdict.rules):
+        rules = [rule for rule in verdict.rules if rule.audit == name]
+        rules = [rule for rule in rules if rule.severity == "block"] or rules
+        worst = min(rules, key=lambda rule: OUTCOMES_WORST_FIRST.index(rule.outcome))
+        told = worst.reason or f"{worst.statistic}: {measured(worst)}"
+        rows.append((f"audit {name}", worst.outcome, told))
+    return table("", "result", "detail", rows=[*rows, ("verdict", verdict.outcome, "")])

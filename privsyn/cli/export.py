@@ -46,7 +46,7 @@ def export(
     study: StudyFolder = HERE,
     as_json: Json = False,
 ) -> None:
-    """Write the finished model, or the synthetic set, as a folder that another tool loads.
+    """Write the model or the synthetic set for another tool.
 
     The folder is as internal as what it was made from, unless its claim and those who govern the data allow
     more.
@@ -94,7 +94,7 @@ def _export_set(
     count = len(written.images)
     show(
         {"folder": str(out), "format": format, "images": count},
-        f"exported {count} images to {out}: a copy of the set, and of nobody's approval; "
+        f"exported {count} images to {out}: a copy of the set that nobody has approved; "
         f"{out / 'README.md'} says how to load it",
         as_json=as_json,
     )

@@ -1,4 +1,4 @@
-"""`privsyn import`: a network that diffusers saved, as the model of a study."""
+"""`privsyn import`: makes a network saved by diffusers the model of a study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Folder = Annotated[
 
 
 def import_(folder: Folder, force: Force = False, study: StudyFolder = HERE, as_json: Json = False) -> None:
-    """Make a network that diffusers saved the model of the study.
+    """Import a network saved by diffusers as the study's model.
 
     The recipe must describe it; if it does not, the message says what to write. No privacy is claimed for it.
     """

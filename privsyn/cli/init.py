@@ -35,10 +35,12 @@ def init(
     """
     from privsyn.auditing.policy import load_policy
     from privsyn.cli.console import show
-    from privsyn.recipe import find_shipped
+    from privsyn.diffusion.check import check_recipe
+    from privsyn.recipe import find_shipped, load_recipe
     from privsyn.study import init
 
     load_policy(find_shipped("policies", policy))
+    check_recipe(load_recipe(find_shipped("recipes", recipe), settings or ()))
     study = init(folder, recipe=recipe, policy=policy, settings=settings or ())
     document = {
         "study": str(study.root),

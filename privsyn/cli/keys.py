@@ -1,13 +1,17 @@
-"""`privsyn keys`: signing keys, which stay with their owners."""
+"""`privsyn keys`: make signing keys; and open them for the commands that sign."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from privsyn.cli.options import Json, group
+
+if TYPE_CHECKING:
+    from securesystemslib.signer import Signer
 
 app = group("keys")
 
@@ -28,15 +32,17 @@ def keys() -> None:
 
 @app.command("new")
 def new(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the private key goes; not in a study.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Where to write the private key; not in a study.")
+    ],
     passphrase_file: PassphraseFile = None,
     unencrypted: Annotated[
         bool,
-        typer.Option("--unencrypted", help="Leave the private key in the clear, for a pipeline's vault."),
+        typer.Option("--unencrypted", help="Do not encrypt the private key, as for a pipeline's vault."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make an Ed25519 key pair: FILE, encrypted, for you alone, and FILE.pub.json for everybody."""
+    """Make an Ed25519 key pair: FILE, encrypted, which you keep, and FILE.pub.json, which you give away."""
     from privsyn.cli.console import show
     from privsyn.release.keys import PUBLIC, new_key
 
@@ -50,8 +56,15 @@ def new(
     )
 
 
+def signers(keys: Sequence[str], public: Path | None, passphrase_file: Path | None) -> list[Signer]:
+    """The keys, each opened with the passphrase of the file, or asked for on the terminal."""
+    from privsyn.release.keys import open_key
+
+    return [open_key(key, lambda: passphrase(passphrase_file), public) for key in keys]
+
+
 def passphrase(file: Path | None, *, confirm: bool = False) -> str:
-    """From a file, or asked on the terminal without showing it."""
+    """The passphrase in a file; without a file, ask for it on the terminal."""
     from privsyn.errors import PrivsynError
 
     if file is None:

@@ -1,4 +1,4 @@
-"""`privsyn ledger`: privacy spent on every population of patients, whichever study spent it."""
+"""`privsyn ledger`: privacy spent on every population of patients, by all studies of this machine."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="Who granted i
 
 @app.callback(invoke_without_command=True)
 def ledger(context: typer.Context, as_json: Json = False) -> None:
-    """Privacy spent by every population on this machine: show it, check it, limit it."""
+    """Show, check and limit the privacy spent per patient population."""
     if context.invoked_subcommand is None:
         show_ledger(as_json=as_json)
 
@@ -113,7 +113,7 @@ def show_ledger(as_json: Json = False) -> None:
 def check_ledger(head: Head = None, as_json: Json = False) -> int:
     """Check that no entry of the ledger was changed or removed.
 
-    Exit code: 1 something was; what was cut off at the end is missed with --head alone.
+    Exit code: 1 something was. Only with --head can it detect that the newest entries were cut off.
     """
     from privsyn.cli.console import show
     from privsyn.ledger import check
@@ -131,7 +131,7 @@ def check_ledger(head: Head = None, as_json: Json = False) -> int:
         f"{found.entries} entries, all as they were written"
     ]
     if found and head is None:
-        lines.append("whether entries were cut off at the end, only --head HASH can tell")
+        lines.append("only --head HASH can show whether entries were cut off at the end")
     if found.since is not None:
         lines.append(f"{found.since} entries are newer than the head that was given")
     show(document, *lines, f"head {found.head or 'none'}", as_json=as_json)
@@ -154,9 +154,11 @@ def grant_budget(
     """
     from privsyn.cli.console import show
     from privsyn.ledger import grant, populations
+    from privsyn.ledger.events import LimitGranted
 
     made = grant(population or _patients(study), unit=unit, epsilon=epsilon, delta=delta, note=note)
-    granted = next(each for each in populations() if each.id == made.body["population"])
+    assert isinstance(made.event, LimitGranted)
+    granted = next(each for each in populations() if each.id == made.event.population)
     limit = granted.grants[0]
     show(
         {"schema_version": 1, "population": granted.id, "head": made.hash, "grant": limit.to_dict()},
@@ -170,10 +172,10 @@ def grant_budget(
 def _beside(granted: Population, unit: str) -> list[str]:
     """What was spent on these patients and a grant does not count: the other unit, and what has no bound."""
     others = [figure for figure in granted.seen if figure.unit != unit and figure.charges]
-    told = [f"per {each.unit} {_spent(each)[0]}" for each in others]
+    spent = [f"per {each.unit} {_spent(each)[0]}" for each in others]
     unbounded = any(not figure.finite for figure in granted.seen)
-    told += ["trainings without a finite bound"] * unbounded
-    return [f"spent as well, and NOT counted in this grant: {', '.join(told)}"] if told else []
+    spent += ["trainings without a finite bound"] * unbounded
+    return [f"spent as well, and NOT counted in this grant: {', '.join(spent)}"] if spent else []
 
 
 def rows_of(population: Population) -> list[list[object]]:
@@ -210,8 +212,8 @@ def _granted(limits: Sequence[Allowance]) -> list[object]:
     """All grants in force, for each must be kept to, and the least that is left of one."""
     if not limits:
         return ["none", ""]
-    told = "; ".join(f"{each.grant.epsilon} at {each.grant.delta:.3g}" for each in limits)
-    return [told, f"{math.floor(min(each.left for each in limits) * 100) / 100:.2f}"]
+    limits_text = "; ".join(f"{each.grant.epsilon} at {each.grant.delta:.3g}" for each in limits)
+    return [limits_text, f"{math.floor(min(each.left for each in limits) * 100) / 100:.2f}"]
 
 
 def _patients(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Options that several verbs share, spelled once."""
+"""Options that several commands share, defined once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from privsyn.errors import PrivsynError
 
 StudyFolder = Annotated[
-    Path, typer.Option("--study", envvar="PRIVSYN_STUDY", metavar="DIR", help="The study to work on.")
+    Path, typer.Option("--study", envvar="PRIVSYN_STUDY", metavar="DIR", help="The study folder.")
 ]
 HERE = Path(".")
 
@@ -20,12 +20,13 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="SECTION.KEY=VALUE",
-        help="Change one setting of the recipe, as in --set train.steps=500; VALUE is TOML. May be repeated.",
+        help="Override one setting of the recipe, for example --set train.steps=500; VALUE is TOML. "
+        "Can be repeated.",
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace what an earlier run has finished.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing output of this command.")]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on stdout and everything else on stderr.")
+    bool, typer.Option("--json", help="Print one JSON document to stdout, and all messages to stderr.")
 ]
 
 
@@ -34,30 +35,31 @@ Keys = Annotated[
     typer.Option(
         "--key",
         metavar="KEY",
-        help="A private key file of `privsyn keys new`, or the URI of a signer of securesystemslib, such as "
-        "hsm:2?label=mine. May be repeated.",
+        help="A private key file from `privsyn keys new`, or a securesystemslib signer URI such as "
+        "hsm:2?label=mine for a hardware token. Can be repeated.",
     ),
 ]
-PublicKey = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="The public half of a key that is given by its URI.")
-]
+PublicKey = Annotated[Path | None, typer.Option(metavar="FILE", help="The public key, if --key is a URI.")]
 TrustFile = Annotated[
-    Path, typer.Option("--trust", metavar="FILE", help="The trust file: whose signatures count.")
+    Path,
+    typer.Option(
+        "--trust", metavar="FILE", help="The trust file: the persons and keys whose signatures count."
+    ),
 ]
 
 
 def plain(text: str) -> str:
-    """The text with control characters spelled out, so that no name can steer the terminal."""
+    """Escape control characters, so that no name in the text can control the terminal."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def group(name: str) -> typer.Typer:
-    """A command with sub-commands, in the style of this program; its callback says what it is for."""
+    """A command with sub-commands; the docstring of its callback is its help."""
     return typer.Typer(name=name, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def pairs(assignments: Sequence[str], option: str, example: str = "file=path") -> dict[str, str]:
-    """`["file=path"]` to `{"file": "path"}`.
+    """Parse `["file=path"]` as `{"file": "path"}`.
 
     Raises:
         PrivsynError: an assignment without `=`.

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def plan(
     epsilon: Epsilon = None, settings: Settings = None, study: StudyFolder = HERE, as_json: Json = False
 ) -> None:
-    """Answer before training: noise multiplier, expected signal, time and memory, and what would change them.
+    """Predict noise, signal, time and memory of a private training.
+
+    Also shows what other settings would change.
 
     Spends no privacy: reads the recipe and the ledger, and times a few steps on random numbers.
     """

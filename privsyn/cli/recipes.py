@@ -33,12 +33,14 @@ def copy_recipe(name: Name, file: Target, force: Force = False, as_json: Json = 
 def check_recipe(file: Source, as_json: Json = False) -> None:
     """Check that a recipe can be used, and print its digest (sha256 of the resolved recipe)."""
     from privsyn.cli.console import show
+    from privsyn.diffusion.check import check_recipe
     from privsyn.recipe import load_recipe
 
-    digest = load_recipe(file).digest
+    recipe = load_recipe(file)
+    check_recipe(recipe)
     show(
-        {"file": str(file), "sha256": digest},
-        f"{file} is a recipe that can be used\nsha256 {digest}",
+        {"file": str(file), "sha256": recipe.digest},
+        f"{file} is a recipe that can be used\nsha256 {recipe.digest}",
         as_json=as_json,
     )
 
@@ -48,6 +50,6 @@ def schema(as_json: Json = False) -> None:  # noqa: ARG001 - the answer is JSON 
     """Print the JSON Schemas of recipe and policy as one JSON document."""
     from privsyn.auditing.policy import Policy
     from privsyn.cli.console import show
-    from privsyn.recipe import Recipe
+    from privsyn.diffusion.check import recipe_schema
 
-    show({"recipe": Recipe.model_json_schema(), "policy": Policy.model_json_schema()}, as_json=True)
+    show({"recipe": recipe_schema(), "policy": Policy.model_json_schema()}, as_json=True)

@@ -1,4 +1,4 @@
-"""`privsyn report`: findings to the two HTML reports."""
+"""`privsyn report`: write the two HTML reports of an audit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from privsyn.cli.options import HERE, Json, StudyFolder
 AuditFolder = Annotated[
     Path | None,
     typer.Option(
-        "--audit", metavar="DIR", help="An audit that `privsyn audit --out DIR` wrote; default: the study's."
+        "--audit",
+        metavar="DIR",
+        help="The folder of another audit (privsyn audit --out DIR); default: that of the study.",
     ),
 ]
 
@@ -20,7 +22,8 @@ AuditFolder = Annotated[
 def report(study: StudyFolder = HERE, audit: AuditFolder = None, as_json: Json = False) -> None:
     """Write the two HTML reports of the audit.
 
-    One is internal and shows real images; one is for the public. They are made anew each time.
+    The internal report shows images of real patients and must stay inside. The public report holds aggregates
+    only. Earlier reports are replaced.
     """
     from privsyn.cli.console import TerminalProgress, show
     from privsyn.report.html import report

@@ -1,4 +1,4 @@
-"""`privsyn sample`: model to synthetic set."""
+"""`privsyn sample`: draws the synthetic set of a study."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Like = Annotated[
     typer.Option(
         "--like",
         metavar="cohort",
-        help="The classes in the proportions of the training images; needs sample.counts_are_public.",
+        help="Class proportions of the training images; needs sample.counts_are_public.",
     ),
 ]
 Reject = Annotated[
     bool,
     typer.Option(
         "--reject-near-copies",
-        help="Draw again what lies nearer to a training image than fresh patients do. Looks at the training "
-        "images: voids a DP claim, is charged to the ledger, and takes no audit's place.",
+        help="Reject images that lie nearer to a training image than test patients do, and draw others. "
+        "Reads the training images: voids a DP claim, is charged to the ledger, does not replace an audit.",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""What `privsyn recipes` and `privsyn policies` share: folders of TOML files that open with a purpose."""
+"""Shared by `privsyn recipes` and `privsyn policies`: list, show and copy shipped TOML files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`privsyn status`: what this study has, what is stale, what to do next."""
+"""`privsyn status`: what a study has, what is stale and what to do next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from privsyn.cli.options import HERE, Json, StudyFolder
 
 
 def status(study: StudyFolder = HERE, as_json: Json = False) -> None:
-    """Show what the study has, what is stale, what to do next."""
+    """Show what the study has, what is stale and what to do next."""
     from privsyn.cli.console import show, table
     from privsyn.status import advice, status
 

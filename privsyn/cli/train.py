@@ -1,4 +1,4 @@
-"""`privsyn train`: cohort and recipe to model."""
+"""`privsyn train`: trains the model of a study."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Canaries = Annotated[
         "--canaries",
         metavar="M",
         min=0,
-        help="Plant M pictures of nobody, each by a secret coin, so that the audit `canary` can bound "
-        "epsilon from below; a thousand show more than a hundred. Default: train.canaries.",
+        help="Insert M synthetic canaries, each included with probability 1/2, so that the audit `canary` "
+        "can bound epsilon from below; more canaries give a tighter bound. Default: train.canaries.",
     ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")]

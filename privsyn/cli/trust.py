@@ -1,14 +1,17 @@
-"""`privsyn trust`: whose signatures count."""
+"""`privsyn trust`: the trust file, which says whose signatures count."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from privsyn.cli.keys import PassphraseFile
+from privsyn.cli.keys import PassphraseFile, signers
 from privsyn.cli.options import Json, Keys, PublicKey, group
+
+if TYPE_CHECKING:
+    from privsyn.release.trust import Trust
 
 app = group("trust")
 
@@ -22,7 +25,7 @@ def trust() -> None:
 def sign(
     source: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="A plan in TOML, or a trust file that others signed already."),
+        typer.Argument(metavar="FILE", help="A plan in TOML, or a trust file with earlier signatures."),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The trust file to write.")],
     key: Keys,
@@ -30,21 +33,20 @@ def sign(
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
-    """Sign a trust file; a next version is signed by the roots of the old one and of the new one.
+    """Sign a trust file. The next version needs the roots of the old one and of the new one.
 
     Exit code: 3 while too few roots have signed.
     """
     from privsyn.cli.console import show
-    from privsyn.cli.release import signers
-    from privsyn.release.seal import write_trust
+    from privsyn.release.trust_plan import write_trust
 
     found, lacking = write_trust(source, signers=signers(key, public_key, passphrase_file), out=out)
     show(
         {"trust": str(out), "id": found.id, "version": found.version, "lacking": lacking},
         f"wrote {out}: {found.id}, version {found.version}",
-        f"not yet to be believed: {lacking}"
+        f"not valid yet: {lacking}"
         if lacking
-        else "next: give it to every recipient, by another way than the release",
+        else "next: give it to every recipient, through another channel than the release",
         as_json=as_json,
     )
     raise typer.Exit(3 if lacking else 0)
@@ -54,11 +56,10 @@ def sign(
 def show_file(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The trust file.")], as_json: Json = False
 ) -> None:
-    """Show who may do what by a trust file."""
+    """Show persons, keys and roles of a trust file."""
     from privsyn.cli.console import show
-    from privsyn.cli.release import read
 
-    found = read(file)
+    found = trusted(file)
     roles = {name: sorted(role.persons) for name, role in found.roles.items()}
     lines = [f"{found.id}, version {found.version}, until {found.expires:%Y-%m-%d}"]
     lines += [
@@ -70,3 +71,11 @@ def show_file(
         *lines,
         as_json=as_json,
     )
+
+
+def trusted(file: Path) -> Trust:
+    """Read a trust file that is signed by enough of its roots and has not expired."""
+    from privsyn.release.trust import read_trust
+    from privsyn.strict_json import read_file
+
+    return read_trust(read_file(file))

@@ -16,7 +16,10 @@ def verify(
     release: Folder,
     trust: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Whose signatures count; got by another way than the release."),
+        typer.Option(
+            metavar="FILE",
+            help="The trust file: whose signatures count. Get it through another channel than the release.",
+        ),
     ] = None,
     status: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The newest status list: what was revoked since.")
@@ -26,12 +29,12 @@ def verify(
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Check that a release is whole, who approved it, that it still stands, and its privacy claim.
+    """Check a release: files, approvals, revocation, privacy claim.
 
     Each changed, missing or extra file is named. No network, no study and no model is needed.
 
-    Exit code: 0 whole and approved; 1 something is wrong; 3 whole, but something could not be answered, such
-    as who approved it where there is no trust file.
+    Exit code: 0 unchanged and approved; 1 something is wrong; 3 unchanged, but something could not be
+    checked, such as approvals without a trust file.
     """
     from privsyn.cli.console import show
     from privsyn.release.verify import verify

@@ -1,5 +1,7 @@
 """The cohort: real images with patient, label and split, which never leave the study.
 
-In the order of use: `sources` finds images and what they claim to be, `pixels` makes each one what the
-recipe declares, `split` divides the patients, `cohort` writes it all down and reads it back.
+In the order of use: `sources` lists the entries of a source, `ingest` reads each one once (`reading`,
+`pixels`, `dicom`, `nifti`) and hashes ids (`pseudonyms`), `scan` and `near_duplicates` look at the pixels,
+`split` assigns patients to train, holdout and test, `records` and `document` describe the result. `prepare`
+does all of it, and `cohort` opens what it wrote.
 """

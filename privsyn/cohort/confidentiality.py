@@ -1,15 +1,14 @@
-"""The DICOM attributes that may identify somebody: the rows of table E.1-1 of DICOM PS3.15.
+"""The DICOM attributes that may identify a person: the rows of table E.1-1 of DICOM PS3.15.
 
-The table says what the Basic Application Level Confidentiality Profile removes, empties or replaces, whatever
-the object; names, dates, places, devices, UIDs, free text and the sequences that hold them are in it. Edition
-2026c, 652 attributes, sorted by keyword; the actions of the table are left out, because privsyn says what
-is there and changes no file:
-https://dicom.nema.org/medical/dicom/2026c/output/chtml/part15/chapter_E.html#table_E.1-1
+The table lists what the Basic Application Level Confidentiality Profile removes, empties or replaces in any
+object: names, dates, places, devices, UIDs, free text, and the sequences that hold them. Edition 2026c, 652
+attributes, sorted by keyword. The actions of the table are left out, because privsyn reports what is there
+and changes no file: https://dicom.nema.org/medical/dicom/2026c/output/chtml/part15/chapter_E.html#table_E.1-1
 
 The list was taken from the tags in dicom-anonymizer 2.1.0 (2026c) and compared with idiscore 1.2.0, another
 parse of an edition after 2024b: its 619 attributes are all here, and the other 33 are newer than it.
 
-Besides these rows the table has three kinds of tags that go by pattern: private ones (odd groups), curves
+Besides these rows the table names three kinds of tags by a pattern: private ones (odd groups), curves
 (all of groups 50xx) and overlays (60xx,3000 and 60xx,4000).
 """
 
@@ -18,11 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from privsyn.cohort.entries import MARK_LENGTH
+
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
-
-SHOWN = 64
-"""Characters of a value that are shown."""
 
 CURVE_GROUPS = range(0x5000, 0x5100, 2)
 OVERLAY_GROUPS = range(0x6000, 0x6100, 2)
@@ -217,15 +215,15 @@ CONFIDENTIAL = frozenset(_ROWS.split())
 
 
 def identifying(dataset: Dataset, keyword_for_tag: Callable[[int], str]) -> dict[str, str]:
-    """What in an object may identify somebody, at any depth of its sequences.
+    """The identifying metadata of an object, at any depth of its sequences.
 
     Args:
-        keyword_for_tag: the dictionary of pydicom, which is imported where DICOM is read.
+        keyword_for_tag: the dictionary of pydicom, which only `privsyn.cohort.dicom` imports.
 
     Returns:
-        `DICOM PatientName` and so on to the value, or its different values, cut to `SHOWN` characters; how
-        many private elements, overlays and curves there are, if any; and always `DICOM BurnedInAnnotation`,
-        what the file claims of text in its pixels, or `absent`.
+        `DICOM PatientName` and so on to the value, or its different values, cut to `MARK_LENGTH` characters;
+        the numbers of private elements, overlays and curves, if there are any; and always
+        `DICOM BurnedInAnnotation`, what the file claims about text in its pixels, or `absent`.
     """
     found: dict[str, dict[str, None]] = {}
     private = 0
@@ -241,15 +239,15 @@ def identifying(dataset: Dataset, keyword_for_tag: Callable[[int], str]) -> dict
                 curves.add(group)
             elif keyword in CONFIDENTIAL:
                 found.setdefault(f"DICOM {keyword}", {})[value] = None
-    marks = {name: "\\".join(values)[:SHOWN] for name, values in found.items()}
+    marks = {name: "\\".join(values)[:MARK_LENGTH] for name, values in found.items()}
     counts = {"private tags": private, "overlay": len(overlays), "curve": len(curves)}
     marks.update({f"DICOM {name}": str(count) for name, count in counts.items() if count})
-    claim = as_text(dataset.get("BurnedInAnnotation")).upper()[:SHOWN]
+    claim = as_text(dataset.get("BurnedInAnnotation")).upper()[:MARK_LENGTH]
     return {**marks, "DICOM BurnedInAnnotation": claim or "absent"}
 
 
 def as_text(value: object) -> str:
-    """A value as one printable line; bytes as their number, several values joined as DICOM joins them."""
+    """A value as one printable line; bytes as their number, several values joined by a backslash."""
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -261,7 +259,7 @@ def as_text(value: object) -> str:
 
 
 def _elements(dataset: Dataset) -> Iterator[tuple[int, str]]:
-    """Tag and value of every element that has one, those in sequences too; private creators are none."""
+    """Tag and value of every element with a value, also within sequences, but for private creators."""
     for tag in list(dataset.keys()):
         raw: Any = dataset.get_item(tag)
         if tag == 0x7FE00010 or tag.is_private_creator:
@@ -273,7 +271,7 @@ def _elements(dataset: Dataset) -> Iterator[tuple[int, str]]:
             element = dataset[tag]
             items = list(element.value or ()) if element.VR == "SQ" else []
             text = f"{len(items)} item{'s' * (len(items) > 1)}" if items else as_text(element.value)
-        except Exception:  # a value that cannot be made sense of is there all the same
+        except Exception:  # a value that cannot be parsed may still identify a person
             yield int(tag), "not readable"
             continue
         if text:

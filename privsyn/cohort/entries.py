@@ -1,7 +1,8 @@
-"""What a source yields: entries, which are cheap until read, and the pictures that an entry holds.
+"""What a source yields: entries, which are cheap until they are read, and the images of an entry.
 
-Both are named tuples, which are made and sent to other processes several times as fast as data classes.
-Ids, names and paths live here only, between a source and its cohort; nothing here is written to disk.
+Both are named tuples, which are created and sent to other processes several times faster than data classes.
+Patient ids, names and paths exist only here, between a source and its cohort; nothing here is written to
+disk.
 """
 
 from __future__ import annotations
@@ -9,53 +10,51 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from privsyn.bit_depth import Images
 from privsyn.errors import CohortError
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+MARK_LENGTH = 64  # characters that are kept of the value of a mark
 
 
 class NotAnImage(CohortError):
-    """The file is something else: listed and passed over, where other files are refused."""
+    """The file is not an image: it is listed and passed over, and not refused as a damaged image is."""
 
 
-class Picture(NamedTuple):
-    """One image as its source has it, before it is made what the recipe declares.
+class SourceImage(NamedTuple):
+    """One image as it is in its source, before it is fitted to the recipe.
 
     Attributes:
         pixels: (H, W, 1) grey or (H, W, 3) RGB, uint8; or (H, W, 1) grey, uint16, which spans 0 to 65,535.
-        label: what the file itself says, a class name; None leaves it to the entry.
-        patient: what the file itself says; None leaves it to the entry.
-        part: which image of a file that holds several, such as "frame 3".
-        marks: what in the file may identify somebody: name of the attribute, prefixed by its kind ("DICOM
-            PatientName", "EXIF GPSInfo", "PNG text Author"), to its value as text. Once a file, with its
-            first picture.
+        label: the class name that the file gives; None if the entry gives it.
+        patient: the patient id that the file gives; None if the entry gives it.
+        part: which image of a file with several, such as "frame 3".
+        marks: identifying metadata of the file: name of the attribute, prefixed by its kind ("DICOM
+            PatientName", "EXIF GPSInfo", "PNG text Author"), to its value as text. Only on the first image of
+            a file.
     """
 
-    pixels: Pixels
+    pixels: Images
     label: str | None = None
     patient: str | None = None
     part: str = ""
     marks: Mapping[str, str] = {}
 
 
-class Entry(NamedTuple):
-    """One file, or one row of an array or table, of a source; can be sent to another process.
+class SourceEntry(NamedTuple):
+    """One file of a source, or one row of its array or table; can be sent to another process.
 
     Attributes:
-        where: what to call it on the user's terminal; never written to a file.
-        label: a class name (text), an index of `data.classes` (int), or None if the file is to say it.
-        patient: the id as the source spells it, or None if the file is to say it, or nobody does.
-        read: gives the pictures in it; raises CohortError with the reason if it cannot.
-        stamp: changes when what is read changes, as far as can be told without reading (path, size, time).
-        subgroup: as the source spells it, "" where it says none; None if nobody asked for it.
+        where: its name on the user's terminal; never written to a file.
+        label: a class name (text), an index of `data.classes` (int), or None if the file gives it.
+        patient: the id as the source spells it, or None if the file gives it or there is none.
+        read: returns its images; raises CohortError with the reason if it cannot.
+        stamp: changes when the content changes, as far as is known without reading (path, size, time).
+        subgroup: as the source spells it, "" where it is unknown; None without subgroups.
     """
 
     where: str
     label: str | int | None
     patient: str | None
-    read: Callable[[], Iterable[Picture]]
+    read: Callable[[], Iterable[SourceImage]]
     stamp: str = ""
     subgroup: str | None = None

@@ -1,10 +1,10 @@
-"""The index of a cohort that is being made: 112 bytes an image, on disk until all images were read.
+"""The index of a cohort in preparation: 112 bytes an image, on disk until all images are read.
 
-Each record says what an image is; the pixels lie beside it, in the order in which they were read. Both are
-appended to and never changed, with a third file of notes on what was read to its end: after a kill, what
-those three agree on is kept. They name nobody: files by keyed hashes, patients by HMACs under this machine's
-key; subgroups, which are coarse, are numbers, whose names stand in the notes. The split's draws are hashes
-under a public seed, by which ids could be guessed: they are masked.
+Each record describes an image; its pixels are in a second file, in the order in which they were read. Both
+files are appended to and never changed, and a third holds a note on every chunk that was read to its end:
+after a kill, what the three agree on is kept. They identify nobody: files are keyed hashes, patients are
+HMACs under this machine's key, and subgroups, which are coarse, are numbers whose names are in the notes. The
+split's draws are hashes under a public seed, from which ids could be guessed: they are masked.
 """
 
 from __future__ import annotations
@@ -14,41 +14,59 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privsyn.cohort.entries import Pixels
+from privsyn.bit_depth import Images
 from privsyn.errors import PrivsynError
 from privsyn.files import read_json, write_json
 
-RECORD = np.dtype(
+RECORD_DTYPE = np.dtype(
     [
         ("sha256", "S32"),  # of the pixels
-        ("patient", "S32"),  # HMAC of the unit; empty while the image has no patient
-        ("draw", "S32"),  # orders the unit in the split
+        ("patient", "S32"),  # HMAC of the patient; empty while the image has none
+        ("draw", "S32"),  # orders the patient in the split
         ("label", "<u2"),
-        ("subgroup", "<u2"),  # a number, by the order in which the notes tell names; 0 if there are none
-        ("row", "<u4"),  # where the pixels lie
-        ("source", "<u8"),  # what it was read from, a keyed hash
+        ("subgroup", "<u2"),  # a number, in the order of the names in the notes; 0 without subgroups
+        ("row", "<u4"),  # of its pixels
+        ("source", "<u8"),  # keyed hash of the entry that it was read from
     ]
 )
-Records = NDArray[np.void]
+IndexRecords = NDArray[np.void]
 _FILES = ("records", "pixels", "notes")
 _BLOCK = 256  # records under one mask
 
 
-class Index:
+@dataclass(frozen=True)
+class ChunkNote:
+    """What a later run must know about a chunk of entries that need not be read again.
+
+    Attributes:
+        sources: keyed hashes of the entries.
+        opted_out: images of patients who opted out.
+        marks: identifying metadata by name, to the number of files that have it.
+        subgroups: names that occur here for the first time.
+    """
+
+    sources: Sequence[int]
+    opted_out: int
+    marks: Mapping[str, int]
+    subgroups: Sequence[str] = ()
+
+
+class ImageIndex:
     """Records and pixels of the images read so far.
 
     Args:
-        folder: where to keep them; None keeps them in memory and, unless `pixels`, the records alone.
+        folder: of the three files; None keeps everything in memory, and without `pixels` only the records.
         shape: of an image, (H, W, C).
-        about: changes when another index must be begun.
+        about: describes the purpose; an index with another purpose is not resumed.
         key: of this machine.
     """
 
@@ -78,11 +96,12 @@ class Index:
         for handle in self._handles():
             handle.close()
 
-    def notes(self) -> Iterator[dict[str, Any]]:
-        """What was noted of images that were read to their end, in order."""
+    def notes(self) -> Iterator[ChunkNote]:
+        """The note on each chunk that was read to its end, in order."""
         self._notes.seek(0)
         for line in self._notes:
-            yield json.loads(line)
+            found = json.loads(line)
+            yield ChunkNote(found["sources"], found["opted_out"], found["marks"], found.get("subgroups", ()))
 
     def put_pixels(self, pixels: bytes | bytearray) -> int:
         """Append images, and return the row of the first."""
@@ -92,11 +111,12 @@ class Index:
         self.rows += len(pixels) // self.bytes_per_image
         return row
 
-    def finish(self, records: Records, note: Mapping[str, Any]) -> None:
-        """Append records whose pixels are there, with a note on what they came from."""
+    def finish(self, records: IndexRecords, note: ChunkNote) -> None:
+        """Append records whose pixels are there, with a note on the entries that they came from."""
         masked = records.copy()
         masked["draw"] = self._masked(records["draw"], self.images)
-        line = json.dumps({"images": len(records), **note}, separators=(",", ":")) + "\n"
+        content = {"images": len(records), **asdict(note)}
+        line = json.dumps(content, separators=(",", ":")) + "\n"
         contents = {self._records: masked.tobytes(), self._notes: line.encode()}
         for handle in self._handles():
             handle.write(contents.get(handle, b""))
@@ -104,21 +124,22 @@ class Index:
         self.images += len(records)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything."""
         for handle in self._handles():
             self._cut(handle, 0)
         self.images = self.rows = 0
 
-    def records(self) -> Records:
-        """(n,) of `RECORD`, a copy."""
-        found = self._all(self._records, RECORD)
+    def records(self) -> IndexRecords:
+        """(n,) of `RECORD_DTYPE`, a copy."""
+        found = self._all(self._records, RECORD_DTYPE)
         for start in range(0, len(found), _BLOCK):
             block = found[start : start + _BLOCK]
             block["draw"] = self._masked(block["draw"], start)
         return found
 
-    def read(self, rows: NDArray[Any]) -> Pixels:
-        """(k, H, W, C) images by their rows; read, not mapped, so that memory holds these alone."""
+    def read(self, rows: NDArray[Any]) -> Images:
+        """(k, H, W, C) images by their rows; they are read and not mapped, so that memory holds only
+        these."""
         assert self._pixels is not None
         self._pixels.flush()
         size = self.bytes_per_image
@@ -131,12 +152,12 @@ class Index:
         return np.frombuffer(content, self.dtype).reshape(len(rows), *self.shape)
 
     def _resume(self, about: str) -> None:
-        """Go on where another run stopped, if it wanted the same, or begin."""
+        """Continue an interrupted run with the same purpose, or start with empty files."""
         self._nonce = secrets.token_hex(16)
         if self.folder is None:
             return
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        about = hashlib.sha256(f"{about} {RECORD.descr} {self.shape} {self.dtype}".encode()).hexdigest()
+        about = hashlib.sha256(f"{about} {RECORD_DTYPE.descr} {self.shape} {self.dtype}".encode()).hexdigest()
         with suppress(PrivsynError, KeyError, TypeError):
             found = read_json(self.folder / "about.json")
             if found["about"] == about:
@@ -156,7 +177,7 @@ class Index:
         return handle
 
     def _settle(self) -> int:
-        """Cut off what an interrupted run did not finish; returns the number of images that are left."""
+        """Cut off what an interrupted run did not finish; returns the number of images that remain."""
         self.rows = images = length = 0
         for line in self._lines():
             length += len(line)
@@ -165,15 +186,15 @@ class Index:
         if self._pixels is not None:
             self.rows = self._length(self._pixels) // self.bytes_per_image
             self._cut(self._pixels, self.rows * self.bytes_per_image)
-        lost = self._length(self._records) < images * RECORD.itemsize
-        if lost or (images and self._all(self._records, RECORD)["row"][:images].max() >= self.rows):
+        lost = self._length(self._records) < images * RECORD_DTYPE.itemsize
+        if lost or (images and self._all(self._records, RECORD_DTYPE)["row"][:images].max() >= self.rows):
             self.clear()  # the disk lost something that was written earlier
             return 0
-        self._cut(self._records, images * RECORD.itemsize)
+        self._cut(self._records, images * RECORD_DTYPE.itemsize)
         return images
 
     def _handles(self) -> list[BinaryIO]:
-        """In the order in which they are written: what a note tells of is there before the note."""
+        """The files in the order of writing: pixels and records are there before the note on them."""
         handles = (self._pixels, self._records, self._notes)
         return [handle for handle in handles if handle is not None]
 
@@ -182,7 +203,7 @@ class Index:
         return (line for line in self._notes if line.endswith(b"\n"))
 
     def _masked(self, draws: NDArray[np.bytes_], start: int) -> NDArray[np.bytes_]:
-        """XOR with a stream that only this machine's key makes; twice gives back what was there."""
+        """XOR with a stream derived from this machine's key; applied twice, it gives the draws back."""
         first, last = start // _BLOCK, (start + len(draws)) // _BLOCK
         stream = b"".join(
             hashlib.shake_256(self._key + f"draws {self._nonce} {block}".encode()).digest(32 * _BLOCK)
@@ -207,7 +228,7 @@ class Index:
         handle.seek(0, os.SEEK_END)
 
 
-def pixel_digest(pixels: Pixels) -> str:
+def pixel_digest(pixels: Images) -> str:
     """sha256 (hex) of the bytes of an image, rows first, channels last."""
     return hashlib.sha256(pixels.tobytes()).hexdigest()
 

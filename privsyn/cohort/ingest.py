@@ -1,54 +1,47 @@
-"""From entries to an index: every image read once, made what the recipe declares, and noted.
-
-Ids in the clear exist here only between reading a source and hashing them.
-"""
+"""Read every entry of a source once, fit its images to the recipe, and add them to the index."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import hmac
 import itertools
 import struct
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privsyn.cohort.entries import Entry, NotAnImage, Picture
-from privsyn.cohort.index import RECORD, Index, Records
+from privsyn.cohort.entries import NotAnImage, SourceEntry, SourceImage
+from privsyn.cohort.index import RECORD_DTYPE, ChunkNote, ImageIndex, IndexRecords
 from privsyn.cohort.labels import label_index
 from privsyn.cohort.pixels import fit_pixels
-from privsyn.cohort.split import draw
+from privsyn.cohort.pseudonyms import entry_hash, normal_id, pseudonym_and_draw
 from privsyn.cohort.subgroups import coarse, subgroup_name
-from privsyn.cohort.workers import Again, Event, Lost, in_process, in_processes
+from privsyn.cohort.workers import ChunkRestarted, ItemLost, WorkerEvent, in_process, in_processes
 from privsyn.errors import CohortError
 from privsyn.progress import Progress
 from privsyn.recipe import Data
 
 BURNED_IN = "DICOM BurnedInAnnotation"
-FEW = 200  # entries for which no process is worth being started
+FEWEST_FOR_PROCESSES = 200  # entries; with fewer, starting processes takes longer than it saves
 CHUNK = 64  # entries that go to a worker at once, unless they are large
 CHUNK_BYTES = 8 << 20
-EXAMPLES = 3  # values of an identifier that are shown to a user who asks
-_RECORD = struct.Struct("<32s32s32sH2xIQ")  # the subgroup is 0, until the chunk is whole
+EXAMPLES = 3  # values of an identifier that `--show` prints
+_RECORD = struct.Struct("<32s32s32sH2xIQ")  # the subgroup is 0 until the chunk is whole
 _PACK = _RECORD.pack
-assert _RECORD.size == RECORD.itemsize
+assert _RECORD.size == RECORD_DTYPE.itemsize
 
 
 @dataclass(frozen=True)
-class Reader:
-    """What is done with every entry; sent to each worker once.
+class EntryReader:
+    """Reads entries to pixels and records; sent to each worker once.
 
     Attributes:
         seed: of the split.
         key: of this machine's HMACs.
         opted_out: HMACs of patients who must not be in any cohort.
-        keep_values: whether the values of identifiers are wanted, for the user's eyes.
+        keep_values: whether to keep some values of identifiers, for the user's terminal.
     """
 
     data: Data
@@ -57,18 +50,18 @@ class Reader:
     opted_out: frozenset[bytes] = frozenset()
     keep_values: bool = False
 
-    def __call__(self, entries: Sequence[Entry]) -> Iterator[Rows | list[Outcome]]:
-        """Rows in pieces of bounded size, then an outcome for each entry."""
-        rows, outcomes = Rows(), []
+    def __call__(self, entries: Sequence[SourceEntry]) -> Iterator[ReadImages | list[EntryOutcome]]:
+        """Images in batches of bounded size, then an outcome for each entry."""
+        rows, outcomes = ReadImages(), []
         for entry in entries:
-            outcome = Outcome(entry_hash(entry, self.key))
+            outcome = EntryOutcome(entry_hash(entry, self.key))
             try:
                 for picture in entry.read():
                     outcome.note(picture, self.keep_values)
                     self._add(rows, outcome, entry, picture)
                     if len(rows.pixels) > CHUNK_BYTES:
                         yield rows
-                        rows = Rows()
+                        rows = ReadImages()
             except NotAnImage as fault:
                 outcome.passed_over = str(fault)
             except CohortError as fault:
@@ -80,11 +73,11 @@ class Reader:
             yield rows
         yield outcomes
 
-    def _add(self, rows: Rows, outcome: Outcome, entry: Entry, picture: Picture) -> None:
+    def _add(self, rows: ReadImages, outcome: EntryOutcome, entry: SourceEntry, picture: SourceImage) -> None:
         patient = normal_id(entry.patient) or normal_id(picture.patient)
         pseudonym = drawn = b""
         if patient:
-            pseudonym, drawn = _hashed(f"patient {patient}", self.key, self.seed)
+            pseudonym, drawn = pseudonym_and_draw(f"patient {patient}", self.key, self.seed)
             if pseudonym in self.opted_out:
                 outcome.opted_out += 1
                 return
@@ -101,7 +94,7 @@ class Reader:
 
 
 @dataclass
-class Rows:
+class ReadImages:
     """Images as bytes, one after another, and their records, whose rows count from 0."""
 
     records: bytearray = field(default_factory=bytearray)
@@ -110,15 +103,16 @@ class Rows:
 
 
 @dataclass
-class Outcome:
-    """What became of one entry.
+class EntryOutcome:
+    """The outcome of reading one entry.
 
     Attributes:
-        source: `entry_hash` of it.
-        images: how many went into the index.
-        refused, passed_over: why, in words; "" if not.
+        source: `entry_hash` of the entry.
+        images: number of images that went into the index.
+        refused, passed_over: the reason; "" if it was not.
         opted_out: images of patients who opted out.
-        marks: names of what in it may identify somebody; `values` of them only if wanted.
+        marks: names of its identifying metadata.
+        values: of these, if wanted.
     """
 
     source: int
@@ -129,7 +123,7 @@ class Outcome:
     marks: tuple[str, ...] = ()
     values: dict[str, str] = field(default_factory=dict)
 
-    def note(self, picture: Picture, keep_values: bool) -> None:
+    def note(self, picture: SourceImage, keep_values: bool) -> None:
         if picture.marks:
             declared = picture.marks.get(BURNED_IN)
             self.marks += tuple(f"{name} {declared}" if name == BURNED_IN else name for name in picture.marks)
@@ -137,17 +131,21 @@ class Outcome:
                 self.values |= picture.marks
 
 
+ReadingEvent = WorkerEvent[ReadImages | list[EntryOutcome], SourceEntry]
+
+
 @dataclass
 class Ingested:
-    """What became of a source.
+    """The outcome of reading a source.
 
     Attributes:
-        refused: (where, why) of each entry that cannot be used; for the terminal alone.
-        passed_over: (where, why) of each that is no image.
+        refused: (where, why) of each entry that cannot be used; only for the terminal.
+        passed_over: (where, why) of each entry that is not an image; only for the terminal.
         opted_out: images of patients who opted out.
-        marks: identifiers by name to the number of files that have them.
-        examples: values of them, if wanted; for the terminal alone.
-        subgroups: names by the numbers that records have for them; empty if nobody asked for any.
+        files: number of entries.
+        marks: identifying metadata by name, to the number of files that have it.
+        examples: some of their values, if wanted; only for the terminal.
+        subgroups: names, by the numbers in the records; empty without subgroups.
     """
 
     refused: list[tuple[str, str]] = field(default_factory=list)
@@ -158,15 +156,15 @@ class Ingested:
     examples: dict[str, set[str]] = field(default_factory=dict)
     subgroups: list[str] = field(default_factory=list)
 
-    def resume(self, index: Index) -> None:
+    def resume(self, index: ImageIndex) -> None:
         """Count what an interrupted run has read."""
         for note in index.notes():
-            self.files += len(note["sources"])
-            self.opted_out += note["opted_out"]
-            self.marks.update(note["marks"])
-            self.subgroups += note.get("subgroups", ())
+            self.files += len(note.sources)
+            self.opted_out += note.opted_out
+            self.marks.update(note.marks)
+            self.subgroups += note.subgroups
 
-    def add(self, entry: Entry, outcome: Outcome) -> None:
+    def add(self, entry: SourceEntry, outcome: EntryOutcome) -> None:
         self.files += 1
         if outcome.refused:
             self.refused.append((entry.where, outcome.refused))
@@ -179,7 +177,9 @@ class Ingested:
             if len(known) < EXAMPLES:
                 known.add(value)
 
-    def number(self, records: Records, chunk: Sequence[Entry], outcomes: Sequence[Outcome]) -> list[str]:
+    def number(
+        self, records: IndexRecords, chunk: Sequence[SourceEntry], outcomes: Sequence[EntryOutcome]
+    ) -> list[str]:
         """Put the numbers of their subgroups into records; returns the names that were not known before."""
         numbers = {name: number for number, name in enumerate(self.subgroups)}
         found = {
@@ -194,91 +194,104 @@ class Ingested:
         return new
 
 
-def ingest(
-    entries: Callable[[], Iterable[Entry]],
-    reader: Reader,
-    index: Index,
-    *,
-    processes: int,
-    progress: Progress,
-) -> Ingested:
+@dataclass(frozen=True)
+class SourceReading:
+    """A source and how it is read.
+
+    Attributes:
+        entries: lists the entries, from the start on each call.
+        reader: reads them.
+        processes: 1 reads in this process; more survive decoders that crash.
+    """
+
+    entries: Callable[[], Iterable[SourceEntry]]
+    reader: EntryReader
+    processes: int
+    progress: Progress
+
+
+def ingest(reading: SourceReading, index: ImageIndex) -> Ingested:
     """Read every entry that the index does not have yet into it.
 
-    Args:
-        entries: lists them; once more if an interrupted run is resumed, to see whether its files still are.
-        processes: 1 reads in this process; more survive decoders that crash.
+    Entries are listed once more if an interrupted run is resumed, to see whether its files are unchanged.
 
     Raises:
-        CohortError: the source as a whole cannot be read, or its subgroups are no coarse groups.
+        CohortError: the source as a whole cannot be read, or its subgroups are too many or too long.
     """
-    told = Ingested()
-    known = _known(entries, reader.key, index)
-    told.resume(index)
-    waiting: dict[int, Sequence[Entry]] = {}
+    ingested, known = Ingested(), _known(reading, index)
+    ingested.resume(index)
+    waiting: dict[int, Sequence[SourceEntry]] = {}
 
-    def chunks() -> Iterator[Sequence[Entry]]:
-        unread = coarse(entries(), index.clear)
-        if not known.all_taken:
-            unread = (entry for entry in unread if not known.takes(entry_hash(entry, reader.key)))
-        size = max(1, min(CHUNK, CHUNK_BYTES // index.bytes_per_image))
-        for number in itertools.count():
-            waiting[number] = chunk = tuple(itertools.islice(unread, size))
-            if not chunk:
-                return
+    def chunks() -> Iterator[Sequence[SourceEntry]]:
+        for number, chunk in enumerate(_unread(reading, known, index)):
+            waiting[number] = chunk
             yield chunk
 
-    with progress.stage("read images", None) as advance:
-        events: Iterator[Event[Rows | list[Outcome], Entry]]
-        if processes == 1 or len(list(itertools.islice(entries(), FEW))) < FEW:
-            events = in_process(reader, chunks())
-        else:
-            events = in_processes(reader, chunks(), processes)
-        for number, records, outcomes in _whole_chunks(events, index, reader.key):
+    with reading.progress.stage("read images", None) as advance:
+        events = _read(reading, chunks())
+        for number, records, outcomes in _whole_chunks(events, index, reading.reader.key):
             chunk = waiting.pop(number)
             for entry, outcome in zip(chunk, outcomes, strict=True):
-                told.add(entry, outcome)
-            index.finish(records, _note(outcomes, told.number(records, chunk, outcomes)))
+                ingested.add(entry, outcome)
+            index.finish(records, _note(outcomes, ingested.number(records, chunk, outcomes)))
             advance(len(chunk))
-    return told
+    return ingested
+
+
+def _unread(reading: SourceReading, known: _Known, index: ImageIndex) -> Iterator[Sequence[SourceEntry]]:
+    """Chunks of the entries that the index does not have."""
+    entries = coarse(reading.entries(), index.clear)
+    if not known.all_taken:
+        entries = (entry for entry in entries if not known.takes(entry_hash(entry, reading.reader.key)))
+    size = max(1, min(CHUNK, CHUNK_BYTES // index.bytes_per_image))
+    while chunk := tuple(itertools.islice(entries, size)):
+        yield chunk
+
+
+def _read(reading: SourceReading, chunks: Iterable[Sequence[SourceEntry]]) -> Iterator[ReadingEvent]:
+    """Read in this process, or in several if there are enough entries."""
+    if reading.processes == 1 or _fewer_than(FEWEST_FOR_PROCESSES, reading.entries()):
+        return in_process(reading.reader, chunks)
+    return in_processes(reading.reader, chunks, reading.processes)
+
+
+def _fewer_than(count: int, entries: Iterable[SourceEntry]) -> bool:
+    return len(list(itertools.islice(entries, count))) < count
 
 
 def _whole_chunks(
-    events: Iterable[Event[Rows | list[Outcome], Entry]], index: Index, key: bytes
-) -> Iterator[tuple[int, Records, list[Outcome]]]:
-    """Chunks that came to their end: number, records of what can be used, an outcome for each entry."""
-    records: dict[int, list[Records]] = defaultdict(list)
-    outcomes: dict[int, list[Outcome]] = defaultdict(list)
+    events: Iterable[ReadingEvent], index: ImageIndex, key: bytes
+) -> Iterator[tuple[int, IndexRecords, list[EntryOutcome]]]:
+    """Chunks that were read to their end: number, records of usable images, an outcome for each entry."""
+    records: dict[int, list[IndexRecords]] = defaultdict(list)
+    outcomes: dict[int, list[EntryOutcome]] = defaultdict(list)
     for event in events:
         number = event.chunk
-        if isinstance(event, Again):
+        if isinstance(event, ChunkRestarted):
             records.pop(number, None)
             outcomes.pop(number, None)
             continue
-        if isinstance(event, Lost):
-            outcomes[number].append(Outcome(entry_hash(event.item, key), refused=event.why))
-        elif isinstance(event.value, Rows):
-            some = np.frombuffer(event.value.records, RECORD)
+        if isinstance(event, ItemLost):
+            outcomes[number].append(EntryOutcome(entry_hash(event.item, key), refused=event.why))
+        elif isinstance(event.value, ReadImages):
+            some = np.frombuffer(event.value.records, RECORD_DTYPE)
             some["row"] += index.put_pixels(event.value.pixels)
             records[number].append(some)
         else:
             outcomes[number] += event.value
         if event.last:
-            found = np.concatenate([np.empty(0, RECORD), *records.pop(number, [])])
+            found = np.concatenate([np.empty(0, RECORD_DTYPE), *records.pop(number, [])])
             ended = outcomes.pop(number)
             refused = [outcome.source for outcome in ended if outcome.refused]
             yield number, found[~np.isin(found["source"], np.array(refused, np.uint64))], ended
 
 
-def _note(outcomes: Sequence[Outcome], subgroups: Sequence[str]) -> dict[str, Any]:
-    """What a later run must know of entries that need not be read again, and of subgroups first met here."""
+def _note(outcomes: Sequence[EntryOutcome], subgroups: Sequence[str]) -> ChunkNote:
+    """The note on a chunk; what was refused or passed over is read again by a later run."""
     ended = [outcome for outcome in outcomes if not (outcome.refused or outcome.passed_over)]
     marks = Counter(name for outcome in ended for name in dict.fromkeys(outcome.marks))
-    note = {
-        "sources": [outcome.source for outcome in ended],
-        "opted_out": sum(outcome.opted_out for outcome in ended),
-        "marks": dict(marks),
-    }
-    return note | ({"subgroups": subgroups} if subgroups else {})
+    opted_out = sum(outcome.opted_out for outcome in ended)
+    return ChunkNote([outcome.source for outcome in ended], opted_out, dict(marks), subgroups)
 
 
 class _Known:
@@ -299,39 +312,14 @@ class _Known:
         return not self.left.any()
 
 
-def _known(entries: Callable[[], Iterable[Entry]], key: bytes, index: Index) -> _Known:
-    """What an interrupted run has read, if all of it is still as it was; else the index begins anew."""
-    hashes = np.array([each for note in index.notes() for each in note["sources"]], np.uint64)
+def _known(reading: SourceReading, index: ImageIndex) -> _Known:
+    """What an interrupted run has read, if all of it is unchanged; otherwise the index is cleared."""
+    hashes = np.array([each for note in index.notes() for each in note.sources], np.uint64)
     if len(hashes):
         listed = _Known(hashes)
-        for entry in entries():
-            listed.takes(entry_hash(entry, key))
+        for entry in reading.entries():
+            listed.takes(entry_hash(entry, reading.reader.key))
         if not listed.all_taken:
             index.clear()
             hashes = hashes[:0]
     return _Known(hashes)
-
-
-def entry_hash(entry: Entry, key: bytes) -> int:
-    """64 bits that stand for an entry and for what can be told of it without reading; keyed."""
-    told = f"{entry.label}\0{entry.patient}"
-    if entry.subgroup is not None:
-        told += f"\0{entry.subgroup}"
-    about = f"{entry.where}\0{entry.stamp}\0{told}".encode(errors="surrogateescape")
-    return int.from_bytes(hashlib.blake2b(about, digest_size=8, key=key).digest(), "little")
-
-
-@functools.lru_cache(maxsize=1024)  # images of one patient mostly follow each other
-def _hashed(unit: str, key: bytes, seed: int) -> tuple[bytes, bytes]:
-    """The pseudonym of a unit, and its draw in the split."""
-    return pseudonym_of(unit, key), draw(seed, unit)
-
-
-def pseudonym_of(unit: str, key: bytes) -> bytes:
-    """HMAC-SHA256 of a unit under this machine's key, 32 bytes."""
-    return hmac.digest(key, unit.encode(), hashlib.sha256)
-
-
-def normal_id(patient: str | None) -> str:
-    """An id as it is compared: NFC, without blanks around it."""
-    return unicodedata.normalize("NFC", patient or "").strip()

@@ -1,4 +1,4 @@
-"""What a source calls a class, as an index of the classes that the recipe declares."""
+"""The label of an image as an index of the classes that the recipe declares."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ def label_index(label: str | int | None, classes: Sequence[str]) -> int:
     """The index of a label in `classes`: its name first, else its number.
 
     A text that is a number counts as an index only if no class is itself named like a number; otherwise
-    `1` could mean one class and `0`, unlisted, another. No label is the only class.
+    `1` could be a name and `0` an index. An image without a label belongs to the only class.
 
     Raises:
-        CohortError: neither fits, with the nearest class name; or there is no label, and several classes.
+        CohortError: neither fits, or there are several classes and no label.
     """
     if label is None:
         if len(classes) == 1:
             return 0
-        raise CohortError("has no label: give one by a class folder, a table or data.label_tag")
+        raise CohortError("has no label: use a class folder, --table FILE or data.label_tag")
     if isinstance(label, int):
         if 0 <= label < len(classes):
             return label

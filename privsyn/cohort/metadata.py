@@ -1,20 +1,20 @@
-"""What a PNG, JPEG, TIFF or WebP file says beside its pixels: what may identify somebody, by name.
+"""Identifying metadata of PNG, JPEG, TIFF and WebP files: which there is, by name.
 
-Nothing of it reaches a cohort; whoever prepares one learns that it is there.
+None of it reaches a cohort; `prepare` reports that it is there.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from PIL import ExifTags
 from PIL.ImageFile import ImageFile
 
-LONGEST = 64  # characters of a value that are kept
-_SILENT: Mapping[str, str] = {}
-_MOST = 100  # marks of a file: a file may hold millions
+from privsyn.cohort.entries import MARK_LENGTH
+
+_NO_MARKS: Mapping[str, str] = {}
+_MOST_MARKS = 100  # of a file, which may hold millions
 _EXIF_KEYS = ("exif", "Raw profile type exif")
 _XMP_KEYS = ("xmp", "XML:com.adobe.xmp")
 _OTHERS = {
@@ -23,37 +23,37 @@ _OTHERS = {
     "photoshop": "{format} Photoshop",
     "flashpix": "{format} FlashPix",
 }
-# How pixels are laid out or were taken, in any number of files: it says nothing of anybody.
+# Layout and encoding of the pixels, which are the same in many files and identify nobody.
 _LAYOUT = frozenset(
     {
         *range(254, 269),  # size, bits, compression, photometric ...
         *(273, 274, 277, 278, 279, 282, 283, 284, 296, 297),  # strips, orientation, resolution
         *(317, 318, 319, 320, 322, 323, 324, 325, 330, 338, 339, 347),  # predictor, palette, tiles, samples
         *(513, 514, 529, 530, 531, 532),  # JPEG in TIFF
-        *(34665, 34675, 34853, 40965),  # where other tags are; the ICC profile, told by itself
+        *(34665, 34675, 34853, 40965),  # pointers to other tags; the ICC profile, reported by itself
         *(36864, 37121, 37122, 40960, 40961, 40962, 40963),  # versions, components, size again
     }
 )
 
 
 def may_lie_on_its_side(image: ImageFile) -> bool:
-    """Whether the file may say how to turn it; a TIFF is turned by Pillow."""
+    """Whether the file may hold an orientation; Pillow turns a TIFF upright by itself."""
     return bool(image.info) and any(key in image.info for key in (*_EXIF_KEYS, *_XMP_KEYS))
 
 
 def picture_marks(image: ImageFile) -> Mapping[str, str]:
-    """The marks of `Picture` in a file that Pillow has loaded, in the order in which they are found."""
+    """The marks (see `SourceImage`) of a file that Pillow has loaded, in the order of the file."""
     if not image.info and image.format != "TIFF" and not getattr(image, "private_chunks", None):
-        return _SILENT
+        return _NO_MARKS
     found: dict[str, str] = {}
     for name, value in _marks(image):
-        if len(found) == _MOST:
+        if len(found) == _MOST_MARKS:
             break
         found.setdefault(name, _text(value))
     return found
 
 
-def _marks(image: ImageFile) -> Iterator[tuple[str, Any]]:
+def _marks(image: ImageFile) -> Iterator[tuple[str, object]]:
     info, kind = image.info, str(image.format)
     if kind == "TIFF" or any(key in info for key in _EXIF_KEYS):
         yield from _exif(image, "TIFF" if kind == "TIFF" else "EXIF")
@@ -63,7 +63,7 @@ def _marks(image: ImageFile) -> Iterator[tuple[str, Any]]:
     for key, name in _OTHERS.items():
         if key in info:
             yield name.format(format=kind), info[key] if key != "icc_profile" else ""
-    texts: Mapping[str, Any] = getattr(image, "text", {}) if kind == "PNG" else {}
+    texts: Mapping[str, object] = getattr(image, "text", {}) if kind == "PNG" else {}
     for key, value in texts.items():
         if key not in _EXIF_KEYS and key not in _XMP_KEYS:
             yield f"PNG text {_text(key)}", value
@@ -71,9 +71,9 @@ def _marks(image: ImageFile) -> Iterator[tuple[str, Any]]:
         yield f"PNG chunk {_text(chunk[0])}", ""
 
 
-def _exif(image: ImageFile, kind: str) -> Iterator[tuple[str, Any]]:
+def _exif(image: ImageFile, kind: str) -> Iterator[tuple[str, object]]:
     try:
-        with warnings.catch_warnings(action="ignore"):  # of a broken entry; the others are still told
+        with warnings.catch_warnings(action="ignore"):  # of a broken entry; the others are still reported
             exif = image.getexif()
             folders = [(kind, dict(exif)), ("EXIF", exif.get_ifd(ExifTags.IFD.Exif))]
             place = exif.get_ifd(ExifTags.IFD.GPSInfo)
@@ -88,8 +88,8 @@ def _exif(image: ImageFile, kind: str) -> Iterator[tuple[str, Any]]:
                 yield f"{prefix} {ExifTags.TAGS.get(tag, f'tag {tag}')}", value
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, bytes):
-        value = value[: 4 * LONGEST].decode(errors="replace").strip("\0")
-    text = str(value)[: 4 * LONGEST]
-    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:LONGEST]
+        value = value[: 4 * MARK_LENGTH].decode(errors="replace").strip("\0")
+    text = str(value)[: 4 * MARK_LENGTH]
+    return "".join(letter if letter.isprintable() else " " for letter in text).strip()[:MARK_LENGTH]

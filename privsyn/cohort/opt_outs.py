@@ -1,6 +1,6 @@
-"""Patients who must not be in any cohort: remembered on this machine, as keyed hashes.
+"""Patients who opted out of every cohort, remembered on this machine as keyed hashes.
 
-A list is given once; every later `prepare` keeps to it, whether it is given again or not.
+A list is given once; every later `prepare` on this machine respects it.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from privsyn.cohort.ingest import normal_id, pseudonym_of
+from privsyn.cohort.pseudonyms import normal_id, pseudonym_of
 from privsyn.errors import CohortError
 from privsyn.files import locked, write_text
 from privsyn.home import has_patient_key, home
@@ -17,10 +17,10 @@ _NAME = "opt-outs.txt"
 
 
 def read_opt_outs(path: Path, key: bytes) -> frozenset[bytes]:
-    """HMACs of the patients whose ids are listed in a text file, one a line; empty lines do not count.
+    """HMACs of the patients whose ids a text file lists, one per line; empty lines are ignored.
 
     Raises:
-        CohortError: the file cannot be read, or lists nobody.
+        CohortError: the file cannot be read, or lists no patient.
     """
     try:
         ids = [normal_id(line) for line in path.read_text(encoding="utf-8-sig").splitlines()]
@@ -28,14 +28,14 @@ def read_opt_outs(path: Path, key: bytes) -> frozenset[bytes]:
         raise CohortError(f"cannot read the opt-outs {path} ({type(error).__name__})") from None
     found = frozenset(pseudonym_of(f"patient {each}", key) for each in ids if each)
     if not found:
-        raise CohortError(f"{path} lists no patient: one id a line, in UTF-8")
+        raise CohortError(f"{path} lists no patient: write one id per line, in UTF-8")
     return found
 
 
 def remembered() -> frozenset[bytes]:
-    """HMACs of all who ever opted out here."""
+    """HMACs of all patients who ever opted out on this machine."""
     if not has_patient_key():
-        return frozenset()  # and nothing is made here for a mere look
+        return frozenset()  # a check must not create a key
     path = home() / _NAME
     if not path.exists():
         return frozenset()
@@ -44,12 +44,14 @@ def remembered() -> frozenset[bytes]:
     except ValueError:
         found = frozenset([b""])
     if any(len(each) != 32 for each in found):
-        raise CohortError(f"{path} is damaged: restore it, or patients who opted out would be taken in again")
+        raise CohortError(
+            f"{path} is damaged: restore it, otherwise patients who opted out would be included again"
+        )
     return found
 
 
 def remember(patients: Iterable[bytes]) -> None:
-    """Add to them; nobody is ever taken off by this program."""
+    """Add patients; privsyn never removes one."""
     path = home() / _NAME
     with locked(path):
         together = remembered() | frozenset(patients)

@@ -1,4 +1,4 @@
-"""Other people's parsers, kept quiet: they warn, log and raise anything on broken bytes."""
+"""Guard third-party parsers, which warn, log and raise any exception on damaged files."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 
-from privsyn.cohort.entries import Picture
+from privsyn.cohort.entries import SourceImage
 from privsyn.errors import CohortError
 
 
-def guarded(pictures: Iterator[Picture], what: str, loggers: Sequence[str]) -> Iterator[Picture]:
-    """The pictures of a parser; whatever it raises but a CohortError becomes one that quotes nothing.
+def guarded(pictures: Iterator[SourceImage], what: str, loggers: Sequence[str]) -> Iterator[SourceImage]:
+    """The images of a parser; any exception becomes a CohortError without the parser's own text.
 
-    Its own words may name the patient.
+    That text may contain the name of the patient.
 
     Args:
         what: the format, as in "it cannot be read as DICOM".
-        loggers: names of those that are not heard meanwhile.
+        loggers: names of loggers that are silenced meanwhile.
     """
     while True:
         with _silence(loggers):
@@ -35,7 +35,7 @@ def guarded(pictures: Iterator[Picture], what: str, loggers: Sequence[str]) -> I
 
 @contextlib.contextmanager
 def _silence(names: Sequence[str]) -> Iterator[None]:
-    """Neither warnings nor log lines: what matters is said in the reason."""
+    """Suppress warnings and log lines; the error message gives the reason."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -1,7 +1,7 @@
-"""From an image file to the pixels that a recipe declares, or a reason why not.
+"""Decode image files, and fit their pixels to the recipe.
 
-Nothing is repaired quietly: what would lose information (colour, transparency, bits, a second frame) is
-refused, and only `data.resize` may change the size.
+Nothing is repaired silently: a file that would lose information (colour, transparency, bits, a second frame)
+is refused with a reason, and only `data.resize` may change the size.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from privsyn.cohort.entries import Picture, Pixels
+from privsyn.bit_depth import Images
+from privsyn.cohort.entries import SourceImage
 from privsyn.cohort.metadata import may_lie_on_its_side, picture_marks
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
 
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 HEAD = 34  # bytes that tell the format
-HELD = 64 * 2**20  # bytes of the largest file that is read at once; decoders read larger ones piece by piece
+HELD = 64 * 2**20  # bytes of the largest file that is read at once; larger ones are read piece by piece
 
-P = TypeVar("P", bound=NDArray[Any])  # of `Pixels`: the type comes out as it went in
+P = TypeVar("P", bound=NDArray[Any])  # of `Images`: the type comes out as it went in
 
 _NONBLOCKING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 # Opened directly: `PIL.Image.open` would try them in turn, and only warn of an image beyond its limit.
@@ -53,7 +54,7 @@ _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # of TIFF
 
 
 def image_format(head: bytes) -> str | None:
-    """Which of `FORMATS` a file with these first bytes (`HEAD` of them) claims to be, whatever its name."""
+    """The format (one of `IMAGE_FORMATS`) of a file with these first `HEAD` bytes, whatever its name."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if head.startswith(b"\xff\xd8\xff"):
@@ -68,13 +69,13 @@ def image_format(head: bytes) -> str | None:
 
 
 def open_regular(path: str | Path, size: int | None = None) -> IO[bytes]:
-    """Open a regular file, all of it in memory if it is small; never a pipe, a socket or a device.
+    """Open a regular file, in memory if it is small; never a pipe, a socket or a device.
 
     Args:
-        size: of the file in bytes, where a listing has told that it is a regular one.
+        size: of the file in bytes, if a listing has shown that it is a regular file.
 
     Raises:
-        CohortError: it does not exist, is no file or may not be read.
+        CohortError: it does not exist, is not a file or may not be read.
     """
     try:
         if size is None:
@@ -94,7 +95,7 @@ def open_regular(path: str | Path, size: int | None = None) -> IO[bytes]:
 
 def _regular_size(path: str | Path) -> int:
     try:
-        status = os.stat(path)  # before opening: a device may act, a pipe may wait for ever
+        status = os.stat(path)  # before opening: a device may act, a pipe may block forever
     except FileNotFoundError:
         status = None
     if status is None or not stat.S_ISREG(status.st_mode):
@@ -117,8 +118,8 @@ def read_image(path: Path) -> NDArray[Any]:
         return read_picture(file).pixels
 
 
-def read_picture(file: IO[bytes] | bytes) -> Picture:
-    """The pixels of one encoded image, as `read_image` gives them, and what in it may identify somebody.
+def read_picture(file: IO[bytes] | bytes) -> SourceImage:
+    """The pixels of one encoded image, as `read_image` returns them, and its identifying metadata.
 
     Raises:
         CohortError: as `read_image`.
@@ -134,7 +135,7 @@ def read_picture(file: IO[bytes] | bytes) -> Picture:
             _check_whole(image)
             inverted = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
             image.load()
-            return Picture(_grey_or_rgb(_upright(image), inverted), marks=picture_marks(image))
+            return SourceImage(_grey_or_rgb(_upright(image), inverted), marks=picture_marks(image))
     except CohortError:
         raise
     except Exception as error:  # a decoder may raise anything on broken bytes
@@ -142,7 +143,7 @@ def read_picture(file: IO[bytes] | bytes) -> Picture:
 
 
 def fit_pixels(pixels: P, data: Data) -> P:
-    """Make pixels what the recipe's `[data]` declares, or say what they are instead.
+    """Fit pixels to the recipe's `[data]`.
 
     `fit` scales both sides to `data.size`, `crop` scales the shorter side and cuts the centre, `pad` scales
     the longer side and adds black; all three antialias. Images of the right size are never resampled.
@@ -154,8 +155,8 @@ def fit_pixels(pixels: P, data: Data) -> P:
         (size, size, channels) of the same dtype, C-contiguous.
 
     Raises:
-        CohortError: no pixels, another bit depth, another size without `data.resize`, or colours in a grey
-            recipe.
+        CohortError: there are no pixels, or the bit depth differs, or the size differs without `data.resize`,
+            or there are colours in a grey recipe.
     """
     size = data.size
     height, width, channels = pixels.shape
@@ -175,10 +176,10 @@ def fit_pixels(pixels: P, data: Data) -> P:
 
 
 def check_depth(dtype: DTypeLike, data: Data) -> None:
-    """See that pixels of this type have as many bits as the recipe declares.
+    """Check that pixels of this type have as many bits as the recipe declares.
 
     Raises:
-        CohortError: they have not; says what may be done.
+        CohortError: they do not; the message says what to do.
     """
     bits = 8 * np.dtype(dtype).itemsize
     if bits == data.bit_depth:
@@ -190,13 +191,13 @@ def check_depth(dtype: DTypeLike, data: Data) -> None:
 
 
 def _quiet(kind: str) -> AbstractContextManager[Any]:
-    """Doubts about metadata are not shown: the pixels decide. PNG has few, and silence costs as much time as
-    all our checks."""
+    """Suppress warnings about metadata. Not for PNG: it has few, and suppressing takes as long as all
+    checks."""
     return nullcontext() if kind == "PNG" else warnings.catch_warnings(action="ignore")
 
 
 def _reason(error: Exception) -> str:
-    """What an exception of a decoder says, in a line; others may quote the file."""
+    """The message of a decoder's exception, in a line; only of types that do not quote the file."""
     text = str(error) if isinstance(error, OSError | SyntaxError) else ""
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     return text[:100].strip() or type(error).__name__
@@ -235,7 +236,7 @@ def _upright(image: ImageFile) -> Image.Image:
     return ImageOps.exif_transpose(image) if may_lie_on_its_side(image) else image
 
 
-def _grey_or_rgb(image: Image.Image, inverted: bool) -> Pixels:
+def _grey_or_rgb(image: Image.Image, inverted: bool) -> Images:
     mode = image.mode
     if mode in _GREY_16:
         return _grey_16(image, inverted)

@@ -1,8 +1,8 @@
-"""From a source of real images to the study's cohort.
+"""Prepare the study's cohort from a source of real images.
 
-Every image is read once. Pixels and index gather in a hidden folder of the study, `.preparing`, from which a
-run that was killed is resumed; when all is known (split, duplicates, text), the cohort is written in its own
-order and takes its place in one step. Memory holds the index, 112 bytes an image, and never the pixels.
+Every image is read once. Pixels and index gather in a hidden folder of the study, `.preparing`, from which an
+interrupted run is resumed. When split, duplicates and text are known, the cohort is written in its own order
+and takes its place in one step. Memory holds the index, 112 bytes an image, and never all pixels.
 """
 
 from __future__ import annotations
@@ -10,122 +10,103 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from privsyn.bit_depth import DTYPES
-from privsyn.cohort.cohort import RECORDS, SCHEMA_VERSION, Cohort, load_cohort
-from privsyn.cohort.entries import Entry
-from privsyn.cohort.index import RECORD, Index, Records
-from privsyn.cohort.ingest import Ingested, Reader, entry_hash, ingest
+from privsyn.cohort.cohort import DOCUMENT, RECORDS, Cohort, load_cohort
+from privsyn.cohort.document import (
+    CohortDocument,
+    IdentifierCounts,
+    LeftOutCounts,
+    NearDuplicateCounts,
+    write_document,
+)
+from privsyn.cohort.entries import SourceEntry
+from privsyn.cohort.index import RECORD_DTYPE, ImageIndex, IndexRecords
+from privsyn.cohort.ingest import EntryReader, Ingested, SourceReading, ingest
 from privsyn.cohort.opt_outs import read_opt_outs, remember, remembered
-from privsyn.cohort.records import NO_PAIRS, Pairs, Rows, describe, lay_out, write_records
-from privsyn.cohort.scan import AUTOMATIC, Text, look_for_text, summary
+from privsyn.cohort.pseudonyms import entry_hash
+from privsyn.cohort.records import NO_PAIRS, CohortRows, RowPairs, describe, lay_out, write_records
+from privsyn.cohort.scan import AUTOMATIC_SCAN, TextScan, scan_for_text
 from privsyn.cohort.sizes import too_small
+from privsyn.cohort.source_report import NearPair, SourceReport, why_text_is_refused, why_unusable
 from privsyn.cohort.sources import open_source
 from privsyn.errors import CohortError, StudyError
-from privsyn.files import file_digest, json_digest, locked, whole_folder, write_json
+from privsyn.files import file_digest, json_digest, locked, whole_folder
 from privsyn.home import KEY_BYTES, has_patient_key, patient_key
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
 from privsyn.study import Study, as_study
 
-WORKING = ".preparing"  # in the study; gone when the cohort is there
+WORKING = ".preparing"  # in the study; removed when the cohort is complete
 _BLOCK_BYTES = 4 << 20
-
-Source = Path | str
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a source holds and what became, or would become, of it.
+class SourceSpec:
+    """A source of real images and how to read it.
 
     Attributes:
-        document: for `cohort.json`; None if there can be no cohort, and `refusal` says why.
-        told: what was refused, passed over or marked; names files, so for the terminal alone.
-        text: what was found in the pixels.
-        near: (where, where, correlation) of near-duplicates of different patients; for the terminal alone.
+        source: the word `digits`, an `.npz` or Parquet file, or a folder: class folders, a DICOM tree, a
+            folder of Hugging Face `datasets`, or (with `table`) a folder of images.
+        table: CSV, JSON lines or Parquet with columns `file`, `label` and, if known, `patient`.
+        columns: other names of those columns, such as `{"file": "path"}`. A column of subgroups is read only
+            if it is named here, as in `{"subgroup": "sex"}`.
+        opt_outs: text file with the ids of patients to leave out, one per line; `prepare` remembers them on
+            this machine.
+        skip_unusable: leave out images that cannot be used; otherwise one of them stops everything.
+        processes: number of processes that decode; more than one also survive a decoder that crashes.
     """
 
-    document: Mapping[str, Any] | None
-    refusal: str
-    told: Ingested
-    text: Text
-    near: Sequence[tuple[str, str, float]] = ()
+    source: Path | str
+    table: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    opt_outs: Path | None = None
+    skip_unusable: bool = False
+    processes: int = 1
 
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, with the names of files: for the terminal."""
-        return {
-            "cohort": self.document,
-            "refusal": self.refusal,
-            "files": self.told.files,
-            "refused": [{"file": where, "reason": why} for where, why in self.told.refused],
-            "passed_over": [{"file": where, "reason": why} for where, why in self.told.passed_over],
-            "opted_out": self.told.opted_out,
-            "identifiers": dict(sorted(self.told.marks.items())),
-            "values": {name: sorted(some) for name, some in sorted(self.told.examples.items())},
-            "text": {**self.text.to_dict(), "files": self.text.where},
-            "near_duplicates": [
-                {"files": [one, other], "correlation": round(near, 4)} for one, other, near in self.near
-            ],
-        }
+
+AnySource = SourceSpec | Path | str
 
 
 def prepare(
     study: Study | Path | str,
-    source: Source,
+    source: AnySource,
     *,
-    table: Path | None = None,
-    columns: Mapping[str, str] | None = None,
-    opt_outs: Path | None = None,
-    skip_unusable: bool = False,
     settings: Sequence[str] = (),
-    processes: int = 1,
     force: bool = False,
     progress: Progress = SILENT,
-    tell: Callable[[Report], None] | None = None,
+    on_report: Callable[[SourceReport], None] | None = None,
 ) -> Cohort:
     """Turn a source of real images into the study's cohort.
 
     Args:
-        source: the word `digits`, an `.npz` or Parquet file, or a folder: class folders, a DICOM tree, a
-            folder of Hugging Face `datasets`, or (with `table`) of images.
-        table: CSV or Parquet with columns `file`, `label` and, if known, `patient`.
-        columns: other names of those columns, `{"file": "path"}`; `{"subgroup": "sex"}` asks for a column
-            of subgroups, which no source is read for otherwise.
-        opt_outs: text file of the ids of patients to leave out, one a line; remembered on this machine.
-        skip_unusable: leave out images that cannot be used; without it, one of them stops everything.
+        source: a path or the word `digits`, or a `SourceSpec` that says how to read it.
         settings: `section.key=value` changes of the recipe.
-        processes: that decode. More than one also survive a decoder that crashes.
-        force: replace the cohort that the study has.
-        tell: is given the report before anything is written, and of a source that is refused too.
+        force: replace the study's cohort.
+        on_report: called with the report before anything is written, also if the source is refused.
 
     Raises:
         StudyError: the study has a cohort already.
-        CohortError: the source, or any image in it, cannot be used; the message names the first.
+        CohortError: the source, or an image in it, cannot be used; the message names the first.
     """
     study = as_study(study)
     if study.cohort.exists() and not force:
         raise StudyError(f"{study.cohort} already exists: pass --force to replace it")
-    work = _Work.of(study, source, table, columns, opt_outs, settings, processes, progress)
+    work = _Work.of(study, source, settings, progress)
     working = study.root / WORKING
     working.mkdir(mode=0o700, exist_ok=True)
     with locked(working / "index"), work.index(working) as index:
         examined = None
         try:
-            examined = work.examine(index, skip_unusable)
-            if tell is not None:
-                tell(examined.report)
-            if examined.rows is None:
-                raise CohortError(examined.report.refusal)
-            if opt_outs is not None:
-                remember(work.reader.opted_out)
-            with whole_folder(study.cohort, replace=force) as folder:
-                _write(folder, examined, index, progress)
-        except CohortError:  # what was read stays for the next run, unless all was, and refused
+            examined = work.examine(index)
+            if on_report is not None:
+                on_report(examined.report)
+            work.write(study.cohort, examined, index, replace=force)
+        except CohortError:  # keep what was read for the next run, unless all was read and refused
             if examined is not None or not index.images:
                 shutil.rmtree(working)
             raise
@@ -135,195 +116,179 @@ def prepare(
 
 def check(
     study: Study | Path | str,
-    source: Source,
+    source: AnySource,
     *,
-    table: Path | None = None,
-    columns: Mapping[str, str] | None = None,
-    opt_outs: Path | None = None,
-    skip_unusable: bool = False,
     settings: Sequence[str] = (),
-    processes: int = 1,
     values: bool = False,
     progress: Progress = SILENT,
-) -> Report:
-    """What `prepare` would make of a source, without writing anything anywhere; arguments as there.
+) -> SourceReport:
+    """Report what `prepare` would make of a source, and write nothing.
 
     Args:
-        values: keep some values of identifiers, for the eyes of the user.
+        source, settings: as for `prepare`.
+        values: keep some values of identifiers, for the user's terminal.
 
     Raises:
         CohortError: the source as a whole cannot be read.
     """
-    study = as_study(study)
-    work = _Work.of(study, source, table, columns, opt_outs, settings, processes, progress, writes=False)
-    work = replace(work, reader=replace(work.reader, keep_values=values))
+    work = _Work.of(as_study(study), source, settings, progress, writes=False, keep_values=values)
     with work.index(None) as index:
-        report = work.examine(index, skip_unusable).report
+        report = work.examine(index).report
     if report.document is None:
         return report
-    # The fingerprint is under this machine's key, which a mere look does not make.
-    return replace(report, document={k: v for k, v in report.document.items() if k != "fingerprint"})
+    # The fingerprint depends on this machine's key, which a check does not create.
+    return replace(report, document=replace(report.document, fingerprint=""))
 
 
 @dataclass(frozen=True)
 class _Examined:
-    report: Report
-    rows: Rows | None
+    report: SourceReport
+    rows: CohortRows | None
 
 
 @dataclass(frozen=True)
 class _Work:
-    source: Source
+    spec: SourceSpec
     recipe: Recipe
-    entries: Callable[[], Iterable[Entry]]
-    reader: Reader
-    processes: int
-    progress: Progress
+    reading: SourceReading
 
     @classmethod
     def of(
         cls,
         study: Study,
-        source: Source,
-        table: Path | None,
-        columns: Mapping[str, str] | None,
-        opt_outs: Path | None,
+        source: AnySource,
         settings: Sequence[str],
-        processes: int,
         progress: Progress,
         *,
         writes: bool = True,
+        keep_values: bool = False,
     ) -> _Work:
+        spec = source if isinstance(source, SourceSpec) else SourceSpec(source)
         recipe = study.recipe(settings)
-        if len(recipe.data.classes) > (most := np.iinfo(RECORD["label"]).max + 1):
+        if len(recipe.data.classes) > (most := np.iinfo(RECORD_DTYPE["label"]).max + 1):
             raise CohortError(f"data.classes names {len(recipe.data.classes):,} classes: at most {most:,}")
         key = patient_key() if writes or has_patient_key() else secrets.token_bytes(KEY_BYTES)
-        gone = remembered() | (read_opt_outs(opt_outs, key) if opt_outs is not None else frozenset())
-        reader = Reader(recipe.data, recipe.seed, key, gone)
+        opted_out = remembered()
+        if spec.opt_outs is not None:
+            opted_out |= read_opt_outs(spec.opt_outs, key)
+        reader = EntryReader(recipe.data, recipe.seed, key, opted_out, keep_values)
 
-        def entries() -> Iterable[Entry]:
-            return open_source(source, recipe.data, table=table, columns=columns)
+        def entries() -> Iterable[SourceEntry]:
+            return open_source(spec.source, recipe.data, table=spec.table, columns=spec.columns)
 
-        read = str(source) != "digits" and Path(source).suffix.lower() != ".npz"  # arrays need no decoding
-        return cls(source, recipe, entries, reader, processes if read else 1, progress)
+        is_array = str(spec.source) == "digits" or Path(spec.source).suffix.lower() == ".npz"
+        processes = 1 if is_array else spec.processes  # arrays need no decoding
+        return cls(spec, recipe, SourceReading(entries, reader, processes, progress))
 
-    def index(self, folder: Path | None) -> Index:
-        """Where images gather; what an interrupted run read for the same purpose is there already."""
-        data, gone = self.recipe.data, sorted(each.hex() for each in self.reader.opted_out)
-        return Index(
+    def index(self, folder: Path | None) -> ImageIndex:
+        """The index in a folder, with all that an interrupted run for the same purpose has read."""
+        data, key = self.recipe.data, self.reading.reader.key
+        opted_out = sorted(each.hex() for each in self.reading.reader.opted_out)
+        return ImageIndex(
             folder,
             (data.size, data.size, data.channels),
             DTYPES[data.bit_depth],
-            about=json_digest([data.model_dump(mode="json"), self.recipe.seed, gone]),
-            key=self.reader.key,
+            about=json_digest([data.model_dump(mode="json"), self.recipe.seed, opted_out]),
+            key=key,
             pixels=data.near_duplicates != "off",
         )
 
-    def examine(self, index: Index, skip_unusable: bool) -> _Examined:
-        """Read, look for text and near-duplicates, split; a source that must be refused ends earlier."""
-        told = ingest(self.entries, self.reader, index, processes=self.processes, progress=self.progress)
-        records, text = index.records(), Text(self.recipe.data.text, index.images)
-        refusal = _unusable(told, len(records), self.source) if not skip_unusable or not len(records) else ""
-        if refusal:
-            return _Examined(Report(None, refusal, told, text), None)
-        text, records = self._look_for_text(told, records, index)
+    def examine(self, index: ImageIndex) -> _Examined:
+        """Read, search for text and near-duplicates, and split, or find out why the source is refused."""
+        ingested = ingest(self.reading, index)
+        records, text = index.records(), TextScan(self.recipe.data.text, index.images)
+        refusal = why_unusable(ingested, len(records), self.spec.source)
+        if refusal and not (self.spec.skip_unusable and len(records)):
+            return _Examined(SourceReport(None, refusal, ingested, text), None)
+        text, records = scan_for_text(self.reading, records, index, self._images_to_scan(ingested, records))
         if text.flagged and text.policy == "refuse":
-            return _Examined(Report(None, _has_text(text), told, text), None)
+            return _Examined(SourceReport(None, why_text_is_refused(text), ingested, text), None)
         pairs, near = self._near_duplicates(records, index)
         linked = pairs if self.recipe.data.near_duplicates == "link" else NO_PAIRS
         try:
-            rows = lay_out(records, self.recipe, self.reader.key, linked, told.subgroups)
+            rows = lay_out(records, self.recipe, self.reading.reader.key, linked, ingested.subgroups)
         except CohortError as fault:
-            return _Examined(Report(None, str(fault), told, text, near), None)
-        found = {
-            "identifiers": summary(told.marks, told.files, text),
-            "left_out": {
-                "unusable": len(told.refused),
-                "no_image": len(told.passed_over),
-                "opted_out": told.opted_out,
-            },
-            "too_small": too_small(rows, self.recipe.data.classes),
-            "near_duplicates": {"looked_for": self.recipe.data.near_duplicates, "pairs": len(pairs[0])},
-        }
-        document = describe(rows, self.recipe) | found
-        return _Examined(Report(document, "", told, text, near), rows)
+            return _Examined(SourceReport(None, str(fault), ingested, text, near), None)
+        document = self._describe(rows, ingested, text, pairs)
+        return _Examined(SourceReport(document, "", ingested, text, near), rows)
 
-    def _look_for_text(self, told: Ingested, records: Records, index: Index) -> tuple[Text, Records]:
-        asked = self.recipe.data.text_scan
-        count = len(records) if asked == "all" else asked
-        if count == "auto":
-            count = AUTOMATIC if any(name.startswith("DICOM ") for name in told.marks) else 0
-        return look_for_text(
-            self.entries,
-            records,
-            index,
-            self.recipe.data,
-            int(count),
-            seed=self.recipe.seed,
-            key=self.reader.key,
-            processes=self.processes,
-            progress=self.progress,
-        )
+    def _images_to_scan(self, ingested: Ingested, records: IndexRecords) -> int:
+        wanted = self.recipe.data.text_scan
+        if wanted == "auto":
+            return AUTOMATIC_SCAN if any(name.startswith("DICOM ") for name in ingested.marks) else 0
+        return len(records) if wanted == "all" else int(wanted)
 
     def _near_duplicates(
-        self, records: Records, index: Index
-    ) -> tuple[Pairs, Sequence[tuple[str, str, float]]]:
+        self, records: IndexRecords, index: ImageIndex
+    ) -> tuple[RowPairs, Sequence[NearPair]]:
         if self.recipe.data.near_duplicates == "off":
             return NO_PAIRS, ()
-        from privsyn.cohort.near_duplicates import near_duplicates  # torch, for those who ask for it
+        from privsyn.cohort.near_duplicates import near_duplicates  # imports torch
 
-        found = near_duplicates(index, records, seed=self.recipe.seed, progress=self.progress)
+        found = near_duplicates(index, records, seed=self.recipe.seed, progress=self.reading.progress)
         both = records["source"][np.stack([found.some, found.others], axis=1)]
-        names = names_of(self.entries(), frozenset(both.ravel().tolist()), self.reader.key)
-        near = zip(both.tolist(), found.correlation.tolist(), strict=True)
-        told = [(names.get(one, "?"), names.get(other, "?"), value) for (one, other), value in near]
-        return (found.some, found.others), told
+        names = self._names_of(frozenset(both.ravel().tolist()))
+        near = [
+            NearPair(names.get(one, "?"), names.get(other, "?"), correlation)
+            for (one, other), correlation in zip(both.tolist(), found.correlation.tolist(), strict=True)
+        ]
+        return (found.some, found.others), near
+
+    def _names_of(self, sources: frozenset[int]) -> dict[int, str]:
+        """The names of some entries by their hashes; only for the terminal."""
+        if not sources:
+            return {}
+        key = self.reading.reader.key
+        hashed = ((entry_hash(entry, key), entry.where) for entry in self.reading.entries())
+        return {source: where for source, where in hashed if source in sources}
+
+    def _describe(
+        self, rows: CohortRows, ingested: Ingested, text: TextScan, pairs: RowPairs
+    ) -> CohortDocument:
+        data = self.recipe.data
+        marks = dict(sorted(ingested.marks.items()))
+        return replace(
+            describe(rows, self.recipe),
+            identifiers=IdentifierCounts(ingested.files, marks, text.counts),
+            left_out=LeftOutCounts(
+                unusable=len(ingested.refused),
+                no_image=len(ingested.passed_over),
+                opted_out=ingested.opted_out,
+            ),
+            too_small=too_small(rows, data.classes),
+            near_duplicates=NearDuplicateCounts(data.near_duplicates, len(pairs[0])),
+        )
+
+    def write(self, cohort: Path, examined: _Examined, index: ImageIndex, *, replace: bool) -> None:
+        """Write the cohort, and remember who opted out.
+
+        Raises:
+            CohortError: the source is refused.
+        """
+        document, rows = examined.report.document, examined.rows
+        if document is None or rows is None:
+            raise CohortError(examined.report.refusal)
+        if self.spec.opt_outs is not None:
+            remember(self.reading.reader.opted_out)
+        with whole_folder(cohort, replace=replace) as folder:
+            _write_images(folder / "images.npy", rows, index, self.reading.progress)
+            write_records(folder / RECORDS, rows, document.classes)
+            _write_document(folder, document)
 
 
-def names_of(entries: Iterable[Entry], sources: frozenset[int], key: bytes) -> dict[int, str]:
-    """What some entries are called, by their hashes; for the terminal alone."""
-    if not sources:
-        return {}
-    hashed = ((entry_hash(entry, key), entry.where) for entry in entries)
-    return {found: where for found, where in hashed if found in sources}
-
-
-def _unusable(told: Ingested, images: int, source: Source) -> str:
-    """Why there can be no cohort of what was read, or ""."""
-    if told.refused:
-        where, why = told.refused[0]
-        total = images + len(told.refused)
-        return f"{len(told.refused)} of {total} images cannot be used; first: {where}: {why}"
-    if images:
-        return ""
-    first = "; first: {}: {}".format(*told.passed_over[0]) if told.passed_over else ""
-    return f"{source} holds no images{first}"
-
-
-def _has_text(text: Text) -> str:
-    return (
-        f"text in the pixels of {text.flagged} of {text.looked} images that were looked at; first: "
-        f'{text.where[0]} (clean them, or set data.text to drop or mask with data.text_scan = "all")'
-    )
-
-
-def _write(folder: Path, examined: _Examined, index: Index, progress: Progress) -> None:
-    rows = examined.rows
-    document = examined.report.document
-    assert rows is not None
-    assert document is not None
+def _write_images(path: Path, rows: CohortRows, index: ImageIndex, progress: Progress) -> None:
+    """Write the images in the order of the cohort, a block at a time."""
     shape, dtype = (len(rows.order), *index.shape), index.dtype
     size = max(1, _BLOCK_BYTES // index.bytes_per_image)
-    with (
-        (folder / "images.npy").open("wb") as handle,
-        progress.stage("write images", len(rows.order)) as advance,
-    ):
+    with path.open("wb") as handle, progress.stage("write images", len(rows.order)) as advance:
         head = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(handle, head)
         for start in range(0, len(rows.order), size):
             place = rows.order[start : start + size]
             handle.write(index.read(rows.records["row"][place]).data)
             advance(len(place))
-    write_records(folder / RECORDS, rows, document["classes"])
-    own = {"schema_version": SCHEMA_VERSION, "records_sha256": file_digest(folder / RECORDS)}
-    write_json(folder / "cohort.json", {**document, **own})
+
+
+def _write_document(folder: Path, document: CohortDocument) -> None:
+    records_sha256 = file_digest(folder / RECORDS)
+    write_document(folder / DOCUMENT, replace(document, records_sha256=records_sha256))

@@ -1,4 +1,4 @@
-"""From a file of any kind to the pictures in it: the first bytes decide what it is, not its name."""
+"""Read the images of a file of any format; the first bytes decide the format, not the name."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 
-from privsyn.cohort.dicom import SUFFIXES as DICOM_SUFFIXES
-from privsyn.cohort.dicom import looks_like_dicom, read_dicom
-from privsyn.cohort.entries import NotAnImage, Picture
-from privsyn.cohort.nifti import looks_like_nifti, read_nifti
-from privsyn.cohort.pixels import SUFFIXES, image_format, open_regular, read_picture
+from privsyn.cohort.dicom import DICOM_SUFFIXES, looks_like_dicom, read_dicom
+from privsyn.cohort.entries import NotAnImage, SourceImage
+from privsyn.cohort.nifti import NIFTI_SUFFIXES, looks_like_nifti, read_nifti
+from privsyn.cohort.pixels import IMAGE_SUFFIXES, image_format, open_regular, read_picture
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
 
-ENDINGS = (*SUFFIXES, *DICOM_SUFFIXES, ".nii", ".nii.gz")  # what is called so is meant to be an image
+ENDINGS = (*IMAGE_SUFFIXES, *DICOM_SUFFIXES, *NIFTI_SUFFIXES)  # file names of images
 _HEAD = 4096
-_DICOM_MARK = 128  # where DICOM says so, behind a preamble that may be the head of a TIFF
-# Pictures that would need converting, and must not be passed over as if they were none.
+_DICOM_MARK = 128  # offset of DICM, behind a preamble that may be the head of a TIFF
+# Image formats that are not read; they are refused and not passed over.
 _OTHER_PICTURES = (
     ("GIF", re.compile(rb"GIF8[79]a")),
     ("JPEG 2000", re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", re.DOTALL)),
@@ -31,29 +30,29 @@ _OTHER_PICTURES = (
 )
 
 
-def read_file(path: str, data: Data, size: int | None = None) -> Iterable[Picture]:
-    """The pictures in a PNG, JPEG, BMP, TIFF, WebP, DICOM or NIfTI file.
+def read_file(path: str, data: Data, size: int | None = None) -> Iterable[SourceImage]:
+    """The images in a PNG, JPEG, BMP, TIFF, WebP, DICOM or NIfTI file.
 
-    With `data.patient_pattern` the patient is what that finds in the name of the file.
+    With `data.patient_pattern` the patient is what the pattern finds in the name of the file.
 
     Args:
-        size: of the file in bytes, where a listing has told that it is a regular one; else that is looked up.
+        size: of the file in bytes, if a listing has shown that it is a regular file; None looks it up.
 
     Raises:
-        NotAnImage: it is a text, a document, an archive ...
-        CohortError: it cannot be used, or is no regular file.
+        NotAnImage: the file is a text, a document, an archive ...
+        CohortError: it cannot be used, or is not a regular file.
     """
     pictures = read_any(path, data, size)
     if data.patient_pattern is None:
         return pictures
     patient = patient_in(path, data.patient_pattern)
-    if isinstance(pictures, tuple):  # one, which is there already
+    if isinstance(pictures, tuple):  # one image, already decoded
         return (pictures[0]._replace(patient=patient),)
     return (picture._replace(patient=patient) for picture in pictures)
 
 
-def read_any(path: str, data: Data, size: int | None = None) -> Iterable[Picture]:
-    """As `read_file`, with the patient that the file itself names."""
+def read_any(path: str, data: Data, size: int | None = None) -> Iterable[SourceImage]:
+    """Like `read_file`, with the patient that the file itself gives."""
     with open_regular(path, size) as file:
         head = file.read(_HEAD)
         if head[_DICOM_MARK : _DICOM_MARK + 4] != b"DICM" and image_format(head) is not None:
@@ -67,12 +66,12 @@ def read_any(path: str, data: Data, size: int | None = None) -> Iterable[Picture
     raise _no_picture(head, name)
 
 
-def read_bytes(content: bytes, name: str, data: Data, named: bool) -> Iterator[Picture]:
-    """The picture in an encoded PNG, JPEG, BMP, TIFF or WebP image that no file holds.
+def read_bytes(content: bytes, name: str, data: Data, named: bool) -> Iterator[SourceImage]:
+    """The image in the bytes of a PNG, JPEG, BMP, TIFF or WebP file.
 
     Args:
-        name: what it was called, where that is told; `data.patient_pattern` is for it.
-        named: its patient is known otherwise.
+        name: its file name, if known; `data.patient_pattern` is searched for in it.
+        named: whether the patient is known from elsewhere.
     """
     picture = read_picture(content)
     if data.patient_pattern is not None and not named:
@@ -84,7 +83,7 @@ def patient_in(path: str, pattern: str) -> str:
     """The patient that `data.patient_pattern` finds in the name of a file.
 
     Raises:
-        CohortError: it finds none; the image would silently count as a patient of its own.
+        CohortError: there is no match; the image would silently count as a patient of its own.
     """
     match = re.search(pattern, path[path.rfind("/") + 1 :])
     if match is None or not match["patient"]:
@@ -93,7 +92,7 @@ def patient_in(path: str, pattern: str) -> str:
 
 
 def seems_a_picture(path: str) -> bool:
-    """Whether a file is called an image or begins like one; False if it cannot be read."""
+    """Whether a file is named like an image or begins like one; False if it cannot be read."""
     if path.lower().endswith(ENDINGS):
         return True
     try:

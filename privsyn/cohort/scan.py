@@ -1,179 +1,174 @@
-"""What identifies somebody in a source: in tags, as counted while reading, and as text in the pixels.
+"""Search the images of a source for text in their pixels, and drop or mask what has some.
 
-The header cannot be asked whether there is text in the pixels: BurnedInAnnotation is often absent, and
-sometimes wrong. So images are looked at, as they are in the source, all of them or some drawn at random.
+The DICOM header does not tell whether there is text in the pixels: BurnedInAnnotation is often absent and
+sometimes wrong. So images are searched as they are in the source: all of them, or a random sample.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from privsyn.cohort.entries import Entry
-from privsyn.cohort.index import Index, Records, pixel_digest
-from privsyn.cohort.ingest import entry_hash
+from privsyn.cohort.document import TextCounts
+from privsyn.cohort.entries import SourceEntry
+from privsyn.cohort.index import ImageIndex, IndexRecords, pixel_digest
+from privsyn.cohort.ingest import SourceReading
 from privsyn.cohort.pixels import fit_pixels
+from privsyn.cohort.pseudonyms import entry_hash
 from privsyn.cohort.text import cleared, find_text, need_ocr, share_bound
-from privsyn.cohort.workers import Lost, Part, in_process, in_processes
+from privsyn.cohort.workers import ChunkResult, ItemLost, in_process, in_processes
 from privsyn.errors import CohortError
-from privsyn.progress import Progress
 from privsyn.recipe import Data
 
-AUTOMATIC = 1000  # images of a source that holds DICOM; with none flagged, at most .3 % of all have text
-CONFIDENCE = 0.95
-_CHUNK = 4  # entries that go to a worker at once: text takes long
+AUTOMATIC_SCAN = 1000  # images, of a source with DICOM; if none is flagged, at most .3 % of all have text
+TEXT_CONFIDENCE = 0.95
+_CHUNK = 4  # entries that go to a worker at once: the search is slow
 
 
 @dataclass
-class Looked:
-    """One image in which text was looked for.
+class ScannedImage:
+    """One image that was searched for text.
 
     Attributes:
-        where: for the terminal alone.
-        sha256: of the pixels as the recipe wants them.
-        boxes: how many places with text.
-        instead: pixels with the text masked, as the recipe wants them, if that was asked for.
+        where: name of the entry; only for the terminal.
+        sha256: of the pixels as the recipe declares them.
+        boxes: number of places with text.
+        masked: the pixels with the text masked, as the recipe declares them, if `data.text` is "mask".
     """
 
     where: str
     sha256: bytes
     boxes: int
-    instead: bytes = b""
+    masked: bytes = b""
 
 
 @dataclass(frozen=True)
 class TextReader:
-    """Looks for text in the images of entries; sent to each worker once."""
+    """Searches the images of entries for text; sent to each worker once."""
 
     data: Data
     key: bytes
     chosen: frozenset[bytes]
 
-    def __call__(self, entries: Sequence[Entry]) -> Iterator[list[Looked]]:
-        """What was seen in each entry."""
-        return (list(self._look(entry)) for entry in entries)
+    def __call__(self, entries: Sequence[SourceEntry]) -> Iterator[list[ScannedImage]]:
+        """The searched images of each entry."""
+        return (list(self._scan(entry)) for entry in entries)
 
-    def _look(self, entry: Entry) -> Iterator[Looked]:
+    def _scan(self, entry: SourceEntry) -> Iterator[ScannedImage]:
         for picture in entry.read():
             sha256 = bytes.fromhex(pixel_digest(fit_pixels(picture.pixels, self.data)))
             if sha256 not in self.chosen:
                 continue
             boxes = find_text(picture.pixels)
-            looked = Looked(f"{entry.where} {picture.part}".strip(), sha256, len(boxes))
+            image = ScannedImage(f"{entry.where} {picture.part}".strip(), sha256, len(boxes))
             if boxes and self.data.text == "mask":
                 try:
-                    looked.instead = fit_pixels(cleared(picture.pixels, boxes), self.data).tobytes()
+                    image.masked = fit_pixels(cleared(picture.pixels, boxes), self.data).tobytes()
                 except CohortError as fault:
-                    raise CohortError(f"{looked.where}: {fault}") from None
-            yield looked
+                    raise CohortError(f"{image.where}: {fault}") from None
+            yield image
 
 
-@dataclass
-class Text:
-    """What was found in the pixels.
+@dataclass(frozen=True)
+class TextScan:
+    """Result of the search for text.
 
     Attributes:
-        policy: "refuse", "drop" or "mask".
-        looked, of: images looked at, and images of the source.
-        flagged: images with text.
-        where: of these; for the terminal alone.
+        policy: `data.text` of the recipe: "refuse", "drop" or "mask".
+        of: images of the source.
+        looked: images searched.
+        flagged: searched images with text.
+        where: names of their entries; only for the terminal.
     """
 
     policy: str
     of: int
     looked: int = 0
     flagged: int = 0
-    where: list[str] = field(default_factory=list)
+    where: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
-        """For `cohort.json`: numbers alone."""
-        document: dict[str, Any] = {
-            "policy": self.policy,
-            "looked_at": self.looked,
-            "of": self.of,
-            "flagged": self.flagged,
-        }
-        if self.looked:
-            bound = share_bound(self.flagged, self.looked, self.of, CONFIDENCE)
-            document |= {"share_at_most": bound, "confidence": CONFIDENCE}
-        return document
+    @property
+    def counts(self) -> TextCounts:
+        """For `cohort.json`, with the upper bound on the share of all images that have text."""
+        counts = TextCounts(self.policy, self.looked, self.of, self.flagged)
+        if not self.looked:
+            return counts
+        bound = share_bound(self.flagged, self.looked, self.of, TEXT_CONFIDENCE)
+        return replace(counts, share_at_most=bound, confidence=TEXT_CONFIDENCE)
 
 
-def look_for_text(
-    entries: Callable[[], Iterable[Entry]],
-    records: Records,
-    index: Index,
-    data: Data,
-    count: int,
-    *,
-    seed: int,
-    key: bytes,
-    processes: int,
-    progress: Progress,
-) -> tuple[Text, Records]:
-    """Look at `count` images, drawn at random, and do with those that have text what `data.text` says.
+def scan_for_text(
+    reading: SourceReading, records: IndexRecords, index: ImageIndex, count: int
+) -> tuple[TextScan, IndexRecords]:
+    """Search `count` images, drawn at random, and treat those with text as `data.text` says.
 
     Returns:
-        what was found, and the records that are left: of `drop`, fewer; of `mask`, with other pixels.
+        The result, and the records that remain: fewer if `data.text` is "drop", of other pixels if "mask".
 
     Raises:
-        CohortError: the extra `ocr` is missing, or a source changed since it was read.
+        CohortError: the extra `ocr` is missing, or the source changed since it was read.
     """
-    told = Text(data.text, len(records))
+    data = reading.reader.data
     if not count or not len(records):
-        return told, records
+        return TextScan(data.text, len(records)), records
     need_ocr()
-    order = np.argsort(records["sha256"], kind="stable")  # so that the draw does not know the source's order
-    drawn = order[np.random.default_rng(seed).permutation(len(records))[:count]]
-    chosen = frozenset(records["sha256"][drawn].tobytes()[i : i + 32] for i in range(0, 32 * len(drawn), 32))
-    sources = np.unique(records["source"][drawn])
-    reader = TextReader(data, key, chosen)
-    found: dict[bytes, Looked] = {}
-    with progress.stage("look for text", len(sources)) as advance:
-        for seen in _looked(_of(entries(), sources, key), reader, processes):
-            found |= {looked.sha256: looked for looked in seen}
+    order = np.argsort(records["sha256"], kind="stable")  # the draw must not depend on the source's order
+    drawn = order[np.random.default_rng(reading.reader.seed).permutation(len(records))[:count]]
+    flagged = [image for image in _scanned(reading, records[drawn]) if image.boxes]
+    digests = np.array([image.sha256 for image in flagged], "S32")
+    scan = TextScan(
+        data.text,
+        len(records),
+        looked=len(drawn),
+        flagged=int(np.isin(records["sha256"][drawn], digests).sum()),
+        where=tuple(sorted(image.where for image in flagged)),
+    )
+    if data.text == "drop":
+        return scan, records[~np.isin(records["sha256"], digests)]
+    if data.text == "mask":
+        for image in flagged:
+            changed = np.flatnonzero(records["sha256"] == image.sha256)
+            records["row"][changed] = index.put_pixels(image.masked)
+            records["sha256"][changed] = hashlib.sha256(image.masked).digest()
+    return scan, records
+
+
+def _scanned(reading: SourceReading, drawn: IndexRecords) -> Iterable[ScannedImage]:
+    """The drawn images, each once, whatever the number of its copies."""
+    digests = drawn["sha256"].tobytes()
+    chosen = frozenset(digests[start : start + 32] for start in range(0, len(digests), 32))
+    sources = np.unique(drawn["source"])
+    reader = TextReader(reading.reader.data, reading.reader.key, chosen)
+    found: dict[bytes, ScannedImage] = {}
+    with reading.progress.stage("look for text", len(sources)) as advance:
+        for images in _scan(_of(reading, sources), reader, reading.processes):
+            found |= {image.sha256: image for image in images}
             advance()
     if len(found) != len(chosen):
         raise CohortError("the source changed while it was read: prepare it again")
-    flagged = [looked for looked in found.values() if looked.boxes]
-    digests = np.array([looked.sha256 for looked in flagged], "S32")
-    told.looked = len(drawn)
-    told.flagged = int(np.isin(records["sha256"][drawn], digests).sum())
-    told.where = sorted(looked.where for looked in flagged)
-    if data.text == "drop":
-        return told, records[~np.isin(records["sha256"], digests)]
-    if data.text == "mask":
-        for looked in flagged:
-            changed = np.flatnonzero(records["sha256"] == looked.sha256)
-            records["row"][changed] = index.put_pixels(looked.instead)
-            records["sha256"][changed] = hashlib.sha256(looked.instead).digest()
-    return told, records
+    return found.values()
 
 
-def _of(entries: Iterable[Entry], sources: NDArray[np.uint64], key: bytes) -> Iterator[Sequence[Entry]]:
-    """Entries that chosen images came from, in chunks."""
-    wanted = frozenset(sources.tolist())
-    chosen = (entry for entry in entries if entry_hash(entry, key) in wanted)
+def _of(reading: SourceReading, sources: NDArray[np.uint64]) -> Iterator[Sequence[SourceEntry]]:
+    """The entries that chosen images came from, in chunks."""
+    wanted, key = frozenset(sources.tolist()), reading.reader.key
+    chosen = (entry for entry in reading.entries() if entry_hash(entry, key) in wanted)
     while chunk := tuple(itertools.islice(chosen, _CHUNK)):
         yield chunk
 
 
-def _looked(chunks: Iterable[Sequence[Entry]], reader: TextReader, processes: int) -> Iterator[list[Looked]]:
-    """What was seen in each entry."""
+def _scan(
+    chunks: Iterable[Sequence[SourceEntry]], reader: TextReader, processes: int
+) -> Iterator[list[ScannedImage]]:
+    """The searched images of each entry."""
     events = in_process(reader, chunks) if processes == 1 else in_processes(reader, chunks, processes)
     for event in events:
-        if isinstance(event, Lost):
+        if isinstance(event, ItemLost):
             raise CohortError(f"{event.item.where}: looking for text {event.why}")
-        if isinstance(event, Part):
+        if isinstance(event, ChunkResult):
             yield event.value
-
-
-def summary(marks: Mapping[str, int], files: int, text: Text) -> dict[str, Any]:
-    """What `cohort.json` says about identifiers: which there were, in how many files, and no value."""
-    return {"files": files, "marks": dict(sorted(marks.items())), "text": text.to_dict()}

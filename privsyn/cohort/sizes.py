@@ -1,57 +1,68 @@
-"""What the audits will be able to say about a cohort of this size, said before anybody trains on it."""
+"""What the audits cannot measure on a cohort of this size, known before a model is trained on it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from privsyn.cohort.records import Rows
+from privsyn.cohort.records import CohortRows
 from privsyn.cohort.split import SPLITS
 
-FALSE_POSITIVES = 10  # that a false positive rate must stand for, so that it can be measured at all
+FALSE_POSITIVES = 10  # expected at a false positive rate; with fewer, that rate cannot be measured
 RATES = {"1 %": 0.01, "0.1 %": 0.001}
-RE_IDENTIFIED = 20  # patients with two images, in test and in each half of the others
-RARE = 10  # training patients of a class; fewer can never be shown to be copied
+FEWEST_WITH_TWO = 20  # patients with two images, in test and in each half of train and holdout
+FEWEST_OF_CLASS = 10  # training patients of a class; copies of fewer cannot be shown
 
 
-def too_small(rows: Rows, classes: tuple[str, ...]) -> list[str]:
-    """What no audit can tell with these numbers of patients, and the numbers that would do."""
+@dataclass(frozen=True)
+class _PatientCounts:
+    patients: int
+    with_two_images: int
+
+
+def too_small(rows: CohortRows, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """What no audit can measure with these numbers of patients, and the numbers that would suffice."""
     counted = [_patients(rows, part) for part in range(len(SPLITS))]
-    holdout = counted[SPLITS.index("holdout")]
-    notes = []
-    for name, rate in RATES.items():
-        enough = round(FALSE_POSITIVES / rate)
-        if holdout["patients"] < enough:
-            notes.append(
-                f"holdout has {_people(holdout['patients'])}: TPR at {name} FPR cannot be measured; "
-                f"{enough:,} would do"
-            )
-    of_two = [part["with two images"] for part in counted]
-    others, test = of_two[0] + of_two[1], of_two[2]
-    if sum(of_two) and (others < 2 * RE_IDENTIFIED or test < RE_IDENTIFIED):
-        notes.append(
-            f"{_people(others)} of train and holdout and {test:,} of test have two images: "
-            f"re-identification cannot be tried; {2 * RE_IDENTIFIED} and {RE_IDENTIFIED} would do"
-        )
-    for label, name in enumerate(classes):
-        there = _patients(rows, 0, label)["patients"]
-        if there < RARE:
-            notes.append(
-                f"class {name} has {_people(there)} in train: copies of them cannot be told from chance; "
-                f"{RARE} would do"
-            )
-    return notes
+    training = [_patients(rows, 0, label).patients for label in range(len(classes))]
+    return (
+        *_too_few_for_rates(counted[SPLITS.index("holdout")].patients),
+        *_too_few_with_two(*(part.with_two_images for part in counted)),
+        *(
+            f"class {name} has {_people(count)} in train: copies of them cannot be told from chance; "
+            f"{FEWEST_OF_CLASS} would do"
+            for name, count in zip(classes, training, strict=True)
+            if count < FEWEST_OF_CLASS
+        ),
+    )
+
+
+def _too_few_for_rates(holdout: int) -> list[str]:
+    needed = {name: round(FALSE_POSITIVES / rate) for name, rate in RATES.items()}
+    return [
+        f"holdout has {_people(holdout)}: TPR at {name} FPR cannot be measured; {enough:,} would do"
+        for name, enough in needed.items()
+        if holdout < enough
+    ]
+
+
+def _too_few_with_two(train: int, holdout: int, test: int) -> list[str]:
+    others = train + holdout
+    if not others + test or (others >= 2 * FEWEST_WITH_TWO and test >= FEWEST_WITH_TWO):
+        return []
+    return [
+        f"{_people(others)} of train and holdout and {test:,} of test have two images: "
+        f"re-identification cannot be tried; {2 * FEWEST_WITH_TWO} and {FEWEST_WITH_TWO} would do"
+    ]
 
 
 def _people(count: int) -> str:
     return "1 patient" if count == 1 else f"{count:,} patients"
 
 
-def _patients(rows: Rows, part: int, label: int | None = None) -> Mapping[str, Any]:
+def _patients(rows: CohortRows, part: int, label: int | None = None) -> _PatientCounts:
     chosen = rows.part == part
     if label is not None:
         chosen &= rows.records["label"] == label
     _, images = np.unique(rows.records["patient"][chosen], return_counts=True)
-    return {"patients": len(images), "with two images": int((images > 1).sum())}
+    return _PatientCounts(patients=len(images), with_two_images=int((images > 1).sum()))

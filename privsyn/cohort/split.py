@@ -1,9 +1,9 @@
-"""Who goes where: train, holdout and test never share a patient, nor an image.
+"""The split: train, holdout and test never share a patient or an image.
 
-A group of linked patients (who share an identical image, or a near-duplicate if the recipe says so) is one
-unit of the split. Within a stratum (a label) every order of the units is equally likely, which is what
-permutation tests in the audits rely on. The split depends on the seed and on the ids alone, not on the order
-of the files or on this machine's HMAC key.
+The split moves clusters: patients who share an identical image, or a near-duplicate if the recipe says so,
+are one cluster, and every other patient is a cluster alone. Within a stratum (a label) every order of the
+clusters is equally likely, as permutation tests in the audits assume. The split depends on the seed and on
+the ids, not on the order of the files or on this machine's HMAC key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STARTS = 1000
 
 
 def patient_strata(labels: NDArray[np.int64], patients: NDArray[Any]) -> dict[Any, int]:
-    """The stratum of every patient: the most frequent label of its images, ties to the lower label.
+    """The stratum of every patient: the most frequent label of its images; the lower label wins ties.
 
     Args:
         labels: (n,) of the images, >= 0.
@@ -37,65 +37,67 @@ def patient_strata(labels: NDArray[np.int64], patients: NDArray[Any]) -> dict[An
     return dict(zip(unique.tolist(), _most_frequent(labels, member).tolist(), strict=True))
 
 
-def linked_groups(patients: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.int64]:
-    """The group of each image: patients that share an identical image, directly or in a chain, are one.
+def linked_clusters(patients: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.int64]:
+    """The cluster of each image: patients who share an identical image, directly or in a chain, are in one.
 
     Args:
         patients: (n,) patient ids.
         digests: (n,) digests of the pixels.
 
     Returns:
-        (n,) group number, 0 to groups - 1, in the order of first appearance. (The order of the ids would say
-        nothing: in a cohort they are keyed hashes, which sort differently on every machine.)
+        (n,) cluster number, 0 to clusters - 1, in the order of first appearance. (The order of the ids would
+        mean nothing: in a cohort they are keyed hashes, which sort differently on every machine.)
     """
     picture = _codes(digests)
     order = np.argsort(picture, kind="stable")
     same = np.flatnonzero(picture[order[1:]] == picture[order[:-1]])
-    return joined_groups(_codes(patients), order[same], order[same + 1])
+    return joined_clusters(_codes(patients), order[same], order[same + 1])
 
 
-def joined_groups(
-    groups: NDArray[np.int64], some: NDArray[np.int64], others: NDArray[np.int64]
+def joined_clusters(
+    clusters: NDArray[np.int64], some: NDArray[np.int64], others: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """The groups that are left when `some[i]` and `others[i]`, rows of images, belong together for all i.
+    """Join the clusters of the images `some[i]` and `others[i]`, for all i.
 
     Args:
-        groups: (n,) group number of each image, 0 to groups - 1.
+        clusters: (n,) cluster number of each image, 0 to clusters - 1.
+        some, others: (k,) rows of images.
 
     Returns:
-        (n,) group number, in the order of first appearance.
+        (n,) cluster number, in the order of first appearance.
     """
     if not len(some):
-        return groups
-    from scipy.sparse import coo_matrix  # half of the time in which a worker starts, and it needs none of it
+        return clusters
+    from scipy.sparse import coo_matrix  # slow to import, and workers do not need it
     from scipy.sparse.csgraph import connected_components
 
-    count = int(groups.max()) + 1
-    edges = coo_matrix((np.ones(len(some), np.int8), (groups[some], groups[others])), shape=(count, count))
+    count = int(clusters.max()) + 1
+    ones, pairs = np.ones(len(some), np.int8), (clusters[some], clusters[others])
+    edges = coo_matrix((ones, pairs), shape=(count, count))
     _, component = connected_components(edges, directed=False)
-    return _codes(component[groups])
+    return _codes(component[clusters])
 
 
 def split_patients(
     labels: NDArray[np.int64],
     patients: NDArray[Any],
-    groups: NDArray[np.int64],
+    clusters: NDArray[np.int64],
     *,
     draws: NDArray[np.bytes_],
     shares: Sequence[float],
     seed: int,
 ) -> NDArray[np.int8]:
-    """The part of every image, by patient and stratified by label.
+    """Assign every image to a split, by cluster and stratified by label.
 
-    Groups of many patients are dealt first, so that single ones can make up for them. Among groups of equal
-    size the parts take turns, as often as they have room left, along the strata and in the order of the
-    patients' draws within each: systematic sampling. So the whole keeps the shares to within about one
-    patient if single patients suffice for it, and so does every stratum.
+    Clusters of many patients are dealt first, so that single patients can make up for them. Among clusters of
+    equal size the splits take turns, in proportion to their room, along the strata and in the order of the
+    draws within each (systematic sampling). So the shares are kept to within about one patient, overall and
+    in every stratum, if there are enough single patients.
 
     Args:
         labels: (n,) labels of the images, >= 0.
         patients: (n,) patient ids, of any sortable type.
-        groups: (n,) of the images, as `linked_groups` numbers them.
+        clusters: (n,) of the images, as `linked_clusters` numbers them.
         draws: (n,) `draw(seed, id)` of each image's patient.
         shares: of patients in train, holdout and test.
         seed: of the turns.
@@ -104,26 +106,30 @@ def split_patients(
         (n,) index into `SPLITS`.
 
     Raises:
-        CohortError: fewer than three groups of patients.
+        CohortError: there are fewer than three clusters.
     """
-    count = int(groups.max(initial=-1)) + 1
+    count = int(clusters.max(initial=-1)) + 1
     _, first = np.unique(patients, return_index=True)
     _need_three(len(first), count)
-    home, drawn = groups[first], draws[first]
-    by_draw = np.argsort(drawn, kind="stable")[::-1]
-    names = np.empty(count, dtype=draws.dtype)
-    names[home[by_draw]] = drawn[by_draw]  # written last, the lowest draw of a group stands for it
-    strata = _most_frequent(labels, groups)
+    home, strata = clusters[first], _most_frequent(labels, clusters)
     weights = np.bincount(home, minlength=count)
-    order = np.argsort(names, kind="stable")
+    order = np.argsort(_lowest_draws(home, draws[first], count), kind="stable")
     order = order[np.lexsort((strata[order], -weights[order]))]
     part = np.empty(count, dtype=np.int8)
     part[order] = _none_empty(_deal(weights[order], shares, seed))
-    return part[groups]
+    return part[clusters]
+
+
+def _lowest_draws(home: NDArray[np.int64], draws: NDArray[np.bytes_], count: int) -> NDArray[np.bytes_]:
+    """(count,) lowest draw of the patients of each cluster, which stands for the cluster."""
+    falling = np.argsort(draws, kind="stable")[::-1]
+    lowest = np.empty(count, dtype=draws.dtype)
+    lowest[home[falling]] = draws[falling]  # the last one written is the lowest
+    return lowest
 
 
 def draw(seed: int, name: str) -> bytes:
-    """What orders patients at random: HMAC-SHA256 of the name under the seed, 32 bytes."""
+    """A pseudorandom number that orders patients: HMAC-SHA256 of the name under the seed, 32 bytes."""
     return hmac.digest(str(seed).encode(), name.encode(), hashlib.sha256)
 
 
@@ -148,16 +154,16 @@ def _most_frequent(labels: NDArray[np.int64], member: NDArray[np.int64]) -> NDAr
 
 
 def _deal(weights: NDArray[np.int64], shares: Sequence[float], seed: int) -> list[int]:
-    """The part of each group, given the groups' numbers of patients in falling order."""
+    """The split of each cluster, given the clusters' numbers of patients in falling order."""
     total = int(weights.sum())
     room = [share * total for share in shares]
     parts = range(len(room))
     dealt: list[int] = []
-    for weight, groups in itertools.groupby(weights.tolist()):
+    for weight, equals in itertools.groupby(weights.tolist()):
         left = [max(each, 0.0) for each in room]
         odds = [each / sum(left) for each in left]
         lacks = _some_turns_later(odds, seed, weight)
-        for _ in groups:
+        for _ in equals:
             chosen = -1
             for part in parts:
                 lacks[part] += odds[part]
@@ -172,7 +178,7 @@ def _deal(weights: NDArray[np.int64], shares: Sequence[float], seed: int) -> lis
 
 
 def _some_turns_later(odds: Sequence[float], seed: int, weight: int) -> list[float]:
-    """The state at a random start of the turns; from a fixed one, a lone linked pair would always train."""
+    """The state of the turns at a random start; from a fixed start, a lone pair would always be in train."""
     lacks = [0.0] * len(odds)
     for _ in range(int.from_bytes(draw(seed, f"start {weight}"), "big") % _STARTS):
         lacks = [lack + odd for lack, odd in zip(lacks, odds, strict=True)]
@@ -188,10 +194,10 @@ def _none_empty(dealt: list[int]) -> list[int]:
     return dealt
 
 
-def _need_three(patients: int, groups: int) -> None:
-    if groups >= len(SPLITS):
+def _need_three(patients: int, clusters: int) -> None:
+    if clusters >= len(SPLITS):
         return
     there = "1 patient" if patients == 1 else f"{patients} patients"
-    if groups < patients:
-        there += f", linked by identical images into {groups} group{'s' * (groups > 1)}"
+    if clusters < patients:
+        there += f", linked by identical images into {clusters} cluster{'s' * (clusters > 1)}"
     raise CohortError(f"the cohort has {there}: train, holdout and test need different patients, at least 3")

@@ -1,8 +1,8 @@
-"""Work on chunks in several processes that may die: a decoder that crashes or hangs costs one item.
+"""A pool of worker processes that may die: a decoder that crashes or hangs costs one item.
 
-Processes are started afresh (`spawn`), so that they carry no threads and no memory of the caller. A chunk
-whose worker dies or stays silent too long is done again, item by item, and whichever item kills its worker
-alone is reported as lost. Each worker has a chunk before it and another in hand, so that it never waits.
+Processes are started by `spawn`, so that they inherit no threads and no memory. A chunk whose worker dies or
+stays silent too long is repeated item by item, and an item that kills its worker alone is reported as lost.
+Each worker has one chunk in work and another queued, so that it does not wait.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ except ImportError:  # not on Windows, where memory is not bounded
 T = TypeVar("T")
 R = TypeVar("R")
 
-PATIENCE = 300.0  # seconds without a word from a worker, per chunk
+PATIENCE = 300.0  # seconds that a worker may stay silent, per chunk
 AHEAD = 2  # chunks that a worker has at a time
 ADDRESS_SPACE = 16 << 30  # bytes that a worker may ask for; hostile files ask for more
 
 
 @dataclass(frozen=True)
-class Part(Generic[R]):
-    """Something that came of a chunk; `last` of it once, and after that nothing."""
+class ChunkResult(Generic[R]):
+    """One result of a chunk; `last` is true for its final result."""
 
     chunk: int
     value: R
@@ -43,15 +43,15 @@ class Part(Generic[R]):
 
 
 @dataclass(frozen=True)
-class Again:
-    """The worker of a chunk died: what came of the chunk so far is void, it is done again in pieces."""
+class ChunkRestarted:
+    """The worker of a chunk died: its results so far are void, and the chunk is repeated item by item."""
 
     chunk: int
 
 
 @dataclass(frozen=True)
-class Lost(Generic[T]):
-    """An item that killed its worker; `why` in words."""
+class ItemLost(Generic[T]):
+    """An item that killed its worker; `why` is the reason, as text."""
 
     chunk: int
     item: T
@@ -59,13 +59,13 @@ class Lost(Generic[T]):
     last: bool
 
 
-Event = Part[R] | Again | Lost[T]
+WorkerEvent = ChunkResult[R] | ChunkRestarted | ItemLost[T]
 
 
 def in_process(
     work: Callable[[Sequence[T]], Iterable[R]], chunks: Iterable[Sequence[T]]
-) -> Iterator[Part[R]]:
-    """The same events from this process alone, in order."""
+) -> Iterator[ChunkResult[R]]:
+    """The same events, computed in this process and in order."""
     for number, chunk in enumerate(chunks):
         yield from _parts(number, work(chunk))
 
@@ -75,32 +75,32 @@ def in_processes(
     chunks: Iterable[Sequence[T]],
     processes: int,
     patience: float = PATIENCE,
-) -> Iterator[Part[R] | Again | Lost[T]]:
-    """What `work` yields for each chunk, as it comes; chunks in no order, the parts of one in theirs.
+) -> Iterator[ChunkResult[R] | ChunkRestarted | ItemLost[T]]:
+    """What `work` yields for each chunk; chunks in any order, the results of a chunk in their order.
 
     Args:
         work: can be pickled, as can items and results; yields at least once for a chunk.
         processes: at least 1.
-        patience: seconds after which a silent worker is ended.
+        patience: seconds after which a silent worker is killed.
     """
     yield from _Pool(work, iter(enumerate(chunks)), processes, patience).events()
 
 
-def _parts(number: int, values: Iterable[R]) -> Iterator[Part[R]]:
-    """Each value, with the knowledge whether another follows."""
+def _parts(number: int, values: Iterable[R]) -> Iterator[ChunkResult[R]]:
+    """Each value, marked if it is the last."""
     iterator = iter(values)
     value = next(iterator)
     for following in iterator:
-        yield Part(number, value, last=False)
+        yield ChunkResult(number, value, last=False)
         value = following
-    yield Part(number, value, last=True)
+    yield ChunkResult(number, value, last=True)
 
 
 @dataclass
 class _Task:
     number: int
     items: Sequence[Any]
-    later: deque[Any] = field(default_factory=deque)  # the rest of a chunk that is done in pieces
+    later: deque[Any] = field(default_factory=deque)  # the rest of a chunk that is repeated item by item
 
 
 @dataclass
@@ -135,14 +135,14 @@ class _Pool:
                 self._end(worker)
 
     def _give_work(self) -> bool:
-        """As much to do as each worker may have, in turns, and whether anybody works now."""
+        """Give each worker up to `AHEAD` chunks, in turns; returns whether any worker is busy."""
         for wanted in range(1, AHEAD + 1):
             for worker in self.workers:
                 if len(worker.tasks) < wanted and (task := self._next()) is not None:
                     if not worker.tasks:
                         worker.deadline = time.monotonic() + self.patience
                     worker.tasks.append(task)
-                    with suppress(OSError):  # a worker that is gone is noticed when it is listened to
+                    with suppress(OSError):  # a dead worker is noticed when it is listened to
                         worker.pipe.send(task.items)
         return any(worker.tasks for worker in self.workers)
 
@@ -162,7 +162,7 @@ class _Pool:
             raise value
         worker.deadline = time.monotonic() + self.patience
         task = worker.tasks[0]
-        yield Part(task.number, value, last=kind == "last" and not task.later)
+        yield ChunkResult(task.number, value, last=kind == "last" and not task.later)
         if kind == "last":
             worker.tasks.popleft()
             self._go_on(task)
@@ -175,10 +175,10 @@ class _Pool:
         worker.tasks.clear()
         self.again.extend(untouched)
         if len(task.items) > 1:
-            yield Again(task.number)
+            yield ChunkRestarted(task.number)
             self.again.append(_Task(task.number, task.items[:1], deque(task.items[1:])))
         else:
-            yield Lost(task.number, task.items[0], why, last=not task.later)
+            yield ItemLost(task.number, task.items[0], why, last=not task.later)
             self._go_on(task)
 
     def _go_on(self, task: _Task) -> None:
@@ -200,9 +200,9 @@ class _Pool:
 
 
 def _serve(pipe: Connection, work: Callable[[Sequence[T]], Iterable[R]]) -> None:
-    """The life of a worker: chunks in, results out, until nobody is there any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller hears Ctrl-C and ends its workers
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries that decode print there; what counts is sent
+    """The loop of a worker: chunks in, results out, until the caller is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller handles Ctrl-C and kills its workers
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoding libraries print there; results are sent
     if resource is not None:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, resource.RLIM_INFINITY))
@@ -221,7 +221,7 @@ def _serve(pipe: Connection, work: Callable[[Sequence[T]], Iterable[R]]) -> None
 
 
 def _receive(pipe: Connection, given: SimpleQueue[Any]) -> None:
-    """Take chunks off the pipe at once: a caller that waits to send would not hear what the worker says."""
+    """Take chunks off the pipe at once: a caller that is blocked in sending would not receive results."""
     try:
         while True:
             given.put(pipe.recv())

@@ -1,5 +1,6 @@
 """Class-conditional diffusion.
 
-`process` is the noise and what may be predicted of it, `unet` the network, `model` both together, `batches`
-what a training step shows them, `samplers` the way back from noise to images.
+`process` has the noise and the prediction targets, `networks` the networks, `model` both together, `batches`
+draws what a training step shows them, `samplers` go from noise back to images, and `check` refuses recipes
+that name a network or a sampler that does not exist. `interchange` converts models of diffusers.
 """

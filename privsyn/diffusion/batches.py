@@ -1,4 +1,4 @@
-"""What a step shows the network: images with labels, times and noise, drawn from one generator."""
+"""Training batches: images with labels, times and noise, drawn from one generator."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from privsyn.diffusion.model import DiffusionModel, to_float
 Draws = tuple[Tensor, Tensor, Tensor, Tensor]
 Augment = Literal["flip", "flip-vertical", "rotate-90"]
 
-WAYS: Mapping[str, Sequence[Callable[[Tensor], Tensor]]] = {
+VARIANTS: Mapping[str, Sequence[Callable[[Tensor], Tensor]]] = {
     "flip": (lambda images: images.flip(-1),),
     "flip-vertical": (lambda images: images.flip(-2),),
     "rotate-90": tuple(partial(torch.rot90, k=turns, dims=(-2, -1)) for turns in (1, 2, 3)),
@@ -51,12 +51,12 @@ def draw(
     clean = to_float(images[rows.ravel()]).to(device)
     clean = clean.reshape(units, per_unit, *clean.shape[1:])
     clean = clean.repeat(1, multiplicity, 1, 1, 1)
-    told = torch.from_numpy(labels[rows]).to(device).repeat(1, multiplicity)
-    hidden = torch.rand(told.shape, generator=generator, device=device) < label_dropout
+    classes = torch.from_numpy(labels[rows]).to(device).repeat(1, multiplicity)
+    hidden = torch.rand(classes.shape, generator=generator, device=device) < label_dropout
     times = model.process.times_at(stratified(units, per_unit * multiplicity, generator))
     noise = torch.randn(clean.shape, generator=generator, device=device)
     clean = augmented(clean, augment, generator)
-    return clean, told.masked_fill(hidden, model.null_label), times, noise
+    return clean, classes.masked_fill(hidden, model.null_label), times, noise
 
 
 def noise_draws(model: DiffusionModel, units: int, rows: int, generator: torch.Generator) -> Draws:
@@ -71,9 +71,9 @@ def noise_draws(model: DiffusionModel, units: int, rows: int, generator: torch.G
 def augmented(images: Tensor, kinds: Sequence[Augment], generator: torch.Generator) -> Tensor:
     """Images (units, R, C, H, W), each flipped with chance 1/2, or turned by 0 to 270 degrees, as named."""
     for kind in kinds:
-        ways = [images, *(turn(images) for turn in WAYS[kind])]
-        chosen = torch.randint(len(ways), images.shape[:2], generator=generator, device=images.device)
-        for number, turned in enumerate(ways):
+        variants = [images, *(turn(images) for turn in VARIANTS[kind])]
+        chosen = torch.randint(len(variants), images.shape[:2], generator=generator, device=images.device)
+        for number, turned in enumerate(variants):
             images = torch.where((chosen == number)[..., None, None, None], turned, images)
     return images
 
@@ -81,12 +81,12 @@ def augmented(images: Tensor, kinds: Sequence[Augment], generator: torch.Generat
 def stratified(units: int, draws: int, generator: torch.Generator) -> Tensor:
     """Quantiles (units, draws) float64: uniform over [0, 1), those of one unit spread over `draws` strata.
 
-    Less variance for nothing: Kingma et al. 2021, "Variational Diffusion Models", appendix I.1,
+    Reduces variance at no extra cost: Kingma et al. 2021, "Variational Diffusion Models", appendix I.1,
     https://arxiv.org/abs/2107.00630
     """
     device = generator.device
     offsets = torch.rand(units, draws, generator=generator, device=device, dtype=torch.float64)
-    # dealt at random, or the same images of a unit would always get the same strata
+    # in random order, or the same images of a unit would always get the same strata
     strata = torch.rand(units, draws, generator=generator, device=device).argsort(dim=1)
     return (strata + offsets) / draws
 

@@ -1,23 +1,21 @@
-"""Our process as the `scheduler_config.json` of diffusers' `DDPMScheduler`, and back.
+"""Converts our process to the `scheduler_config.json` of diffusers' `DDPMScheduler`, and back.
 
 https://github.com/huggingface/diffusers, schedulers/scheduling_ddpm.py
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from privsyn.diffusion.interchange_unet import LAYOUT, refused, whole_number
+from privsyn.diffusion.interchange_unet import LAYOUT, Config, refused, whole_number
 from privsyn.diffusion.process import BETAS, Schedule, cosine_betas, linear_betas
 from privsyn.errors import RecipeError
 from privsyn.recipe import Recipe
+from privsyn.strict_json import JsonObject, JsonValue
 
 # What a scheduler takes where its file is silent, and what of it we read; a test compares the values.
-SCHEDULER_DEFAULTS: Mapping[str, Any] = {
+SCHEDULER_DEFAULTS: Config = {
     "num_train_timesteps": 1000,
     "beta_start": 1e-4,
     "beta_end": 0.02,
@@ -31,7 +29,7 @@ SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler")
 PREDICTIONS = {"v": "v_prediction", "epsilon": "epsilon", "x0": "sample"}
 
 
-def scheduler_config(recipe: Recipe) -> dict[str, Any]:
+def scheduler_config(recipe: Recipe) -> JsonObject:
     """The scheduler whose process, and whose steps, are those of the recipe and of our sampler `ddpm`.
 
     Raises:
@@ -59,22 +57,22 @@ def scheduler_config(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def process_settings(config: Mapping[str, Any], where: str, *, learned_variance: bool) -> dict[str, Any]:
-    """`timesteps`, `schedule` and `target` of a `scheduler_config.json`; how it samples is passed over.
+def process_settings(config: Config, where: str, *, learned_variance: bool) -> JsonObject:
+    """`timesteps`, `schedule` and `target` of a `scheduler_config.json`; sampling settings are ignored.
 
     Args:
         where: begins every message.
-        learned_variance: the network says a variance.
+        learned_variance: the network predicts a variance.
 
     Raises:
-        RecipeError: it names the field that our process cannot express.
+        RecipeError: our process cannot express a field; the message names it.
     """
     name = config.get("_class_name")
     if name not in SCHEDULERS:
         raise refused(where, "_class_name", name, " or ".join(SCHEDULERS))
     get = {field: config.get(field, default) for field, default in SCHEDULER_DEFAULTS.items()}
     if get["rescale_betas_zero_snr"]:
-        raise refused(where, "rescale_betas_zero_snr", True, "false, for our process keeps some signal")
+        raise refused(where, "rescale_betas_zero_snr", True, "false, because our process keeps some signal")
     targets = {theirs: ours for ours, theirs in PREDICTIONS.items()}
     if get["prediction_type"] not in targets:
         raise refused(where, "prediction_type", get["prediction_type"], " or ".join(targets))
@@ -86,7 +84,7 @@ def process_settings(config: Mapping[str, Any], where: str, *, learned_variance:
     return {"timesteps": timesteps, "schedule": schedule, "target": targets[get["prediction_type"]]}
 
 
-def _beta_fields(schedule: Schedule, timesteps: int) -> dict[str, Any]:
+def _beta_fields(schedule: Schedule, timesteps: int) -> JsonObject:
     """The schedule by the name that diffusers has for it, or as a list where it has none."""
     betas = BETAS[schedule](timesteps)
     if schedule == "cosine":
@@ -97,14 +95,14 @@ def _beta_fields(schedule: Schedule, timesteps: int) -> dict[str, Any]:
     return {"beta_schedule": "linear", "trained_betas": betas.tolist()}
 
 
-def _schedule(get: Mapping[str, Any], where: str) -> tuple[str, int]:
+def _schedule(get: Config, where: str) -> tuple[str, int]:
     """Name and length of the one of our schedules that has these betas, to float32."""
     betas = _betas_of(get, where)
     for name, ours in BETAS.items():
         if np.allclose(betas, ours(len(betas)), rtol=1e-5, atol=1e-7):
             return name, len(betas)
     given = "trained_betas" if get["trained_betas"] is not None else "beta_schedule"
-    told = (
+    found = (
         "a list" if given == "trained_betas" else f"{get['beta_schedule']}, {betas[0]:.6g} to {betas[-1]:.6g}"
     )
     linear = linear_betas(len(betas))
@@ -112,10 +110,10 @@ def _schedule(get: Mapping[str, Any], where: str) -> tuple[str, int]:
         f"at {len(betas)} steps one of our schedules: {', '.join(BETAS)} (linear is {linear[0]:.6g} to "
         f"{linear[-1]:.6g})"
     )
-    raise refused(where, given, told, needed)
+    raise refused(where, given, found, needed)
 
 
-def _betas_of(get: Mapping[str, Any], where: str) -> NDArray[np.float64]:
+def _betas_of(get: Config, where: str) -> NDArray[np.float64]:
     """The betas (T,) of a scheduler, each in (0, 1)."""
     if get["trained_betas"] is not None:
         return _numbers(get["trained_betas"], "trained_betas", where)
@@ -129,7 +127,7 @@ def _betas_of(get: Mapping[str, Any], where: str) -> NDArray[np.float64]:
     raise refused(where, "beta_schedule", get["beta_schedule"], needed)
 
 
-def _numbers(given: Any, field: str, where: str) -> NDArray[np.float64]:
+def _numbers(given: JsonValue, field: str, where: str) -> NDArray[np.float64]:
     """(n,) numbers between 0 and 1."""
     try:
         numbers = np.array(given, dtype=np.float64)

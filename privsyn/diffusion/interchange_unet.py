@@ -1,7 +1,7 @@
-"""Our U-Net as diffusers' `UNet2DModel`, and back: its `config.json`, and its weights block by block.
+"""Converts our U-Net to diffusers' `UNet2DModel`, and back: its `config.json` and its weights.
 
-https://github.com/huggingface/diffusers, models/unets/unet_2d.py. What either side cannot express is refused
-by the name of the field.
+https://github.com/huggingface/diffusers, models/unets/unet_2d.py. What either side cannot express is refused,
+and the field is named.
 """
 
 from __future__ import annotations
@@ -9,19 +9,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from privsyn.diffusion.model import build_model
+from privsyn.diffusion.networks.unet import NETWORK
 from privsyn.errors import CheckpointError, RecipeError
 from privsyn.recipe import Recipe, parse
+from privsyn.strict_json import JsonObject, JsonValue
+
+Config: TypeAlias = Mapping[str, JsonValue]  # of a config.json
 
 LAYOUT = "0.32.0"  # the oldest diffusers that pyproject.toml allows
 
 # What UNet2DModel takes where a config.json is silent; a test compares it with the signature.
-UNET_DEFAULTS: Mapping[str, Any] = {
+UNET_DEFAULTS: Config = {
     "sample_size": None,
     "in_channels": 3,
     "out_channels": 3,
@@ -51,8 +55,8 @@ UNET_DEFAULTS: Mapping[str, Any] = {
     "num_class_embeds": None,
     "num_train_timesteps": None,  # of the learned time embedding, which is refused
 }
-# Fields of which our network has these values only.
-UNET_ONLY: Mapping[str, tuple[Any, ...]] = {
+# The values that our network can express, for fields that it cannot vary.
+UNET_ONLY: Mapping[str, tuple[JsonValue, ...]] = {
     "center_input_sample": (False,),
     "time_embedding_type": ("positional",),
     "freq_shift": (0,),
@@ -104,16 +108,16 @@ CONFIG_OF_ANOTHER = "the weights and config.json are not of one network, so save
 BEFORE_0_15 = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def unet_config(recipe: Recipe) -> dict[str, Any]:
-    """The `config.json` of the `UNet2DModel` that a recipe's network is.
+def unet_config(recipe: Recipe) -> JsonObject:
+    """The `config.json` of the `UNet2DModel` that equals a recipe's network.
 
     Raises:
-        RecipeError: it is none.
+        RecipeError: there is none.
     """
     model, channels = recipe.model, recipe.data.channels
-    if model.network != "unet":
+    if model.network != NETWORK.name:
         raise RecipeError(
-            f'model.network is "{model.network}", and diffusers has no such network: it stays here'
+            f'model.network is "{model.network}", which diffusers does not have: it cannot be exported'
         )
     if len(set(model.blocks_per_level)) > 1:
         raise RecipeError(
@@ -146,48 +150,39 @@ def unet_config(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def unet_settings(config: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
-    """The sections `data`, `model` and `diffusion` with which our network is that of a `config.json`.
+def unet_settings(config: Config, where: str) -> dict[str, JsonObject]:
+    """The sections `data`, `model` and `diffusion` whose network equals that of a `config.json`.
 
     Args:
         where: begins every message.
 
     Raises:
-        RecipeError: it names the field that our network cannot express.
+        RecipeError: our network cannot express a field; the message names it.
     """
     _check_fields(config, where)
     get = {field: config.get(field, default) for field, default in UNET_DEFAULTS.items()}
     channels, multipliers = _widths(get, where)
     has_scale_shift = get["resnet_time_scale_shift"] == "scale_shift"
-    groups, middle = (
-        whole_number(get["norm_num_groups"], "norm_num_groups", where),
-        get["attn_norm_num_groups"],
-    )
-    if channels % groups:
-        raise refused(
-            where, "norm_num_groups", groups, f"a divisor of {channels}, the first of block_out_channels"
-        )
-    if middle != groups and (middle is not None or has_scale_shift):  # null means none, or the same
-        raise refused(where, "attn_norm_num_groups", middle, f"{groups}, as norm_num_groups")
     if get["num_class_embeds"] is not None:
         whole_number(get["num_class_embeds"], "num_class_embeds", where)
-    if get["out_channels"] not in (get["in_channels"], 2 * get["in_channels"]):
-        raise refused(where, "out_channels", get["out_channels"], "in_channels, or twice as many")
-    model = {
-        "network": "unet",
+    inputs, outputs = whole_number(get["in_channels"], "in_channels", where), get["out_channels"]
+    if outputs not in (inputs, 2 * inputs):
+        raise refused(where, "out_channels", outputs, "in_channels, or twice as many")
+    model: JsonObject = {
+        "network": NETWORK.name,
         "channels": channels,
         "multipliers": multipliers,
         "blocks": whole_number(get["layers_per_block"], "layers_per_block", where),
         "attention_levels": _attention_levels(get, len(multipliers), where),
-        **_head_channels(get, where),
-        "groups": groups,
+        **_head_channels(get, [channels * multiplier for multiplier in multipliers], where),
+        "groups": _groups(get, channels, has_scale_shift, where),
         "dropout": get["dropout"],
         "scale_shift": has_scale_shift,
     }
-    settings = {
-        "data": {**_size(get["sample_size"], where), "channels": get["in_channels"]},
+    settings: dict[str, JsonObject] = {
+        "data": {**_size(get["sample_size"], where), "channels": inputs},
         "model": model,
-        "diffusion": {"learned_variance": get["out_channels"] != get["in_channels"]},
+        "diffusion": {"learned_variance": outputs != inputs},
     }
     _recipe_of(settings, where)  # refuses what any recipe refuses
     return settings
@@ -198,7 +193,7 @@ def to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {_their_name(name.removeprefix("network.")): value for name, value in weights.items()}
 
 
-def from_diffusers(weights: Mapping[str, Tensor], config: Mapping[str, Any], where: str) -> dict[str, Tensor]:
+def from_diffusers(weights: Mapping[str, Tensor], config: Config, where: str) -> dict[str, Tensor]:
     """The state dict of a `UNet2DModel` under our names (`network. ...`), in float32.
 
     Args:
@@ -206,7 +201,7 @@ def from_diffusers(weights: Mapping[str, Tensor], config: Mapping[str, Any], whe
         where: begins every message.
 
     Raises:
-        RecipeError: the config is of a network that ours cannot be.
+        RecipeError: our network cannot express the config.
         CheckpointError: a weight is missing, superfluous, of another shape, or not of a floating type.
     """
     given = {_current_name(name): value for name, value in weights.items()}
@@ -218,14 +213,14 @@ def from_diffusers(weights: Mapping[str, Tensor], config: Mapping[str, Any], whe
     return ours
 
 
-def refused(where: str, field: str, value: Any, needed: str) -> RecipeError:
-    """The error for a field that we cannot express: where it is, what it says, what it would have to be."""
-    said = json.dumps(value)
-    said = said if len(said) <= 80 else f"{said[:77]}..."
-    return RecipeError(f"{where}: {field} is {said}, which needs to be {needed}: use another model")
+def refused(where: str, field: str, value: JsonValue, needed: str) -> RecipeError:
+    """The error for a field that we cannot express: its place, its value, and the values we can express."""
+    text = json.dumps(value)
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    return RecipeError(f"{where}: {field} is {text}, which needs to be {needed}: use another model")
 
 
-def whole_number(value: Any, field: str, where: str) -> int:
+def whole_number(value: JsonValue, field: str, where: str) -> int:
     """The value, if it is a positive whole number."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise refused(where, field, value, "a whole number above 0")
@@ -236,7 +231,7 @@ def _named(types: Mapping[str, bool], attends: bool) -> str:
     return next(name for name, does in types.items() if does == attends)
 
 
-def _check_fields(config: Mapping[str, Any], where: str) -> None:
+def _check_fields(config: Config, where: str) -> None:
     name = config.get("_class_name", "UNet2DModel")
     if name != "UNet2DModel":
         raise refused(where, "_class_name", name, "UNet2DModel")
@@ -252,7 +247,7 @@ def _check_fields(config: Mapping[str, Any], where: str) -> None:
             raise refused(where, field, value, " or ".join(json.dumps(each) for each in values))
 
 
-def _widths(get: Mapping[str, Any], where: str) -> tuple[int, list[int]]:
+def _widths(get: Config, where: str) -> tuple[int, list[int]]:
     """Channels of the first level, and how many times as many each level has."""
     field, given = "block_out_channels", get["block_out_channels"]
     if not isinstance(given, Sequence) or not given:
@@ -265,23 +260,37 @@ def _widths(get: Mapping[str, Any], where: str) -> tuple[int, list[int]]:
     return widths[0], [width // widths[0] for width in widths]
 
 
-def _attention_levels(get: Mapping[str, Any], levels: int, where: str) -> list[int]:
+def _groups(get: Config, channels: int, has_scale_shift: bool, where: str) -> int:
+    """Groups of each GroupNorm."""
+    groups, middle = get["norm_num_groups"], get["attn_norm_num_groups"]
+    groups = whole_number(groups, "norm_num_groups", where)
+    if channels % groups:
+        raise refused(
+            where, "norm_num_groups", groups, f"a divisor of {channels}, the first of block_out_channels"
+        )
+    if middle != groups and (middle is not None or has_scale_shift):  # null means none, or the same
+        raise refused(where, "attn_norm_num_groups", middle, f"{groups}, as norm_num_groups")
+    return groups
+
+
+def _attention_levels(get: Config, levels: int, where: str) -> list[int]:
     found = []
     for field, types in (("down_block_types", DOWN), ("up_block_types", UP)):
         given = get[field]
-        known = isinstance(given, Sequence) and len(given) == levels and all(each in types for each in given)
-        if not known:
+        names = given if isinstance(given, Sequence) else ()
+        attends = [types[name] for name in names if isinstance(name, str) and name in types]
+        if not len(attends) == len(names) == levels:
             raise refused(where, field, given, f"a list of {levels} of {' and '.join(types)}")
-        found.append([types[each] for each in given])
+        found.append(attends)
     down, up = found
     if down != up[::-1]:
         needed = "like down_block_types in reverse order: a level attends on both ways, or on none"
-        raise refused(where, "up_block_types", list(get["up_block_types"]), needed)
-    return [level for level, attends in enumerate(down) if attends]
+        raise refused(where, "up_block_types", get["up_block_types"], needed)
+    return [level for level, here in enumerate(down) if here]
 
 
-def _head_channels(get: Mapping[str, Any], where: str) -> dict[str, int]:
-    field, widths = "attention_head_dim", get["block_out_channels"]
+def _head_channels(get: Config, widths: Sequence[int], where: str) -> dict[str, int]:
+    field = "attention_head_dim"
     if get[field] is None:
         return {}
     per_head = whole_number(get[field], field, where)
@@ -290,7 +299,7 @@ def _head_channels(get: Mapping[str, Any], where: str) -> dict[str, int]:
     return {"head_channels": per_head}
 
 
-def _size(given: Any, where: str) -> dict[str, int]:
+def _size(given: JsonValue, where: str) -> dict[str, int]:
     if given is None:
         return {}
     sides = set(given) if isinstance(given, Sequence) and not isinstance(given, str) else {given}
@@ -299,13 +308,13 @@ def _size(given: Any, where: str) -> dict[str, int]:
     return {"size": whole_number(sides.pop(), "sample_size", where)}
 
 
-def _recipe_of(settings: Mapping[str, Mapping[str, Any]], where: str) -> Recipe:
+def _recipe_of(settings: Mapping[str, Config], where: str) -> Recipe:
     """A recipe with these settings, and any size and class."""
     data = {"size": 8, "classes": ["any"], **settings["data"]}
     return parse({**settings, "data": data}, Recipe, where)
 
 
-def _shapes(config: Mapping[str, Any], where: str) -> dict[str, tuple[int, ...]]:
+def _shapes(config: Config, where: str) -> dict[str, tuple[int, ...]]:
     """Names (without `network.`) and shapes of our network's weights; as many classes as the config has."""
     with torch.device("meta"):
         network = build_model(_recipe_of(unet_settings(config, where), where)).network

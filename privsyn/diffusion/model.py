@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from privsyn.bit_depth import DTYPES, Images, white
-from privsyn.diffusion.posterior import bound
+from privsyn.diffusion.check import check_recipe
+from privsyn.diffusion.networks import find_network
+from privsyn.diffusion.networks.declaration import DenoisingNetwork, Frame
+from privsyn.diffusion.posterior import variational_bound
 from privsyn.diffusion.process import Process, SamplingLaw, log_snrs
-from privsyn.diffusion.swin_unet import swin_unet
-from privsyn.diffusion.unet import Frame, UNet, plain_unet
 from privsyn.errors import RecipeError
 from privsyn.recipe import Recipe
 
@@ -23,7 +24,7 @@ class DiffusionModel(nn.Module):
     """A class-conditional diffusion model.
 
     Attributes:
-        network: says `process.target`, and the variance if it learns it, of (noisy images, times, labels).
+        network: predicts `process.target`, and a learned variance, from (noisy images, times, labels).
         process: the noise it is trained on.
         image_shape: (C, H, W) of one image.
         bit_depth: of the images that it learns and draws, 8 or 16.
@@ -31,7 +32,11 @@ class DiffusionModel(nn.Module):
     """
 
     def __init__(
-        self, network: UNet, process: Process, image_shape: tuple[int, int, int], bit_depth: int = 8
+        self,
+        network: DenoisingNetwork,
+        process: Process,
+        image_shape: tuple[int, int, int],
+        bit_depth: int = 8,
     ) -> None:
         super().__init__()
         self.network = network
@@ -43,7 +48,7 @@ class DiffusionModel(nn.Module):
 
     @property
     def null_label(self) -> int:
-        """The label that stands for "class not told", `len(classes)`."""
+        """The label that stands for "class not given", `len(classes)`."""
         return self.network.label.num_embeddings - 1
 
     def compile_network(self) -> None:
@@ -51,16 +56,16 @@ class DiffusionModel(nn.Module):
         self._compiled = torch.compile(self.network.forward)
 
     def predict(self, noisy: Tensor, times: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the network says at x_t: the target (B, C, H, W), and the share of the variance or None."""
+        """The prediction at x_t: the target (B, C, H, W), and the share of the variance or None."""
         given = noisy * self.process.coefficients(times, noisy).input
         reduced = self.training and self.precision != torch.float32
         with torch.autocast(noisy.device.type, self.precision, enabled=reduced):
             network = self._compiled if self.training and self._compiled else self.network
-            said = network(given, times, labels)
-        said = said.to(noisy.dtype)
+            prediction = network(given, times, labels)
+        prediction = prediction.to(noisy.dtype)
         if not self.process.learned_variance:
-            return said, None
-        target, share = said.chunk(2, dim=1)
+            return prediction, None
+        target, share = prediction.chunk(2, dim=1)
         return target, share
 
     def loss(self, images: Tensor, labels: Tensor, times: Tensor, noise: Tensor) -> Tensor:
@@ -77,14 +82,16 @@ class DiffusionModel(nn.Module):
         """
         process = self.process
         noisy = process.add_noise(images, noise, times)
-        said, share = self.predict(noisy, times, labels)
-        error = (said - process.target_of(images, noise, times)).square().flatten(1).mean(dim=1)
+        prediction, share = self.predict(noisy, times, labels)
+        error = (prediction - process.target_of(images, noise, times)).square().flatten(1).mean(dim=1)
         loss: Tensor = process.weight(times).to(error) * error
         if share is not None:
-            clean = process.denoise(said.detach(), noisy, times)
+            clean = process.denoise(prediction.detach(), noisy, times)
             weight = VARIANCE_WEIGHT * process.timesteps
             highest = white(DTYPES[self.bit_depth])
-            loss = loss + weight * bound(process, images, noisy, clean, share, times, white=highest)
+            loss = loss + weight * variational_bound(
+                process, images, noisy, clean, share, times, white=highest
+            )
         return loss
 
     def forward(self, images: Tensor, labels: Tensor, times: Tensor, noise: Tensor) -> Tensor:
@@ -93,7 +100,12 @@ class DiffusionModel(nn.Module):
 
 
 def build_model(recipe: Recipe) -> DiffusionModel:
-    """A fresh model; its weights follow from `recipe.seed`, and the global generator is left alone."""
+    """A fresh model; its weights follow from `recipe.seed`, and the global generator is left alone.
+
+    Raises:
+        RecipeError: it names a network or a sampler that does not exist, or settings that do not fit.
+    """
+    check_recipe(recipe)
     with torch.random.fork_rng(devices=[]):  # torch initialises layers from the global generator only
         torch.manual_seed(recipe.seed)
         network = _network(recipe)
@@ -120,30 +132,18 @@ def build_process(recipe: Recipe) -> Process:
     )
 
 
-def _network(recipe: Recipe) -> UNet:
-    wanted, channels = recipe.model, recipe.data.channels
+def _network(recipe: Recipe) -> DenoisingNetwork:
+    model, channels = recipe.model, recipe.data.channels
     frame: Frame = {
-        "multipliers": wanted.multipliers,
-        "blocks": wanted.blocks_per_level,
-        "groups": wanted.groups,
+        "multipliers": model.multipliers,
+        "blocks": model.blocks_per_level,
+        "groups": model.groups,
         "image_channels": channels,
         "outputs": channels * (2 if recipe.diffusion.learned_variance else 1),
         "labels": len(recipe.data.classes) + 1,
-        "channels": wanted.channels,
+        "channels": model.channels,
     }
-    if wanted.network == "swin-unet":
-        assert wanted.heads is not None  # the recipe demands them
-        assert wanted.windows is not None
-        levels, heads, windows = wanted.attention_levels, wanted.heads, wanted.windows
-        return swin_unet(**frame, swin_levels=levels, heads=heads, windows=windows, dropout=wanted.dropout)
-    per_head = wanted.head_channels
-    return plain_unet(
-        **frame,
-        attention_levels=wanted.attention_levels,
-        heads=lambda width: 1 if per_head is None else width // per_head,
-        dropout=wanted.dropout,
-        scale_shift=wanted.scale_shift,
-    )
+    return find_network(model.network).build(model, frame)
 
 
 def device_of(recipe: Recipe) -> torch.device:
@@ -156,12 +156,12 @@ def device_of(recipe: Recipe) -> torch.device:
     except RuntimeError:
         raise RecipeError(f"train.device {wanted!r} is not a device: use auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not has_cuda:
-        raise RecipeError(f"train.device is {wanted!r}, but no CUDA device is at hand: use auto or cpu")
+        raise RecipeError(f"train.device is {wanted!r}, but there is no CUDA device: use auto or cpu")
     return device
 
 
 def precision_on(device: torch.device, wanted: str) -> torch.dtype:
-    """bf16 if the recipe asks for it, or leaves it open and the device computes in it; else float32."""
+    """bf16 if the recipe asks for it, or if it is auto and the device supports it; else float32."""
     if wanted != "auto":
         return torch.bfloat16 if wanted == "bf16" else torch.float32
     if device.type == "cuda":

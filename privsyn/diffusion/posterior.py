@@ -1,7 +1,7 @@
-"""One step back in closed form, and the bound on the likelihood that teaches a network its variance.
+"""The posterior of one step in closed form, and the variational bound that trains a learned variance.
 
-For two times s < t of the process (neighbours, or neighbours of a respaced sampler) all follows from alpha
-and sigma at both: beta = 1 - (alpha_t / alpha_s)^2 is the noise that the step from s to t adds. Ho et al.
+For two times s < t of the process (neighbours, or neighbours of a respaced sampler) it follows from alpha and
+sigma at both: beta = 1 - (alpha_t / alpha_s)^2 is the noise that the step from s to t adds. Ho et al.
 2020, eq. 6 and 7, https://arxiv.org/abs/2006.11239; Nichol & Dhariwal 2021, "Improved Denoising Diffusion
 Probabilistic Models", eq. 15 and 16, https://arxiv.org/abs/2102.09672
 """
@@ -55,11 +55,11 @@ def posterior(log_snr: Tensor, earlier: Tensor) -> Posterior:
     )
 
 
-def bound(
+def variational_bound(
     process: Process,
     clean: Tensor,
     noisy: Tensor,
-    said: Tensor,
+    predicted: Tensor,
     share: Tensor,
     times: Tensor,
     white: int = 255,
@@ -67,8 +67,8 @@ def bound(
     """Terms (B,) of the variational bound at whole times, in bits per dimension.
 
     Args:
-        said: x_0 (B, C, H, W) as the network sees it; detached, so that the bound teaches the variance alone.
-        share: (B, C, H, W) the network's word on the variance.
+        predicted: x_0 (B, C, H, W) by the network; detached, so that the bound trains the variance alone.
+        share: (B, C, H, W) the predicted variance, on [-1, 1].
         white: highest level of the images: 255, or 65535 where they have 16 bits.
 
     Returns:
@@ -77,15 +77,14 @@ def bound(
     shape = (-1, *[1] * (clean.ndim - 1))
     first = (times == 0).reshape(shape)
     before = process.log_snr((times - 1).clamp(min=0)).reshape(shape)
-    here = process.log_snr(times.clamp(min=1)).reshape(
-        shape
-    )  # at t = 0 the smallest variance is that of t = 1
+    # at t = 0 the smallest variance is that of t = 1
+    here = process.log_snr(times.clamp(min=1)).reshape(shape)
     step = posterior(here, before)
     smallest_noise = (-process.log_snr(times)).sigmoid().log().reshape(shape)  # ln(beta) at t = 0
     step = step._replace(largest=torch.where(first, smallest_noise, step.largest))
     log_variance = step.log_variance(share.double())
-    mean, true = step.mean(said.double(), noisy.double()), step.mean(clean.double(), noisy.double())
-    mean = torch.where(first, said.double(), mean)
+    mean, true = step.mean(predicted.double(), noisy.double()), step.mean(clean.double(), noisy.double())
+    mean = torch.where(first, predicted.double(), mean)
     divergence = 0.5 * (
         log_variance
         - step.smallest

@@ -1,12 +1,12 @@
-"""The variance-preserving process: how an image becomes noise, and what a network may predict about it.
+"""The variance-preserving process: how an image becomes noise, and the targets that a network can predict.
 
 Time t runs over [0, T - 1], from nearly clean to nearly pure noise, and may be fractional: between whole
 steps the log signal-to-noise ratio is interpolated. A discrete process is trained at whole steps, a
 continuous one anywhere. Training draws from ALL of them; only a sampler is respaced (`samplers`).
 
-Every target is one of a family. With x_t = alpha x_0 + sigma epsilon, the network sees `input` x_t, says F,
-and x_0 = skip x_t + out F (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative
-Models", eq. 7, https://arxiv.org/abs/2206.00364, in our coordinates):
+Every target is one of a family. With x_t = alpha x_0 + sigma epsilon, the network is given `input` x_t and
+predicts F, and x_0 = skip x_t + out F (Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based
+Generative Models", eq. 7, https://arxiv.org/abs/2206.00364, in our coordinates):
 
     target    skip                       out                          input
     x0        0                          1                            1
@@ -36,7 +36,7 @@ MAX_BETA = 0.999
 
 @dataclass(frozen=True)
 class SamplingLaw:
-    """Where training looks: the law of t, given by its quantile function.
+    """The distribution of the training times t, given by its quantile function.
 
     Attributes:
         kind: "uniform" in t, or "normal" in log-SNR (cut off at the ends of the process).
@@ -73,7 +73,7 @@ class Process:
         law: of the times that training draws.
         min_snr: gamma of the min-SNR weighting; None weighs the target's squared error equally everywhere.
         sigma_data: spread of the data that the target "edm" is scaled for.
-        learned_variance: the network also says the variance of a step (privsyn/diffusion/posterior.py).
+        learned_variance: the network also predicts the variance of a step (privsyn/diffusion/posterior.py).
     """
 
     log_snrs: Tensor
@@ -88,11 +88,6 @@ class Process:
     def timesteps(self) -> int:
         """T."""
         return len(self.log_snrs)
-
-    @property
-    def alphas_cumprod(self) -> Tensor:
-        """(T,) float64, alpha_t squared: abar of DDPM."""
-        return self.log_snrs.sigmoid()
 
     def log_snr(self, times: Tensor) -> Tensor:
         """Log-SNR at times (B,), linear between whole steps; (B,) float64."""
@@ -133,7 +128,7 @@ class Process:
         return alpha.to(like.dtype).reshape(shape), sigma.to(like.dtype).reshape(shape)
 
     def coefficients(self, times: Tensor, like: Tensor) -> Coefficients:
-        """What turns the network's word into x_0; see the table above."""
+        """The factors that turn the network's prediction into x_0; see the table above."""
         alpha, sigma = self.scales(times, like)
         one, data = torch.ones_like(alpha), self.sigma_data
         if self.target == "x0":
@@ -151,7 +146,7 @@ class Process:
         return alpha * images + sigma * noise
 
     def target_of(self, images: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """What a perfect network would say at x_t, (B, C, H, W).
+        """The target that a perfect network would predict at x_t, (B, C, H, W).
 
         v = alpha epsilon - sigma x_0: Salimans & Ho 2022, "Progressive Distillation for Fast Sampling of
         Diffusion Models", section 4 and appendix D, https://arxiv.org/abs/2202.00512

@@ -1,29 +1,32 @@
-"""From noise to images. Training covers all timesteps; here, and only here, they are respaced.
+"""Samplers: from noise to images. Training covers all timesteps; only samplers respace them.
 
 Every sampler is a function of the same form, named after its algorithm: it asks a `Denoise` for the clean
-image at ever earlier `times` and returns x_0. What the network is told, guidance and thresholding are in the
-`Denoise`.
+image at ever earlier `times` and returns x_0. Labels, guidance and thresholding are inside the `Denoise`. To
+add one, write its function and a line of `SAMPLERS` at the end of this file.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from privsyn.diffusion.posterior import posterior
 from privsyn.diffusion.process import Process
+from privsyn.errors import RecipeError
+from privsyn.recipe import Sample, nearest
 
-SamplerName = Literal["ddpm", "ddim", "dpm-solver++", "heun"]
 CLEAN = math.inf  # log-SNR of an image without noise
 
 
 class Denoised(NamedTuple):
-    """x_0 (B, C, H, W), and what the network says of a step's variance, in [-1, 1], if it learned to."""
+    """x_0 (B, C, H, W), and the predicted variance of a step on [-1, 1], if the network learned it."""
 
     clean: Tensor
     share: Tensor | None = None
@@ -42,6 +45,11 @@ def respaced(timesteps: int, steps: int) -> list[float]:
     if not 1 <= steps <= timesteps:
         raise ValueError(f"cannot take {steps} steps through {timesteps} timesteps")
     return [round(timesteps - i * timesteps / steps) - 1 for i in range(steps)]
+
+
+def trailing_times(process: Process, steps: int) -> list[float]:
+    """`respaced` for a process."""
+    return respaced(process.timesteps, steps)
 
 
 def karras_times(process: Process, steps: int, *, largest: float = 80.0, rho: float = 7.0) -> list[float]:
@@ -110,7 +118,7 @@ def dpm_solver_pp(
     *,
     noise: Noise,  # noqa: ARG001
 ) -> Tensor:
-    """DPM-Solver++(2M): second order with one question a step; the first and last steps are of first order.
+    """DPM-Solver++(2M): second order, one evaluation per step; the first and last steps are of first order.
 
     Lu et al. 2022, "DPM-Solver++", algorithm 2, https://arxiv.org/abs/2211.01095; lambda = log-SNR / 2
     """
@@ -142,7 +150,7 @@ def heun(
     churn_range: tuple[float, float] = (0.05, 50.0),
     churn_noise: float = 1.003,
 ) -> Tensor:
-    """Heun's method with churn, in x / alpha, whose noise is sigma / alpha; two questions a step.
+    """Heun's method with churn, in x / alpha, whose noise is sigma / alpha; two evaluations per step.
 
     Karras et al. 2022, algorithm 2, https://arxiv.org/abs/2206.00364
 
@@ -169,8 +177,7 @@ def heun(
             return clean
         first = (x - clean) / ratio
         following = x + (ratio_s - ratio) * first
-        second = (following - ask(following, earlier)) / ratio_s
-        x = x + (ratio_s - ratio) * (first + second) / 2
+        x = x + (ratio_s - ratio) * (first + (following - ask(following, earlier)) / ratio_s) / 2
     return x
 
 
@@ -188,12 +195,12 @@ def guided(predict_class: Denoise, predict_null: Denoise, scale: float, rescale:
         return predict_class
 
     def predict(x: Tensor, times: Tensor) -> Denoised:
-        null, told = predict_null(x, times).clean, predict_class(x, times)
-        clean = null + scale * (told.clean - null)
+        null, conditional = predict_null(x, times).clean, predict_class(x, times)
+        clean = null + scale * (conditional.clean - null)
         if rescale > 0:
-            ratio = _spread(told.clean) / _spread(clean).clamp_min(1e-8)
+            ratio = _spread(conditional.clean) / _spread(clean).clamp_min(1e-8)
             clean = clean * (1 + rescale * (ratio - 1))
-        return Denoised(clean, told.share)
+        return Denoised(clean, conditional.share)
 
     return predict
 
@@ -236,3 +243,50 @@ def _full(x: Tensor, time: float) -> Tensor:
 
 def _spread(images: Tensor) -> Tensor:
     return images.std(dim=(1, 2, 3), keepdim=True)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler that recipes can name.
+
+    Attributes:
+        name: `sample.sampler` of a recipe.
+        run: the algorithm: (denoise, process, start, times, *, noise, **settings) to x_0.
+        settings: keys of `[sample]` that the algorithm takes, under the same names.
+        times: its time grid for a number of steps.
+        evaluations: of the denoiser, for a number of steps.
+    """
+
+    name: str
+    run: Callable[..., Tensor]
+    settings: tuple[str, ...] = ()
+    times: Callable[[Process, int], list[float]] = trailing_times
+    evaluations: Callable[[int], int] = lambda steps: steps
+
+    def with_settings(self, wanted: Sample) -> Callable[..., Tensor]:
+        """The algorithm with its settings taken from a recipe."""
+        return partial(self.run, **{key: getattr(wanted, key) for key in self.settings})
+
+
+SAMPLERS = {
+    sampler.name: sampler
+    for sampler in (
+        Sampler("ddpm", ddpm),
+        Sampler("ddim", ddim, settings=("eta",)),
+        Sampler("dpm-solver++", dpm_solver_pp),
+        Sampler(
+            "heun", heun, settings=("churn",), times=karras_times, evaluations=lambda steps: 2 * steps - 1
+        ),
+    )
+}
+
+
+def find_sampler(name: str) -> Sampler:
+    """The sampler of this name.
+
+    Raises:
+        RecipeError: there is none; the nearest name is in the message.
+    """
+    if name not in SAMPLERS:
+        raise RecipeError(f"sample.sampler {name!r} is unknown{nearest(name, SAMPLERS)}")
+    return SAMPLERS[name]

@@ -1,5 +1,5 @@
 """Differential privacy for the unit: the only place that imports opacus and dp_accounting.
 
-`sampling` draws units, `clipping` bounds what each of them can change, `accounting` says what it cost,
-`generators` is where the secret randomness comes from.
+`sampling` draws units, `gradients` computes their gradients, `clipping` bounds and noises the sum of them,
+`accounting` computes epsilon, `generators` provides the secret randomness.
 """

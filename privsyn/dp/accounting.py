@@ -1,9 +1,9 @@
-"""What a training costs: epsilon for a mechanism, and the noise that a budget asks for. Pure functions.
+"""The privacy accountant: epsilon of mechanisms, and the noise that a budget needs. Pure functions.
 
-The figure we claim comes from privacy loss distributions (PLD; Koskela et al. 2020,
+The epsilon that we claim comes from privacy loss distributions (PLD; Koskela et al. 2020,
 https://arxiv.org/abs/1906.03049; Doroshenko et al. 2022, https://arxiv.org/abs/2207.04380), discretised
 pessimistically, so it is an upper bound. Renyi-DP (Mironov 2017, https://arxiv.org/abs/1702.07476) is a
-second, looser upper bound by other means; should it ever come out lower, one of the two is wrong.
+second, looser upper bound by other means; if it is ever lower, one of the two is wrong.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def epsilon(history: Sequence[Mechanism], delta: float, *, rough: bool = False) 
     """epsilon of all mechanisms together, adding or removing one unit; PLD, rounded up.
 
     Args:
-        rough: an upper bound several times sooner, to be shown while a training runs.
+        rough: compute a looser upper bound several times faster, to show while a training runs.
 
     Raises:
         PrivsynError: PLD and RDP contradict each other.
@@ -59,15 +59,16 @@ def epsilon(history: Sequence[Mechanism], delta: float, *, rough: bool = False) 
 
 
 def epsilon_rdp(history: Sequence[Mechanism], delta: float) -> float:
-    """The same by Renyi-DP: an upper bound that is easier to check and a little looser."""
+    """The same by Renyi-DP: a looser upper bound that is easier to check."""
     return _rdp(_taken(history), delta)
 
 
 def group_epsilon(history: Sequence[Mechanism], delta: float, units: int) -> float:
     """epsilon of adding or removing a group of units together, such as `units` images of one patient.
 
-    Every unit of the group has its own coin, so a step's sum moves by 0 to `units` clip norms, binomially: a
-    mixture of Gaussians bounds it tightly. Ganesh 2024, https://arxiv.org/abs/2401.10294, theorem 3.1.
+    Every unit of the group is sampled independently, so a step's sum moves by 0 to `units` clip norms,
+    binomially: a mixture of Gaussians bounds it tightly. Ganesh 2024, https://arxiv.org/abs/2401.10294,
+    theorem 3.1.
     """
     spent = _taken(history)
     grid = units * _grid(ROUGHLY, spent)  # the figure is more than so many times as large
@@ -86,11 +87,11 @@ def noise_multiplier(
     """The smallest noise multiplier that keeps to a budget, to a relative 1e-3; never too small.
 
     Args:
-        composed: what the budget must pay for as well.
-        rough: several times sooner, on a grid ten times coarser, which may ask for a per cent more noise.
+        composed: mechanisms that the same budget must cover.
+        rough: several times faster, on a grid ten times coarser, which may give one per cent more noise.
 
     Raises:
-        RecipeError: no amount of noise in reach keeps to it.
+        RecipeError: no noise multiplier in NOISE_RANGE reaches it.
     """
     others = tuple(composed)
 
@@ -116,7 +117,7 @@ def noise_multiplier(
 
 
 def _root(excess: Callable[[float], float], high: float, stride: float) -> float:
-    """Walk down from `high`, where there is noise enough, until there is not; then close in from both."""
+    """Walk down from `high`, where the noise suffices, until it does not; then search between the two."""
     while excess(high) > 0:
         high += stride
     low = high - stride
@@ -160,7 +161,7 @@ def _epsilon(history: tuple[Mechanism, ...], delta: float) -> float:
 
 
 def _grid(epsilon: float, history: tuple[Mechanism, ...]) -> float:
-    """Fine for a small epsilon, and for many steps: the loss of one step falls with their square root."""
+    """The discretisation: finer for a small epsilon and for many steps, whose single loss is small."""
     steps = sum(part.steps for part in history)
     return max(FINEST, min(GRID * epsilon, COARSEST) * min(1.0, math.sqrt(2000 / max(1, steps))))
 

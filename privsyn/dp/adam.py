@@ -1,9 +1,8 @@
-"""Adam that knows how much of its second moment is noise."""
+"""Adam with bias correction for the noise of DP-SGD."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ FLOOR = 0.1  # smallest second moment, as a share of the noise's variance
 
 
 class AdamBC(torch.optim.Optimizer):
-    """DP-AdamBC: the noise of DP-SGD, whose variance is known, is taken out of Adam's second moment.
+    """DP-AdamBC: the known variance of the noise of DP-SGD is subtracted from Adam's second moment.
 
     Without that all weights have nearly the same second moment, the noise's, and Adam is little more than
     momentum. What is left may be negative by chance, hence a floor. Tang, Shpilevskiy & Lecuyer 2024,
@@ -35,16 +34,18 @@ class AdamBC(torch.optim.Optimizer):
         self.noise_variance = noise_variance
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], object] | None = None) -> None:  # type: ignore[override]
         """One step; there is no closure."""
         assert closure is None
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(weight, weight.grad, group)
+                    self._move(weight, weight.grad, group["lr"], group["weight_decay"], group["betas"])
 
-    def _move(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        memory, (beta1, beta2) = self.state[weight], group["betas"]
+    def _move(
+        self, weight: Tensor, gradient: Tensor, lr: float, weight_decay: float, betas: tuple[float, float]
+    ) -> None:
+        memory, (beta1, beta2) = self.state[weight], betas
         if not memory:
             memory["step"] = torch.zeros(())
             memory["exp_avg"], memory["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
@@ -54,5 +55,5 @@ class AdamBC(torch.optim.Optimizer):
         square.lerp_(gradient.square(), 1 - beta2)
         signal = square / (1 - beta2**steps) - self.noise_variance
         spread = signal.clamp_min(FLOOR * self.noise_variance + 1e-16).sqrt()
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.addcdiv_(mean, spread, value=-group["lr"] / (1 - beta1**steps))
+        weight.mul_(1 - lr * weight_decay)
+        weight.addcdiv_(mean, spread, value=-lr / (1 - beta1**steps))

@@ -1,9 +1,9 @@
-"""What one unit may change: its gradient, clipped as ONE example, however many images and noise draws it has.
+"""DP-SGD steps: one clipped gradient per unit, however many images and noise draws it has, plus noise.
 
 DP-SGD (Abadi et al. 2016, algorithm 1, https://arxiv.org/abs/1607.00133) with noise multiplicity (Dockhorn et
 al. 2023, section 3.2, https://arxiv.org/abs/2210.09929): the mean over a unit's images and their K draws is
-clipped once, so that draws cost no privacy. We make the gradients (`privsyn.dp.gradients`); clipping, adding
-up and noise are Opacus' own `DPOptimizer`.
+clipped once, so draws cost no privacy. `privsyn.dp.gradients` computes the gradients; clipping, summation and
+noise are those of Opacus' `DPOptimizer`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import torch
 from opacus.optimizers.optimizer import DPOptimizer
 from torch import Tensor, nn
 
-from privsyn.dp.gradients import Found
+from privsyn.dp.gradients import UnitGradients
 from privsyn.dp.layers import check_supported
 
 
 @dataclass(frozen=True)
 class StepFacts:
-    """What a private step saw. Un-noised, hence INTERNAL: none of it may leave the study.
+    """What a private step observed. Without noise, hence INTERNAL: none of it may leave the study.
 
     Attributes:
         loss: mean over the units that counted; nan if there were none.
@@ -43,7 +43,7 @@ def private_optimizer(
     divisor: int,
     watch: Callable[[Sequence[Tensor]], None] | None = None,
 ) -> DPOptimizer:
-    """Opacus' optimiser around ours; gradients reach ours in units of the clip norm.
+    """Wrap an optimiser in Opacus' `DPOptimizer`; gradients reach it in units of the clip norm.
 
     A small clip norm normalises every unit's gradient. Dividing by it and by the divisor afterwards is
     post-processing; the former keeps Adam's eps (1e-8) negligible beside gradients that would otherwise be
@@ -51,8 +51,8 @@ def private_optimizer(
 
     Args:
         divisor: PUBLIC expected number of units per step, whatever the number in a sample.
-        watch: is shown every step's noised sum, one tensor per parameter, before the weights move; an audit's
-            view, which must not change what it is shown.
+        watch: called with every step's noised sum, one tensor per parameter, before the weights change; used
+            by audits, and must not modify it.
     """
     check_supported(model)
     # Opacus calls this mode secure: the noise is a sum of four normal draws, which closes the known attack
@@ -76,12 +76,14 @@ def private_optimizer(
     return private
 
 
-def private_step(optimizer: DPOptimizer, passes: Iterable[Found], generator: torch.Generator) -> StepFacts:
+def private_step(
+    optimizer: DPOptimizer, passes: Iterable[UnitGradients], generator: torch.Generator
+) -> StepFacts:
     """One noisy step on a Poisson sample; an empty sample still gets its noise.
 
     Args:
-        passes: gradients and losses of the sample's units, made as they are asked for; how the sample is cut
-            cannot change the sum.
+        passes: gradients and losses of the sample's units, computed lazily; how the sample is divided cannot
+            change the sum.
         generator: of the noise; must be secret, and fresh for every step.
     """
     optimizer.generator = generator
@@ -89,7 +91,7 @@ def private_step(optimizer: DPOptimizer, passes: Iterable[Found], generator: tor
     for gradients, loss in passes:
         losses.append(_zero_where_not_finite(gradients, loss))
         _add_up(optimizer, gradients)
-    # Closing with no units at all makes an empty sample nothing special.
+    # A last call without units makes an empty sample no special case.
     _add_up(optimizer, [weight.new_zeros(0, *weight.shape) for weight in optimizer.params], last=True)
     seen = torch.cat(losses) if losses else torch.empty(0)
     kept = seen[seen.isfinite()]
@@ -97,8 +99,8 @@ def private_step(optimizer: DPOptimizer, passes: Iterable[Found], generator: tor
 
 
 def _zero_where_not_finite(gradients: Sequence[Tensor], losses: Tensor) -> Tensor:
-    """Blank units whose gradient has no finite length, in place; their losses come back as nan."""
-    if torch.stack(torch._foreach_norm(list(gradients))).norm().isfinite():  # nearly always, and quick to see
+    """Zero the gradients of units that are not finite, in place, and set their losses to nan."""
+    if torch.stack(torch._foreach_norm(list(gradients))).norm().isfinite():  # nearly always
         return losses
     lengths = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in gradients]).norm(dim=0)
     finite = lengths.isfinite()
@@ -108,7 +110,7 @@ def _zero_where_not_finite(gradients: Sequence[Tensor], losses: Tensor) -> Tenso
 
 
 def _add_up(optimizer: DPOptimizer, gradients: Sequence[Tensor], *, last: bool = False) -> None:
-    """Hand units to Opacus: clipped and summed now; with `last`, noised, divided and stepped as well."""
+    """Pass units to Opacus, which clips and sums them; with `last`, it also adds noise and takes the step."""
     for parameter, gradient in zip(optimizer.params, gradients, strict=True):
         parameter.grad_sample = gradient
     optimizer.signal_skip_step(do_skip=not last)

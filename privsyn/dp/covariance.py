@@ -1,9 +1,9 @@
-"""How images differ from their class's mean, on a coarse grid: a second noisy query that a warm-up may ask.
+"""Noisy covariance of images within their class, on a coarse grid: a second query for a warm-up.
 
 "Analyze Gauss" (Dwork et al. 2014, algorithm 1, https://doi.org/10.1145/2591796.2591883): the second moment
 of vectors of length at most 1, plus Gaussian noise. The vectors are an image's residual from the NOISY mean
-of its class, which is public by then; all classes share one covariance, so that rare ones have one too.
-Together with the means it is a Gaussian per class: the simplest thing that varies as the images do.
+of its class, which is public by then; all classes share one covariance, so rare classes have one too.
+Together with the means it gives a Gaussian per class.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def second_moment(images: Tensor, labels: Tensor, means: Tensor, spread: float) 
 
 
 def directions(total: Tensor, units: float, noise_multiplier: float, spread: float) -> Tensor:
-    """What stands out of a noisy sum of second moments, as vectors that add up to its covariance.
+    """The significant directions of a noisy sum of second moments, scaled so that they give its covariance.
 
     The largest eigenvalue of the symmetric part of noise with deviation s lies near s sqrt(2 D), beyond it by
     more than D^(-2/3) of that once in about a hundred times (Tracy & Widom 1996,
@@ -55,8 +55,8 @@ def directions(total: Tensor, units: float, noise_multiplier: float, spread: flo
         units: PUBLIC expected number of units in the sum.
 
     Returns:
-        (k, D), so that standard normal weights (k,) times it have the covariance; k = 0 if nothing stands
-        out.
+        (k, D), so that standard normal weights (k,) times it have the covariance; k = 0 if nothing is
+        significant.
     """
     values, vectors = torch.linalg.eigh((total + total.T).double() / 2)
     edge = noise_multiplier * math.sqrt(2 * len(total))

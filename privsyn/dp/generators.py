@@ -1,8 +1,8 @@
-"""Random generators whose whole state is filled: from the operating system where randomness must be secret,
-from a key where it must be repeatable.
+"""Random generators with full-entropy state: from the operating system where randomness must be secret, from
+a key where it must be repeatable.
 
-`torch.Generator.manual_seed` keeps only 32 bits of its seed on the CPU, few enough to try them all; noise
-that protects patients must not hang on that.
+`torch.Generator.manual_seed` keeps only 32 bits of its seed on the CPU, few enough to try them all, so it
+must not seed the noise that protects patients.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FIRST_WORD = 3  # where they begin in torch's state, in units of 8 bytes; a tes
 
 
 def secret_generator(device: torch.device) -> torch.Generator:
-    """A generator that nobody can repeat: its state comes from the operating system and is never written."""
+    """A generator that cannot be repeated: its state comes from the operating system and is never written."""
     return _filled(np.frombuffer(secrets.token_bytes(4 * _WORDS), dtype=np.uint32), device)
 
 

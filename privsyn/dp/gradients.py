@@ -1,7 +1,7 @@
-"""The gradient of every unit's mean loss, by the faster of two ways that give the same sums.
+"""The gradient of every unit's mean loss, by the faster of two methods that give the same sums.
 
-A unit is a patient: its rows are its images, each with its noise draws, and count as ONE example. What a
-unit's mean costs beyond plain training depends on its size alone (docs/decisions, 0013):
+A unit is a patient: its rows are its images, each with its noise draws, and count as ONE example. Which
+method is faster depends on the size of a unit alone (docs/decisions, 0013):
 
     gradients_in_turn   one plain backward per unit; for units that fill the kernels
     gradients_at_once   one backward for all units, then one weight-gradient kernel per layer; for small ones
@@ -26,25 +26,25 @@ from privsyn.parallel import each
 
 # Arguments of the model, each (units, rows, ...).
 Batch = Sequence[Tensor]
-Found = tuple[list[Tensor], Tensor]  # one (units, *shape) per parameter, and the losses (units,)
+UnitGradients = tuple[list[Tensor], Tensor]  # one (units, *shape) per parameter, and the losses (units,)
 T = TypeVar("T")
 R = TypeVar("R")
-Way = Callable[[nn.Module, Sequence[nn.Parameter], Batch], Found]
+GradientMethod = Callable[[nn.Module, Sequence[nn.Parameter], Batch], UnitGradients]
 
 SMALL_UNIT = 4096  # pixels of a unit's rows; below, one unit does not fill the kernels of a CPU
 PASS_PIXELS = 2**15  # of one pass that takes units at once, whose activations are all held
 PASS_FLOATS = 2**26  # of the gradients of one pass: 256 MiB; with fewer units kernels do not fill
 MOST_IN_TURN = 16  # units whose gradients are kept before they are clipped together
-TOLERANCE = 1e-3  # relative; between the two ways, in float32
-SHAKEN = 0.02  # standard deviation of what is added to the weights to compare the ways
+TOLERANCE = 1e-3  # relative; between the two methods, in float32
+SHAKEN = 0.02  # standard deviation of what is added to the weights to compare the methods
 TIMED = 3  # calls of which the median counts
 
 
 @dataclass(frozen=True)
 class Pass:
-    """How many units go through the network together, and how; it cannot change what comes out."""
+    """How many units go through the network together, and by which method; it cannot change the result."""
 
-    way: Way
+    method: GradientMethod
     units: int
 
 
@@ -55,10 +55,10 @@ def plan_pass(
     *,
     measured: bool = False,
 ) -> Pass:
-    """Choose for units of one size, without private data.
+    """Choose the method for units of one size, without private data.
 
-    On the CPU the shapes decide, so that the same recipe takes the same way everywhere. On CUDA a loop over
-    units is bound by kernel launches, and a probe of a few passes on noise decides.
+    On the CPU the shapes decide, so that a recipe takes the same method everywhere. On CUDA a loop over units
+    is bound by kernel launches, and a probe of a few passes on noise decides.
 
     Args:
         noise: makes a batch of so many units of that size, without private data.
@@ -67,18 +67,19 @@ def plan_pass(
     pixels = _pixels(noise(1))
     most = max(1, PASS_FLOATS // sum(parameter.numel() for parameter in parameters))
     in_turn = Pass(gradients_in_turn, min(most, MOST_IN_TURN))
-    if not (measured or pixels < SMALL_UNIT) or not ways_agree(model, parameters, noise(2)):
+    if not (measured or pixels < SMALL_UNIT) or not methods_agree(model, parameters, noise(2)):
         return in_turn
     if measured:
         return _fastest(model, parameters, noise, in_turn, most)
     return Pass(gradients_at_once, max(1, min(most, PASS_PIXELS // pixels)))
 
 
-def ways_agree(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Batch) -> bool:
-    """Whether taking units at once is right for this network; where it is not, they go in turn.
+def methods_agree(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Batch) -> bool:
+    """Whether `gradients_at_once` is correct for this network; if not, `gradients_in_turn` is used.
 
-    It is not where weights are used outside their layer (a bare parameter), or a layer sees something other
-    than a unit's rows first. Asked of a copy with shaken weights, for a fresh network may hide behind zeros.
+    It is not where weights are used outside their layer (a bare parameter), or where the first axis of a
+    layer's input is not the rows of a unit. Tested on a copy with perturbed weights, because the zeros of a
+    fresh network could hide a difference.
     """
     twin, names = copy.deepcopy(model).eval(), {id(given): name for name, given in model.named_parameters()}
     theirs = dict(twin.named_parameters())
@@ -96,7 +97,7 @@ def ways_agree(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Batc
     return bool((gaps <= TOLERANCE * sizes + TOLERANCE**2 * sizes.max()).all())
 
 
-def gradients_in_turn(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Batch) -> Found:
+def gradients_in_turn(model: nn.Module, parameters: Sequence[nn.Parameter], batch: Batch) -> UnitGradients:
     """One plain backward per unit: no slower than training without privacy once a unit fills the kernels.
 
     On a CPU with several threads each of them takes units of its own, which wastes less than several threads
@@ -123,10 +124,10 @@ def gradients_in_turn(model: nn.Module, parameters: Sequence[nn.Parameter], batc
 
 def gradients_at_once(
     model: nn.Module, parameters: Sequence[nn.Parameter], batch: Batch, *, threads: int | None = None
-) -> Found:
+) -> UnitGradients:
     """One backward through the activations, and one weight-gradient kernel per layer for all units.
 
-    The weights ask for no gradient meanwhile, so autograd computes none; each layer's input is kept, and
+    The weights require no gradient meanwhile, so autograd computes none; each layer's input is kept, and
     when the gradient of its output comes back, its rule (`privsyn.dp.layers`) makes what the weights need.
 
     Args:
@@ -138,7 +139,7 @@ def gradients_at_once(
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     taps = threading.local()  # units and found of each thread, see `_tapped`
 
-    def take(some: Batch) -> Found:
+    def take(some: Batch) -> UnitGradients:
         taps.found, taps.units = {}, len(some[0])
         flat = tuple(part.flatten(0, 1) for part in some)
         losses = model(*flat).reshape(some[0].shape[:2]).mean(dim=1)
@@ -159,7 +160,7 @@ def gradients_at_once(
 
 @contextmanager
 def _tapped(model: nn.Module, taps: threading.local) -> Iterator[None]:
-    """Meanwhile no weight asks for a gradient, and a backward pass puts what their rules make into `taps`.
+    """Within it weights require no gradient, and a backward pass puts the results of their rules into `taps`.
 
     Args:
         taps: of the thread that passes: `units` in the pass, and `found`, gradients by the parameter's name.
@@ -215,7 +216,7 @@ def _threads(model: nn.Module, units: int) -> int:
 
 
 class _NotTapped(Exception):
-    """A parameter that `gradients_at_once` cannot see; the other way can."""
+    """A parameter that `gradients_at_once` cannot see; the other method can."""
 
 
 def _fastest(
@@ -225,7 +226,7 @@ def _fastest(
     in_turn: Pass,
     most: int,
 ) -> Pass:
-    """The quickest per unit: in turn, or at once with ever more units while that pays and fits."""
+    """The fastest per unit: in turn, or at once with more and more units while that is faster and fits."""
     best, seconds = in_turn, _seconds_per_unit(model, parameters, in_turn, noise)
     units = 1
     while units <= most:
@@ -236,7 +237,7 @@ def _fastest(
             break
         if took < seconds:
             best, seconds = candidate, took
-        elif best.way is gradients_at_once:
+        elif best.method is gradients_at_once:
             break
         units *= 2
     return best
@@ -246,7 +247,7 @@ def _seconds_per_unit(
     model: nn.Module, parameters: Sequence[nn.Parameter], planned: Pass, noise: Callable[[int], Batch]
 ) -> float:
     batch = noise(planned.units)
-    took = median_seconds(parameters[0].device, lambda: planned.way(model, parameters, batch))
+    took = median_seconds(parameters[0].device, lambda: planned.method(model, parameters, batch))
     return took / planned.units
 
 

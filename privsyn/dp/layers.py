@@ -1,4 +1,4 @@
-"""The weight gradient of every unit, layer by layer, from what went into the layer and what came back to it.
+"""Rules for the weight gradient of every unit, from a layer's input and the gradient of its output.
 
 One backward pass through the activations serves all units; what is then left of each layer is one kernel for
 the weights of all units together. For convolutions it is a single grouped call (as in Rochette et al. 2019,

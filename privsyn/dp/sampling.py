@@ -1,6 +1,6 @@
-"""Which units a step sees: every unit by its own coin, and of each unit a few images drawn anew.
+"""Poisson sampling of the units of a step, and of a few images of each.
 
-The accounting holds for Poisson sampling and for nothing else; shuffled batches of fixed size would claim
+The accounting holds for Poisson sampling only; shuffled batches of fixed size would claim
 too little (Chua et al. 2024, https://arxiv.org/abs/2403.17673). Sample rate, divisor, steps and delta come
 from the recipe's PUBLIC `expected_units`; nothing here counts private data for them.
 """
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from privsyn.recipe import Unit
 
-Rows = NDArray[np.int64]
+ImageRows = NDArray[np.int64]
 
 
-def units_of(patients: NDArray[np.str_], unit: Unit) -> list[Rows]:
+def units_of(patients: NDArray[np.str_], unit: Unit) -> list[ImageRows]:
     """The image rows of each unit (patient, or image by itself), in the order of first appearance.
 
     Args:
@@ -31,14 +31,14 @@ def units_of(patients: NDArray[np.str_], unit: Unit) -> list[Rows]:
 
 
 def poisson_sample(number: int, sample_rate: float, generator: torch.Generator) -> list[int]:
-    """Indices of the units in one step: each of `number` is in with chance `sample_rate`; may be none."""
+    """Indices of the units in one step: each of `number` with probability `sample_rate`; may be empty."""
     coins = torch.rand(number, generator=generator, dtype=torch.float64)  # float32 would round the rate up
     return (coins < sample_rate).nonzero().flatten().tolist()
 
 
-def capped(rows: Rows, most: int, generator: torch.Generator) -> Rows:
+def capped(rows: ImageRows, most: int, generator: torch.Generator) -> ImageRows:
     """At most `most` of one unit's rows, uniformly without replacement."""
     if len(rows) <= most:
         return rows
-    chosen: Rows = rows[torch.randperm(len(rows), generator=generator)[:most].numpy()]
+    chosen: ImageRows = rows[torch.randperm(len(rows), generator=generator)[:most].numpy()]
     return chosen

@@ -1,4 +1,4 @@
-"""The set as DICOM files: synthetic, of no patient, and no more of an examination than an image can be.
+"""Writes a synthetic set as DICOM files that claim no patient and no examination.
 
 A storage class is used only if what it demands can be said truthfully of an image that no device took. CT,
 MR, DX or ophthalmic classes demand pixel spacing, positions, detectors or Hounsfield values, so an image that

@@ -1,4 +1,4 @@
-"""A study's model as a folder that diffusers loads, and the way back; see docs/diffusers.md.
+"""Exports a model to a folder that diffusers loads, and imports one; see docs/diffusers.md.
 
 `export` also hands the other formats, which are of the synthetic set, to `layout`.
 """
@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from privsyn import __version__
 from privsyn.bit_depth import DTYPES, white
-from privsyn.claim.document import SCHEMA_VERSION, Claim, read_claim
+from privsyn.claim.document import SCHEMA_VERSION, Claim
+from privsyn.claim.reader import read_claim
 from privsyn.claim.words import figures, why_none
 from privsyn.diffusion.interchange import (
     CONFIG,
@@ -76,7 +77,17 @@ def export(
         raise StudyError(f"{study.privacy_file} is the claim of other weights: train again with --force")
     if out.exists() and force and not all((out / name).is_file() for name in (PIPELINE, CLAIM)):
         raise PrivsynError(f"{out} is not an exported model, so it is not replaced: choose another place")
-    documents: dict[str, JsonObject] = {
+    with whole_folder(out, replace=force) as folder:
+        for name, document in _documents(recipe, claim).items():
+            write_json(folder / name, document)
+        save_file(to_diffusers(model.state_dict()), folder / "unet" / WEIGHTS, {"format": "pt"})
+        write_text(folder / CARD, _card(recipe, claim))
+    return out
+
+
+def _documents(recipe: Recipe, claim: Claim) -> dict[str, JsonObject]:
+    """The JSON files of an exported model by their path."""
+    return {
         PIPELINE: {
             "_class_name": "DDPMPipeline",
             "_diffusers_version": LAYOUT,
@@ -92,18 +103,12 @@ def export(
             "public_data": claim.public_data,
         },
     }
-    with whole_folder(out, replace=force) as folder:
-        for name, document in documents.items():
-            write_json(folder / name, document)
-        save_file(to_diffusers(model.state_dict()), folder / "unet" / WEIGHTS, {"format": "pt"})
-        write_text(folder / CARD, _card(recipe, claim))
-    return out
 
 
 def import_model(folder: Path | str, study: Study | Path | str, *, force: bool = False) -> Claim:
     """Make a network that diffusers saved the study's model, to be sampled from.
 
-    Nothing is known of how it was trained: the claim is `none`, nothing is charged to anybody, and no other
+    How it was trained is not known: the claim is `none`, the ledger is not charged, and no other
     model may start from it as from public weights.
 
     Args:
@@ -130,7 +135,7 @@ def import_model(folder: Path | str, study: Study | Path | str, *, force: bool =
     weights = labelled(imported, len(recipe.data.classes))
     for module in (training.model, training.ema):
         module.load_state_dict(weights)
-    # No cohort has this digest, so that nobody resumes a training that there was not.
+    # No cohort has this digest, so an imported model cannot be resumed.
     state = State(0, recipe, "imported", (), secrets.token_hex(16), imported.sha256)
     with whole_folder(study.model, replace=force) as partial:
         checkpoints = partial / study.checkpoints.name

@@ -1,4 +1,4 @@
-"""A set in another layout, whole or not at all, with a card that says what it is and is not."""
+"""Writes a synthetic set as an image folder, WebDataset or DICOM files, with a card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The set as PNG files: an ImageFolder, or the tar shards of WebDataset. The same bytes for the same set."""
+"""Writes a synthetic set as PNG files: an ImageFolder or WebDataset tar shards, reproducible to the byte."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from privsyn.synthetic.dataset import SyntheticSet
 from privsyn.synthetic.shards import SHARD_IMAGES, encode_png
 
 SHARD_BYTES = 256 * 2**20  # of pixels before compression
-LABELS = "metadata.jsonl"  # the name by which `datasets` finds labels beside images
+METADATA_FILE = "metadata.jsonl"  # the name by which `datasets` finds labels beside images
 
 
 def write_imagefolder(folder: Path, synthetic: SyntheticSet) -> None:
@@ -32,8 +32,8 @@ def write_webdataset(folder: Path, synthetic: SyntheticSet) -> None:
         path = folder / f"train-{number:05d}-of-{len(shards):05d}.tar"
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for row in rows:
-                told = _label(synthetic, row)
-                _add(tar, f"{stems[row]}.json", json.dumps(told).encode("ascii"))
+                label = _label(synthetic, row)
+                _add(tar, f"{stems[row]}.json", json.dumps(label).encode("ascii"))
                 _add(tar, f"{stems[row]}.png", encode_png(synthetic.images[row]))
 
 
@@ -55,7 +55,7 @@ def file_names(count: int, suffix: str) -> list[str]:
 
 def write_labels(folder: Path, names: Sequence[str], synthetic: SyntheticSet) -> None:
     """Write `metadata.jsonl`: `file_name`, `label` and `label_name` of each image, in ASCII."""
-    with (folder / LABELS).open("w", encoding="ascii", newline="\n") as file:
+    with (folder / METADATA_FILE).open("w", encoding="ascii", newline="\n") as file:
         for row, name in enumerate(names):
             file.write(json.dumps({"file_name": name, **_label(synthetic, row)}) + "\n")
 

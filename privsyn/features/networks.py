@@ -1,7 +1,7 @@
-"""A network that a policy brings along: which file it is, and how images are to be put to it.
+"""The declaration of a network in a policy: its file, and how images are given to it.
 
-This module reads the declaration and the file's bytes; what runs them is in `privsyn.features.inference`, for
-reading a policy should not take the seconds that torch takes.
+This module reads the declaration and the file's bytes; `privsyn.features.inference` runs them. They are apart
+so that reading a policy does not import torch.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Network(Section):
 
     @property
     def key(self) -> str:
-        """Another one wherever an image could get another row: what rows are kept under."""
+        """The cache key of its rows: it differs wherever an image could get another row."""
         return f"network {self.model_dump_json(exclude={'file'})}"
 
     def read(self, folder: Path) -> bytes:
-        """The file's bytes, once they are known to be those that were meant.
+        """The file's bytes, after their digest was checked.
 
         Args:
             folder: of the policy, which a relative `file` starts from.

@@ -1,6 +1,6 @@
-"""How alike two images look: multi-scale structural similarity.
+"""Multi-scale structural similarity (MS-SSIM) of pairs of images.
 
-Over pairs of one set it measures how varied the set is: the lower the mean, the more varied.
+Its mean over random pairs of a set measures diversity: the lower, the more varied the set.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from privsyn.bit_depth import Images, white
 Floats = NDArray[np.float64]
 
 _TAPS, _SIGMA = 11, 1.5  # of the Gaussian window, px
-_C1, _C2 = 0.01**2, 0.03**2  # keep quotients of dark or flat parts finite; white is 1
+_C1, _C2 = 0.01**2, 0.03**2  # keep quotients of dark or flat regions finite; white is 1
 _WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, finest first
-_BLOCK_PIXELS = 2**17  # what is in work at a time, a few MB; cannot change a result
+_BLOCK_PIXELS = 2**17  # processed at once: a few MB; does not change results
 
 
 def ms_ssim(first: Images, second: Images) -> Floats:
     """MS-SSIM of each pair of images (n, H, W, C), 8 or 16 bits: (n,) in [0, 1], 1 for equal images.
 
-    Wang, Simoncelli & Bovik 2003, doi:10.1109/ACSSC.2003.1292216, equation 7: from scale to scale images are
-    halved by the means of 2 x 2 pixels, and
+    Wang, Simoncelli & Bovik 2003, doi:10.1109/ACSSC.2003.1292216, equation 7. Each scale halves the images
+    by averaging 2 x 2 pixels, and
 
         MS-SSIM = mean(l c s)^w_M at the coarsest scale M  x  product over the finer ones of mean(c s)^w_j
 
-    over windows that lie wholly inside the image, for each channel, and then the mean over channels. A mean
-    below 0, as of an image and its negative, counts as 0, for it has no fractional power.
+    over windows that lie wholly inside the image, for each channel, then averaged over channels. A negative
+    mean, as of an image and its negative, counts as 0, because it has no fractional power.
 
-    The paper's five scales need 176 px. Of a smaller image only those are used that leave the window its
-    11 px (28 px: two, 64 px: three), with weights that sum to 1 again; under 22 px there is one, which is
-    SSIM, and under 11 px its window is the largest odd one that fits. So compare numbers of one size only.
+    The paper's five scales need 176 px. A smaller image uses only the scales that have room for the window of
+    11 px (28 px: two, 64 px: three), with weights rescaled to sum to 1. Under 22 px there is one scale, which
+    is SSIM; under 11 px the window is the largest odd one that fits. So compare images of one size only.
 
     Raises:
-        ValueError: the two are not of one shape.
+        ValueError: the two have different shapes.
     """
     if first.shape != second.shape:
         raise ValueError(f"pairs need images of one shape, not {first.shape} and {second.shape}")
@@ -74,7 +74,7 @@ def _window(side: int) -> Floats:
 
 
 def _similarity(x: Floats, y: Floats, window: Floats) -> tuple[Floats, Floats]:
-    """Luminance l and contrast-structure c s of every window, equations 1 to 3."""
+    """Luminance l and contrast-structure c s of each window, equations 1 to 3."""
     mean_x, mean_y = _local_mean(x, window), _local_mean(y, window)
     variances = (_local_mean(x * x, window) - mean_x**2) + (_local_mean(y * y, window) - mean_y**2)
     covariance = _local_mean(x * y, window) - mean_x * mean_y

@@ -1,18 +1,19 @@
-"""Measured image biomarkers: one number per image, by name, the same whatever stands beside it.
+"""Image biomarkers: named measurements of single images, such as contrast or lung opacity.
 
-Every image has the `GENERAL` ones; a recipe names those of `MODALITY` that its images can have. They describe
-pictures and diagnose nothing. All scales are declared below and none comes from the data, so that a real set
-and a synthetic one are measured alike; pictures of different sizes are not comparable.
+The `GENERAL` biomarkers apply to every image; a recipe names those of `MODALITY` that apply to its images.
+They describe images and are not diagnoses. The value of an image does not depend on other images, and all
+scales are constants below, so real and synthetic images are measured in the same way. Values of images of
+different sizes are not comparable.
 
     mean-intensity     grey, 0 (black) to 1 (white)
     contrast           standard deviation of the grey, 0 to 0.5
     entropy            of a 64-bin grey histogram, 0 to 6 bits
     edge-density       share of pixels whose Sobel gradient exceeds 0.05 of the grey range per pixel
-    glcm-contrast      0 to 225; this and the next three are of the co-occurrence matrix of 16 grey levels
+    glcm-contrast      0 to 225; this and the next three use the co-occurrence matrix of 16 grey levels
     glcm-homogeneity   0 to 1 (one level)
     glcm-energy        0.06 to 1 (one level)
     glcm-correlation   -1 to 1
-    fractal-dimension  2 (smooth) to 3 (rough), give or take a few hundredths
+    fractal-dimension  2 (smooth) to 3 (rough), to within a few hundredths
 
     lung-opacity       frontal chest X-ray: share of the lung field nearly as bright as the mediastinum
     layer-contrast     OCT: share of the variance that lies between rows once the layers are flat
@@ -34,7 +35,7 @@ from privsyn.errors import PrivsynError
 Floats = NDArray[np.float64]
 
 SMALLEST = 8  # px
-_BLOCK_PIXELS = 2**17  # what is in work at a time, a few MB that stay in the cache; cannot change a result
+_BLOCK_PIXELS = 2**17  # processed at once: a few MB, which fit into the CPU cache; does not change results
 _LUMA = (0.299, 0.587, 0.114)  # grey of RGB, ITU-R BT.601
 _BINS = 64  # of the histogram
 _EDGE = 0.05  # of the range per pixel: a step of a tenth of the range
@@ -47,16 +48,16 @@ _MEDIASTINUM = ((0.3, 0.42), (0.7, 0.58))  # opposite corners of a rectangle
 _OPAQUE = 0.75  # of the mediastinum's grey; a normal lung has about half of it
 
 _DYES = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))  # haematoxylin, eosin, DAB in R, G, B
-_FAINTEST = 1 / 255  # of white: no optical density is above 2.4
-_BLACK = 0.2  # in R, G and B: a margin or a pen, no stain
-_NUCLEUS = 0.25  # optical density of haematoxylin; parts white from red blood cells best in BCCD
+_FAINTEST = 1 / 255  # share of white: limits optical density to 2.4
+_BLACK = 0.2  # darker in R, G and B: a margin or a pen, not a stain
+_NUCLEUS = 0.25  # optical density of haematoxylin; separates white from red blood cells best in BCCD
 
 
 def biomarkers(images: Images, names: Sequence[str]) -> Floats:
     """Measure images (n, H, W, C), grey or RGB, 8 or 16 bits, from 8 px: (n, len(names)), no NaN.
 
     Raises:
-        PrivsynError: an unknown name, a colour biomarker of grey images, or images under 8 px.
+        PrivsynError: a name is unknown, a colour biomarker is asked of grey images, or images are under 8 px.
     """
     _check(images.shape, names)
     found = np.empty((len(images), len(names)))
@@ -93,19 +94,19 @@ def _grey(colours: Floats) -> Floats:
 
 
 def _weighted(colours: Floats, weights: Sequence[float]) -> Floats:
-    # no matrix product: it rounds by the size of the batch
+    # not a matrix product, whose rounding depends on the size of the batch
     red, green, blue = (colours[..., channel] * weight for channel, weight in enumerate(weights))
     total: Floats = red + green + blue
     return total
 
 
 def _bins(grey: Floats, bins: int) -> NDArray[np.intp]:
-    """Equal parts of [0, 1], the last one closed, numbered from 0."""
+    """Number of the bin, from 0, among equal bins of [0, 1]; the last bin includes 1."""
     return np.minimum((grey * bins).astype(np.intp), bins - 1)
 
 
 def _histograms(codes: NDArray[np.intp], values: int) -> NDArray[np.intp]:
-    """How often each of `values` codes occurs in each image: (n, ...) to (n, values)."""
+    """Counts of the codes 0 to `values` - 1 in each image: (n, ...) to (n, values)."""
     rows = codes.reshape(len(codes), -1) + values * np.arange(len(codes))[:, None]
     return np.bincount(rows.ravel(), minlength=values * len(codes)).reshape(len(codes), values)
 
@@ -118,7 +119,7 @@ def _intensity(grey: Floats) -> Floats:
 
 
 def _edge_density(grey: Floats) -> Floats:
-    """Share of inner pixels whose 3x3 Sobel gradient, as grey per pixel, is steep."""
+    """Share of inner pixels whose 3x3 Sobel gradient, in grey per pixel, exceeds `_EDGE`."""
     down, across = grey[:, 2:] - grey[:, :-2], grey[:, :, 2:] - grey[:, :, :-2]
     vertical = (down[:, :, :-2] + 2 * down[:, :, 1:-1] + down[:, :, 2:]) / 8
     horizontal = (across[:, :-2] + 2 * across[:, 1:-1] + across[:, 2:]) / 8
@@ -153,7 +154,7 @@ def _haralick(first: NDArray[np.intp], second: NDArray[np.intp]) -> Floats:
     counts = one_way + _histograms(second * _LEVELS + first, _LEVELS**2)
     total = 2 * first[0].size
     i, j = (index.ravel() for index in np.indices((_LEVELS, _LEVELS)))
-    # whole numbers up to here, so that no variance of one level is a rounding error
+    # integers up to here, so that the variance of a single grey level is exactly 0
     sums = (counts * i).sum(axis=1)
     variance = total * (counts * i * i).sum(axis=1) - sums**2
     covariance = total * (counts * i * j).sum(axis=1) - sums**2
@@ -171,15 +172,15 @@ def _haralick(first: NDArray[np.intp], second: NDArray[np.intp]) -> Floats:
 def _fractal_dimension(grey: Floats) -> Floats:
     """Differential box counting (Sarkar & Chaudhuri 1994, doi:10.1109/21.259692), (n,).
 
-    The picture is a surface over k x k tiles. A tile is a column of boxes 1/k of the grey range high, of
-    which the surface meets n = 1 + k (max - min): the mean of the paper's count over all heights at which
-    the lowest box may start, so that brightness does not matter. The dimension is the slope of log sum n on
+    The image is a surface over k x k tiles. Above each tile stands a column of boxes, each 1/k of the grey
+    range high, of which the surface meets n = 1 + k (max - min). This is the mean of the paper's count over
+    all heights of the lowest box, so brightness has no influence. The dimension is the slope of log sum n on
     log k for k = 2, 3, 4, 6, 8, 12 ... up to one tile for each step from pixel to pixel. Neighbouring tiles
-    share the pixels of their border (Li, Du & Sun 2009), so a slope is smooth: 2.
+    share the pixels of their border (Li, Du & Sun 2009), so a plane has dimension 2.
 
-    It orders pictures by roughness and is no unbiased estimate: the 1 in n pulls towards 2, in small pictures
-    and those of low contrast most. Fractional Brownian surfaces of dimension 2.1 and 2.9, stretched over the
-    whole grey range, read 2.15 and 2.34 at 28 px, 2.14 and 2.45 at 128 px; white noise reads 2.70 and 2.83.
+    It orders images by roughness, but is biased: the 1 in n pulls it towards 2, most in images that are small
+    or have low contrast. Fractional Brownian surfaces of dimension 2.1 and 2.9, scaled to the whole grey
+    range, have 2.15 and 2.34 at 28 px, 2.14 and 2.45 at 128 px; white noise has 2.70 and 2.83.
     """
     high, low = (_cells(extreme, grey) for extreme in (np.maximum, np.minimum))
     steps = min(high.shape[1:])
@@ -191,14 +192,14 @@ def _fractal_dimension(grey: Floats) -> Floats:
 
 
 def _cells(extreme: np.ufunc, grey: Floats) -> Floats:
-    """The extreme of the four corners of each step from pixel to pixel, (n, H - 1, W - 1)."""
+    """Maximum or minimum of each 2 x 2 neighbourhood of pixels, (n, H - 1, W - 1)."""
     rows = extreme(grey[:, :-1], grey[:, 1:])
     corners: Floats = extreme(rows[:, :, :-1], rows[:, :, 1:])
     return corners
 
 
 def _tiles(extreme: np.ufunc, cells: Floats, k: int) -> Floats:
-    """The extreme of each of k x k tiles that differ by a cell at most, (n, k * k)."""
+    """Maximum or minimum of each of k x k tiles, whose sides differ by one cell at most, (n, k * k)."""
     for axis in (1, 2):
         cells = extreme.reduceat(cells, np.arange(k) * cells.shape[axis] // k, axis=axis)
     return cells.reshape(len(cells), -1)
@@ -207,10 +208,10 @@ def _tiles(extreme: np.ufunc, cells: Floats, k: int) -> Floats:
 def _lung_opacity(grey: Floats) -> Floats:
     """Share of the lung field brighter than 0.75 of the mediastinum, (n,).
 
-    Crude: the lung field is a fixed pair of ellipses and the mediastinum a fixed rectangle, where they lie
-    in an upright, centred, frontal film that shows bone white. Nothing is segmented, so a turned, cropped or
-    inverted film, a large heart or a tube changes the number as an opacity does; exposure (a factor) does
-    not. A picture of one grey counts as fully opaque, a black one as clear.
+    This is crude: the lung field is a fixed pair of ellipses and the mediastinum a fixed rectangle, placed
+    for an upright, centred, frontal image that shows bone white. Nothing is segmented, so a rotated, cropped
+    or inverted image, a large heart or a tube changes the value as an opacity does; exposure (a factor) does
+    not. An image of one grey counts as fully opaque, a black one as clear.
     """
     rows, columns = ((np.arange(side) + 0.5) / side for side in grey.shape[1:])
     places = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
@@ -223,10 +224,10 @@ def _lung_opacity(grey: Floats) -> Floats:
 
 
 def _layer_contrast(grey: Floats) -> Floats:
-    """Variance between rows as a share of all variance, once the layers are flat, (n,); 0 for one grey.
+    """Variance between rows as a share of all variance, after flattening the layers, (n,); 0 for one grey.
 
-    Layers are flattened by moving columns along the parabola through the heights at which their brighter part
-    is centred; what leaves at one edge comes in at the other. About 1/W for noise.
+    Flattening shifts each column along a parabola, which is fitted to the heights at which the brighter parts
+    of the columns are centred; pixels that leave at one edge enter at the other. About 1/W for noise.
     """
     total = grey.reshape(len(grey), -1).var(axis=1)
     moves = np.round(_bend(_bright_heights(grey))).astype(np.intp)
@@ -237,7 +238,7 @@ def _layer_contrast(grey: Floats) -> Floats:
 
 
 def _bright_heights(grey: Floats) -> Floats:
-    """Row at which what exceeds the mean of the image is centred in each column, (n, W)."""
+    """Centroid row of the grey above the image's mean in each column, (n, W)."""
     excess = np.maximum(grey - grey.reshape(len(grey), -1).mean(axis=1)[:, None, None], 0)
     rows = np.arange(grey.shape[1])
     mass, moment = excess.sum(axis=1), (excess * rows[:, None]).sum(axis=1)
@@ -246,10 +247,10 @@ def _bright_heights(grey: Floats) -> Floats:
 
 
 def _bend(heights: Floats) -> Floats:
-    """Least-squares parabola through each row of (n, W), less the mean of the row."""
+    """Least-squares parabola through each row of (n, W), minus the mean of the row."""
     powers = np.vander(np.linspace(-1, 1, heights.shape[1]), 3)
     projection = powers @ np.linalg.pinv(powers)
-    heights = heights - heights.mean(axis=1, keepdims=True)  # level layers are 0, not rounded up and down
+    heights = heights - heights.mean(axis=1, keepdims=True)  # horizontal layers give exactly 0
     bend: Floats = (heights[:, None, :] * projection).sum(axis=2)
     return bend
 
@@ -257,11 +258,11 @@ def _bend(heights: Floats) -> Floats:
 def _stains(colours: Floats) -> Floats:
     """Nuclear density and stain ratio by colour deconvolution (Ruifrok & Johnston 2001), (n, 2).
 
-    Optical density, -log10 of the share of white, is split into the paper's haematoxylin, eosin and DAB, the
-    last of which takes the browns; negative amounts are 0. Other stains, such as Giemsa, share the purple of
-    nuclei but not the scale, laboratories stain differently, and a grey background counts as a little
-    haematoxylin: compare within one source. A pixel that is dark in every channel carries no stain; an image
-    without stain has a ratio of 0.5.
+    Optical density, -log10 of the share of white, is split into the paper's haematoxylin, eosin and DAB
+    (brown); negative amounts are set to 0. Compare within one source only: other stains, such as Giemsa, also
+    colour nuclei purple but on another scale, laboratories stain differently, and a grey background counts as
+    a little haematoxylin. A pixel that is dark in every channel counts as unstained; an image without stain
+    has a ratio of 0.5.
     """
     density = -np.log10(np.maximum(colours, _FAINTEST))
     density[colours.max(axis=3) < _BLACK] = 0
@@ -284,4 +285,4 @@ _FAMILIES: dict[tuple[str, ...], Callable[[Floats], Floats]] = {  # names -> (n,
 }
 MODALITY = ("lung-opacity", "layer-contrast", "nuclear-density", "stain-ratio")
 GENERAL = tuple(name for family in _FAMILIES for name in family if name not in MODALITY)
-COLOUR = frozenset({"nuclear-density", "stain-ratio"})  # of RGB images alone
+COLOUR = frozenset({"nuclear-density", "stain-ratio"})  # need RGB images

@@ -1,7 +1,7 @@
-"""What the entries of the ledger add up to: populations, charges, grants, figures. Pure functions of a log.
+"""Balances of the ledger: populations, charges, grants and cumulative costs, as pure functions of a log.
 
-Nothing here is stored. The books are folded anew from the entries at each use, so that they cannot disagree
-with them, and folding fewer entries gives the books as they once were.
+Nothing here is stored. The balances are computed from the entries at each use, so they cannot disagree with
+them, and fewer entries give the balances at an earlier time.
 """
 
 from __future__ import annotations
@@ -10,14 +10,22 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import reduce
-from typing import Any
 
 from privsyn.claim.document import CumulativeCost, Mechanism
 from privsyn.dp import accounting
-from privsyn.ledger.hash_chain import Entry
+from privsyn.ledger.events import (
+    ImagesReleased,
+    LimitGranted,
+    PatientsJoined,
+    TrainingReserved,
+    TrainingSettled,
+    TrainingVoided,
+)
+from privsyn.ledger.hash_chain import LedgerRecord
+from privsyn.strict_json import JsonObject
 
 RESERVED, SETTLED, VOIDED = "reserved", "settled", "voided"
-Kind = tuple[str, str]  # unit and neighbouring relation; figures of two kinds are never added
+Kind = tuple[str, str]  # unit and neighbouring relation; costs of two kinds are never added
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class Charge:
     """One training on a population.
 
     Attributes:
-        population: the id it was charged to; `Books.canonical` says which one stands for it now.
+        population: the id it was charged to; `Balances.canonical` gives the one that replaced it.
         mechanisms: as planned while reserved, as run once settled; empty if nothing bounds the training.
         unbounded: why nothing bounds it, else "".
         state: `reserved`, `settled` or `voided`.
@@ -48,7 +56,7 @@ class Charge:
     def kind(self) -> Kind:
         return self.unit, self.neighbouring
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return asdict(self)
 
 
@@ -70,11 +78,11 @@ class Grant:
 
 
 @dataclass(frozen=True)
-class Books:
-    """Where the fold has got to.
+class Balances:
+    """The balances after some entries.
 
     Attributes:
-        canonical: every id a population ever had, oldest first, to the one that stands for it.
+        canonical: every id a population ever had, oldest first, to its current id.
         cohorts: `cohort` entry to the id it was written for.
         charges: by reference, in the order of reservation.
         grants: those in force, by canonical id.
@@ -91,23 +99,25 @@ class Books:
         return [charge for charge in mine if charge.state != VOIDED]
 
 
-def fold(entries: Iterable[Entry]) -> Books:
-    """The books after these entries, which begin with the first."""
-    return reduce(_after, entries, Books())
+def fold(entries: Iterable[LedgerRecord]) -> Balances:
+    """The balances after these entries, which start at the first of the ledger."""
+    return reduce(_after, entries, Balances())
 
 
-def cumulative_cost(books: Books, population: str, kind: Kind, *, released: bool = False) -> CumulativeCost:
-    """The cumulative figure of one kind, at the delta of the grant in force, else at the smallest named.
+def cumulative_cost(
+    balances: Balances, population: str, kind: Kind, *, released: bool = False
+) -> CumulativeCost:
+    """The cumulative cost of one kind, at the delta of the grant in force, else at the smallest named.
 
-    A training that nothing bounds leaves no figure of its population finite, whatever its unit.
+    A training without a bound makes every cumulative cost of its population infinite, whatever its unit.
 
     Args:
-        released: of the trainings alone whose images left; what was merely seen here is left out.
+        released: count only trainings whose images were released.
     """
-    standing = [charge for charge in books.standing(population) if charge.released or not released]
+    standing = [charge for charge in balances.standing(population) if charge.released or not released]
     mine = [charge for charge in standing if charge.kind == kind and not charge.unbounded]
     unbounded = [charge for charge in standing if charge.unbounded]
-    granted = [grant.delta for grant in books.grants.get(population, ()) if grant.kind == kind]
+    granted = [grant.delta for grant in balances.grants.get(population, ()) if grant.kind == kind]
     named = [charge.delta for charge in standing if charge.kind == kind and charge.delta is not None]
     at = min(granted or named, default=None)
     history = composed(mine)
@@ -122,14 +132,14 @@ def cumulative_cost(books: Books, population: str, kind: Kind, *, released: bool
     )
 
 
-def spent(books: Books, population: str, grant: Grant) -> float:
+def spent(balances: Balances, population: str, grant: Grant) -> float:
     """epsilon at the grant's delta of all trainings of its kind that have a bound."""
-    mine = [c for c in books.standing(population) if c.kind == grant.kind and not c.unbounded]
+    mine = [c for c in balances.standing(population) if c.kind == grant.kind and not c.unbounded]
     return accounting.epsilon(composed(mine), grant.delta)
 
 
 def composed(charges: Iterable[Charge]) -> tuple[Mechanism, ...]:
-    """All mechanisms in one order, equal ones as one with the steps of all: the same bound, sooner."""
+    """All mechanisms, sorted, with the steps of equal ones added up: the same bound, faster to compute."""
     steps: Counter[tuple[float, float]] = Counter()
     for charge in charges:
         for part in charge.mechanisms:
@@ -137,7 +147,7 @@ def composed(charges: Iterable[Charge]) -> tuple[Mechanism, ...]:
     return tuple(Mechanism(*key, count) for key, count in sorted(steps.items()) if count)
 
 
-def refusal(before: Books, after: Books, reference: str, *, allow: bool) -> str:
+def refusal(before: Balances, after: Balances, reference: str, *, allow: bool) -> str:
     """Why the grants in force do not allow a training that `after` has and `before` has not; "" if they do.
 
     Both have the same populations and grants.
@@ -159,16 +169,11 @@ def refusal(before: Books, after: Books, reference: str, *, allow: bool) -> str:
     return ""
 
 
-def mechanisms_of(parts: Sequence[Mapping[str, Any]]) -> tuple[Mechanism, ...]:
-    """The mechanisms in an entry's body."""
-    return tuple(Mechanism(**part) for part in parts)
-
-
 def _unbounded(population: str, charge: Charge, grant: Grant) -> str:
     return (
         f"nothing bounds this training ({charge.unbounded}), and {population} has a grant of epsilon "
-        f"{grant.epsilon}: train with --dp, or pass --allow-unbounded, which leaves what was spent on "
-        "these patients without a finite bound for good"
+        f"{grant.epsilon}: train with --dp, or pass --allow-unbounded, after which no finite bound "
+        "holds for what was spent on these patients, for good"
     )
 
 
@@ -180,7 +185,7 @@ def _mismatch(population: str, charge: Charge, grant: Grant) -> str:
     )
 
 
-def _excess(before: Books, after: Books, population: str, grant: Grant) -> str:
+def _excess(before: Balances, after: Balances, population: str, grant: Grant) -> str:
     total = spent(after, population, grant)
     if total <= grant.epsilon:
         return ""
@@ -201,62 +206,59 @@ def _note(unbounded: Sequence[Charge], others: int, kind: Kind) -> str:
     return "; ".join(notes)
 
 
-def _after(books: Books, entry: Entry) -> Books:
-    match entry.kind:
-        case "cohort":
-            return _joined(books, entry)
-        case "grant":
-            population = books.canonical[entry.body["population"]]
-            facts = {key: value for key, value in entry.body.items() if key != "population"}
-            grant = Grant(**facts, time=entry.time, entry=entry.seq)
-            return replace(books, grants={**books.grants, population: (grant,)})
-        case "reserve":
-            return _with(books, _reservation(entry))
-        case "settle":
-            run = mechanisms_of(entry.body["mechanisms"])
-            return _with(books, replace(_charge(books, entry), state=SETTLED, mechanisms=run))
-        case "release":
-            charge = _charge(books, entry)
-            return _with(books, replace(charge, released=(*charge.released, entry.body["statement"])))
-        case _:
-            return _with(books, replace(_charge(books, entry), state=VOIDED))
+def _after(balances: Balances, entry: LedgerRecord) -> Balances:
+    event = entry.event
+    match event:
+        case PatientsJoined():
+            return _joined(balances, event, entry.seq)
+        case LimitGranted():
+            population = balances.canonical[event.population]
+            grant = Grant(
+                event.unit, event.neighbouring, event.epsilon, event.delta, event.note, entry.time, entry.seq
+            )
+            return replace(balances, grants={**balances.grants, population: (grant,)})
+        case TrainingReserved():
+            return _with(balances, _reservation(event, entry.time))
+        case TrainingSettled():
+            charge = balances.charges[event.reference]
+            return _with(balances, replace(charge, state=SETTLED, mechanisms=event.mechanisms))
+        case ImagesReleased():
+            charge = balances.charges[event.reference]
+            return _with(balances, replace(charge, released=(*charge.released, event.statement)))
+        case TrainingVoided():
+            return _with(balances, replace(balances.charges[event.reference], state=VOIDED))
 
 
-def _joined(books: Books, entry: Entry) -> Books:
-    """A cohort founds the population, adds patients to it, or makes several one; all grants stay in force."""
-    population = str(entry.body["population"])
-    ids = {population, *entry.body["joined"]}
-    canonical = {key: population if now in ids else now for key, now in books.canonical.items()}
-    grants = [grant for key in ids for grant in books.grants.get(key, ())]
+def _joined(balances: Balances, event: PatientsJoined, seq: int) -> Balances:
+    """Patients found a population, join one, or merge several; all grants stay in force."""
+    population = event.population
+    ids = {population, *event.joined}
+    canonical = {key: population if now in ids else now for key, now in balances.canonical.items()}
+    grants = [grant for key in ids for grant in balances.grants.get(key, ())]
     return replace(
-        books,
+        balances,
         canonical={**canonical, population: population},
-        cohorts={**books.cohorts, entry.seq: population},
+        cohorts={**balances.cohorts, seq: population},
         grants={
-            **{key: value for key, value in books.grants.items() if key not in ids},
+            **{key: value for key, value in balances.grants.items() if key not in ids},
             **({population: tuple(sorted(grants, key=lambda grant: grant.entry))} if grants else {}),
         },
     )
 
 
-def _reservation(entry: Entry) -> Charge:
-    body = entry.body
+def _reservation(event: TrainingReserved, time: str) -> Charge:
     return Charge(
-        reference=body["reference"],
-        population=body["population"],
-        unit=body["unit"],
-        neighbouring=body["neighbouring"],
-        delta=body["delta"],
-        mechanisms=mechanisms_of(body["mechanisms"]),
-        unbounded=body["unbounded"],
+        reference=event.reference,
+        population=event.population,
+        unit=event.unit,
+        neighbouring=event.neighbouring,
+        delta=event.delta,
+        mechanisms=event.mechanisms,
+        unbounded=event.unbounded,
         state=RESERVED,
-        time=entry.time,
+        time=time,
     )
 
 
-def _charge(books: Books, entry: Entry) -> Charge:
-    return books.charges[entry.body["reference"]]
-
-
-def _with(books: Books, charge: Charge) -> Books:
-    return replace(books, charges={**books.charges, charge.reference: charge})
+def _with(balances: Balances, charge: Charge) -> Balances:
+    return replace(balances, charges={**balances.charges, charge.reference: charge})

@@ -1,8 +1,8 @@
-"""The ledger on disk: `$PRIVSYN_HOME/ledger.sqlite`, a chain of entries that are only ever added.
+"""The ledger on disk: `$PRIVSYN_HOME/ledger.sqlite`, an append-only hash chain of entries.
 
-The hash of an entry covers the one before it, and an entry that brings in patients binds them by a digest, so
-that whatever is changed afterwards shows. What cannot show from inside is a file that was replaced by an
-older copy of itself, or whose newest entries were cut off: for that, somebody keeps a hash elsewhere.
+The hash of an entry covers the one before it, and an entry that adds patients covers a digest of them, so any
+later change is detected. That a file was replaced by an older copy of itself, or that its newest entries were
+cut off, can only be detected with a hash that is kept elsewhere.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from privsyn.errors import PrivsynError
 from privsyn.home import home
+from privsyn.ledger.events import Event, PatientsJoined, TrainingEvent, read_event, to_text
 
 VERSION = 2
-KINDS = {  # of entries, by version
+ENTRY_KINDS = {  # of entries, by version
     1: ("cohort", "grant", "reserve", "settle", "void"),
     2: ("cohort", "grant", "reserve", "settle", "void", "release"),
 }
@@ -57,51 +57,60 @@ _REST = (
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One line of the ledger.
+class LedgerRecord:
+    """One entry of the ledger.
 
     Attributes:
         seq: 1, 2, 3 ... without gaps; the order of events, whatever the clock said.
-        kind: `cohort`, `grant`, `reserve`, `settle`, `void` or `release`.
         time: UTC, for readers; nothing is decided by it.
+        event: what happened.
         hash: sha256 (hex) of the previous entry's hash and of this entry.
     """
 
     seq: int
-    kind: str
     time: str
-    body: Mapping[str, Any]
+    event: Event
     hash: str
+
+    @property
+    def kind(self) -> str:
+        """`cohort`, `grant`, `reserve`, `settle`, `void` or `release`."""
+        return self.event.kind
+
+    @property
+    def reference(self) -> str | None:
+        """The training that the event is about; None for events about a population."""
+        return self.event.reference if isinstance(self.event, TrainingEvent) else None
 
 
 @dataclass(frozen=True)
 class Log:
-    """All that the ledger says.
+    """All entries of the ledger.
 
     Attributes:
         entries: in order, each checked against the one before.
-        members: HMAC of a patient (hex) to the `cohort` entry that brought it in.
+        members: HMAC of a patient (hex) to the `cohort` entry that added it.
     """
 
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[LedgerRecord, ...] = ()
     members: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def head(self) -> str | None:
-        """The hash of the newest entry; it stands for everything before."""
+        """The hash of the newest entry, which covers everything before."""
         return self.entries[-1].hash if self.entries else None
 
-    def extended(self, kind: str, body: Mapping[str, Any], members: Iterable[str] = ()) -> Log:
-        """The log with one entry more, stamped with the time of now; nothing is written."""
-        seq, time, text = len(self.entries) + 1, _now(), _canonical(body)
-        chained = _chained(self.head or GENESIS, seq, kind, time, text)
-        entry = Entry(seq, kind, time, json.loads(text), chained)
+    def extended(self, event: Event, members: Iterable[str] = ()) -> Log:
+        """The log with one more entry, stamped with the current time; nothing is written."""
+        seq, time = len(self.entries) + 1, _now()
+        chained = _chained(self.head or GENESIS, seq, event.kind, time, to_text(event))
+        entry = LedgerRecord(seq, time, event, chained)
         return Log((*self.entries, entry), {**self.members, **dict.fromkeys(members, seq)})
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What an inspection found.
+class ChainCheck:
+    """The result of an inspection.
 
     Attributes:
         entries: how many there are, up to the first that is broken.
@@ -120,7 +129,7 @@ class Checked:
 
 
 def ledger_file() -> Path:
-    """Where the ledger lies; it is made by the first entry."""
+    """The path of the ledger, which the first entry creates."""
     return home() / "ledger.sqlite"
 
 
@@ -145,7 +154,7 @@ def read() -> Log:
 def amend(change: Callable[[Log], Log]) -> Log:
     """Add what `change` adds to the log, as one transaction; if it raises, nothing has happened.
 
-    The lock is taken before the log is read, so that between looking and adding nobody else can add.
+    The lock is taken before the log is read, so that no other process can add an entry in between.
 
     Raises:
         PrivsynError: the ledger cannot be written, or is not as it was written.
@@ -164,7 +173,7 @@ def amend(change: Callable[[Log], Log]) -> Log:
     return after
 
 
-def inspect(head: str | None = None) -> Checked:
+def inspect(head: str | None = None) -> ChainCheck:
     """Recompute the chain and the digests of the patients, and let SQLite check its file.
 
     Args:
@@ -194,15 +203,11 @@ def inspect(head: str | None = None) -> Checked:
             "short, or is another ledger"
         )
     since = log.entries[-1].seq - places[0] if places else None
-    return Checked(len(log.entries), log.head, tuple(faults), since)
+    return ChainCheck(len(log.entries), log.head, tuple(faults), since)
 
 
 def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _canonical(body: Mapping[str, Any]) -> str:
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _chained(previous: str, seq: int, kind: str, time: str, text: str) -> str:
@@ -236,7 +241,7 @@ def _schema(database: sqlite3.Connection) -> list[tuple[str, str, str | None]]:
 
 def schema(version: int = VERSION) -> tuple[str, ...]:
     """The statements that make an empty ledger."""
-    return (_ENTRY.format(kinds=", ".join(f"'{kind}'" for kind in KINDS[version])), *_REST)
+    return (_ENTRY.format(kinds=", ".join(f"'{kind}'" for kind in ENTRY_KINDS[version])), *_REST)
 
 
 def _bring_up_to_date(database: sqlite3.Connection) -> None:
@@ -270,7 +275,7 @@ def _expected_schema(version: int) -> list[tuple[str, str, str | None]]:
 
 def _store(database: sqlite3.Connection, before: Log, after: Log) -> None:
     for entry in after.entries[len(before.entries) :]:
-        row = (entry.seq, entry.kind, entry.time, _canonical(entry.body), entry.hash)
+        row = (entry.seq, entry.kind, entry.time, to_text(entry.event), entry.hash)
         database.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?)", row)
     fresh = sorted(after.members.keys() - before.members.keys())
     database.executemany("INSERT INTO member VALUES (?, ?)", ((each, after.members[each]) for each in fresh))
@@ -288,27 +293,33 @@ def _examined(path: Path, database: sqlite3.Connection) -> tuple[Log, list[str]]
     if _is_new(database):
         return Log(), []
     version = _version(database)
-    if version not in KINDS:
+    if version not in ENTRY_KINDS:
         raise PrivsynError(f"{path} is of version {version}, not {VERSION}: use the privsyn that wrote it")
     if _schema(database) != _expected_schema(version):
         return Log(), ["its tables, or what guards them against changes, are not those that privsyn made"]
-    entries: list[Entry] = []
+    entries: list[LedgerRecord] = []
     for seq, kind, time, text, hashed in database.execute("SELECT * FROM entry ORDER BY seq"):
         place, previous = len(entries) + 1, entries[-1].hash if entries else GENESIS
         if seq != place:
             return Log(tuple(entries)), [f"entry {place} is missing"]
         if hashed != _chained(previous, seq, kind, time, text):
             return Log(tuple(entries)), [f"entry {place} is not as it was written"]
-        entries.append(Entry(seq, kind, time, json.loads(text), hashed))
+        try:
+            event = read_event(kind, text)
+        except (PrivsynError, ValueError) as error:
+            return Log(tuple(entries)), [f"entry {place} cannot be read: {error}"]
+        entries.append(LedgerRecord(seq, time, event, hashed))
     members = dict(database.execute("SELECT patient, entry FROM member").fetchall())
     return Log(tuple(entries), members), _member_faults(entries, members)
 
 
-def _member_faults(entries: Iterable[Entry], members: Mapping[str, int]) -> list[str]:
+def _member_faults(entries: Iterable[LedgerRecord], members: Mapping[str, int]) -> list[str]:
     found: dict[int, list[str]] = defaultdict(list)
     for patient, seq in members.items():
         found[seq].append(patient)
-    bound = {entry.seq: entry.body["members_sha256"] for entry in entries if entry.kind == "cohort"}
+    bound = {
+        entry.seq: entry.event.members_sha256 for entry in entries if isinstance(entry.event, PatientsJoined)
+    }
     broken = [seq for seq, digest in bound.items() if members_digest(found[seq]) != digest]
     strays = found.keys() - bound.keys()
     faults = [f"the patients of entry {seq} are not those it was written with" for seq in broken]

@@ -1,4 +1,4 @@
-"""Who the ledger knows: populations recognised by the HMACs of their patients, and the limit set for each."""
+"""Populations of patients, recognised by the HMACs of their patients, and the limits set for them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from privsyn.claim.document import CumulativeCost
 from privsyn.errors import PrivsynError
 from privsyn.home import home, patient_key
-from privsyn.ledger.balances import VOIDED, Books, Charge, Grant, cumulative_cost, fold, spent
-from privsyn.ledger.hash_chain import Checked, Entry, Log, amend, inspect, members_digest, read
+from privsyn.ledger.balances import VOIDED, Balances, Charge, Grant, cumulative_cost, fold, spent
+from privsyn.ledger.events import LimitGranted, PatientsJoined
+from privsyn.ledger.hash_chain import ChainCheck, LedgerRecord, Log, amend, inspect, members_digest, read
 from privsyn.ledger.validation import NEIGHBOURINGS, check_delta, check_epsilon, check_kind, people_of
+from privsyn.strict_json import JsonObject
 
 KEY_PURPOSE = b"privsyn ledger: the key of its patients"
 
@@ -36,21 +37,21 @@ class Allowance:
     spent: float
     left: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return {**asdict(self.grant), "spent": self.spent, "left": self.left}
 
 
 @dataclass(frozen=True)
 class Population:
-    """Patients who were seen together, and all that was done with them.
+    """Patients who were in one cohort, and every training on them.
 
     Attributes:
         id: opaque; the oldest of its ids.
         aliases: ids of populations that turned out to be part of it.
         patients: how many.
         entries: every training, voided ones too.
-        seen: what was spent, a figure for each unit and neighbouring relation.
-        released: the same of the trainings whose images left the house; sampling more of them costs nothing.
+        seen: what was spent, for each unit and neighbouring relation.
+        released: the same for trainings whose images were released; sampling more of them costs nothing.
         grants: those in force; each must be kept to.
     """
 
@@ -62,7 +63,7 @@ class Population:
     released: tuple[CumulativeCost, ...]
     grants: tuple[Allowance, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return {
             "population": self.id,
             "aliases": list(self.aliases),
@@ -76,14 +77,14 @@ class Population:
 
 @dataclass(frozen=True)
 class Overview:
-    """All populations at one moment, and the hash that stands for that moment; None if there is no entry."""
+    """All populations at one moment, and the newest hash then; None if there is no entry."""
 
     head: str | None
     populations: tuple[Population, ...]
 
 
 def register(patients: Iterable[str]) -> str:
-    """Make these patients known, and return the id of the population that they all belong to from now on.
+    """Record these patients as one population, and return its id.
 
     Raises:
         PrivsynError: they are not HMACs, or the ledger cannot be used.
@@ -101,8 +102,8 @@ def grant(
     delta: float,
     neighbouring: str = NEIGHBOURINGS[0],
     note: str = "",
-) -> Entry:
-    """Limit what is spent on a population; takes the place of every grant that it has.
+) -> LedgerRecord:
+    """Limit what is spent on a population; replaces every grant that it has.
 
     Args:
         population: its id, or one it once had; or the HMACs of its patients, who are registered with it.
@@ -115,13 +116,13 @@ def grant(
     check_kind(unit, neighbouring)
     check_epsilon(epsilon)
     check_delta(delta)
-    limit = {"unit": unit, "neighbouring": neighbouring, "epsilon": float(epsilon), "delta": float(delta)}
+    limit = LimitGranted(unit, neighbouring, float(epsilon), float(delta), note, population="")
     people = frozenset() if isinstance(population, str) else people_of(population)
     key = key_check() if people else ""
 
     def change(log: Log) -> Log:
         known, name = enrolled(log, people, key) if people else (log, _known(log, str(population)))
-        return known.extended("grant", {**limit, "note": note, "population": name})
+        return known.extended(replace(limit, population=name))
 
     return amend(change).entries[-1]
 
@@ -133,9 +134,9 @@ def overview() -> Overview:
         PrivsynError: the ledger cannot be used.
     """
     log = read()
-    books = fold(log.entries)
-    ids = dict.fromkeys(books.canonical.values())
-    return Overview(log.head, tuple(_population(log, books, each) for each in ids))
+    balances = fold(log.entries)
+    ids = dict.fromkeys(balances.canonical.values())
+    return Overview(log.head, tuple(_population(log, balances, each) for each in ids))
 
 
 def populations() -> list[Population]:
@@ -143,20 +144,20 @@ def populations() -> list[Population]:
     return list(overview().populations)
 
 
-def check(head: str | None = None) -> Checked:
-    """Whether the ledger is as it was written and, given what was once its head, still the same one.
+def check(head: str | None = None) -> ChainCheck:
+    """Whether the ledger is intact and, given an earlier head, still the same ledger.
 
     Args:
         head: hash of any entry, as kept elsewhere. Without it, entries cut off at the end, or a whole ledger
             that is gone, cannot be missed.
 
     Raises:
-        PrivsynError: `head` is no hash, or the ledger cannot be opened.
+        PrivsynError: `head` is not a hash, or the ledger cannot be opened.
     """
     head = None if head is None else head.strip().lower()
     if head is not None and not re.fullmatch(r"[0-9a-f]{64}", head):
         raise PrivsynError(
-            f"{head!r} is no head: it has 64 hexadecimal digits, as `privsyn ledger show` has it"
+            f"{head!r} is not a head, which has 64 hexadecimal digits: `privsyn ledger show` prints it"
         )
     found = inspect(head)
     if found and found.entries:
@@ -168,42 +169,36 @@ def check(head: str | None = None) -> Checked:
 
 
 def enrolled(log: Log, people: frozenset[str], key: str) -> tuple[Log, str]:
-    """The log in which all these patients belong to one population, and the id of that.
+    """The log with all these patients in one population, and the id of that population.
 
-    A patient is stored once, with the cohort that first brought them in; patients who all are known as one
-    population add no entry.
+    A patient is stored once, with the cohort that first added them; patients who are all in one population
+    already add no entry.
 
     Raises:
         PrivsynError: the log knows its patients under another key.
     """
     _check_key(log, key)
-    books = fold(log.entries)
-    known = _met(log, books, people)
-    ids = [each for each in books.canonical if each in known]  # oldest first
+    balances = fold(log.entries)
+    known = _met(log, balances, people)
+    ids = [each for each in balances.canonical if each in known]  # oldest first
     strangers = people - log.members.keys()
     if len(ids) == 1 and not strangers:
         return log, ids[0]
     population = ids[0] if ids else f"population-{secrets.token_hex(6)}"
-    body = {
-        "population": population,
-        "joined": ids[1:],
-        "patients": len(strangers),
-        "members_sha256": members_digest(strangers),
-        "key_check": key,
-    }
-    return log.extended("cohort", body, strangers), population
+    joined = PatientsJoined(population, tuple(ids[1:]), len(strangers), members_digest(strangers), key)
+    return log.extended(joined, strangers), population
 
 
 def key_check() -> str:
-    """Tells one key of the patient HMACs from another, and nothing about the key."""
+    """Identifies the key of the patient HMACs without revealing it."""
     return hmac.new(patient_key(), KEY_PURPOSE, hashlib.sha256).hexdigest()
 
 
 def _check_key(log: Log, key: str) -> None:
-    """Under another key every known patient would pass for a stranger on whom nothing was spent."""
-    if any(entry.body.get("key_check", key) != key for entry in log.entries):
+    """With another key every known patient would look new, with nothing spent."""
+    if any(isinstance(each.event, PatientsJoined) and each.event.key_check != key for each in log.entries):
         raise PrivsynError(
-            f"{home() / 'patient.key'} is not the key of the patients in ledger.sqlite: bring back the two "
+            f"{home() / 'patient.key'} is not the key of the patients in ledger.sqlite: restore the two "
             "that belong together, or move ledger.sqlite away to begin with nothing spent"
         )
 
@@ -211,29 +206,29 @@ def _check_key(log: Log, key: str) -> None:
 def ids_of(patients: Iterable[str]) -> frozenset[str]:
     """Every id of the populations that these patients belong to; reads only."""
     log = read()
-    books = fold(log.entries)
-    known = _met(log, books, people_of(patients))
-    return frozenset(key for key, now in books.canonical.items() if now in known)
+    balances = fold(log.entries)
+    known = _met(log, balances, people_of(patients))
+    return frozenset(key for key, now in balances.canonical.items() if now in known)
 
 
-def recognised(patients: Callable[[], Iterable[str]]) -> list[dict[str, Any]]:
+def recognised(patients: Callable[[], Iterable[str]]) -> list[JsonObject]:
     """The populations that some of these patients belong to, and how many of them; reads only.
 
     Args:
-        patients: gives their HMACs; not called while the ledger knows nobody.
+        patients: returns their HMACs; not called while the ledger is empty.
     """
     log = read()
     if not log.members:
         return []
-    books = fold(log.entries)
+    balances = fold(log.entries)
     people = people_of(patients()) & log.members.keys()
-    met = Counter(books.canonical[books.cohorts[log.members[each]]] for each in people)
+    met = Counter(balances.canonical[balances.cohorts[log.members[each]]] for each in people)
     return [{"population": name, "of_these": count} for name, count in sorted(met.items())]
 
 
-def _met(log: Log, books: Books, people: frozenset[str]) -> set[str]:
+def _met(log: Log, balances: Balances, people: frozenset[str]) -> set[str]:
     """The populations, by canonical id, that some of these patients are known to belong to."""
-    return {books.canonical[books.cohorts[log.members[each]]] for each in people & log.members.keys()}
+    return {balances.canonical[balances.cohorts[log.members[each]]] for each in people & log.members.keys()}
 
 
 def _known(log: Log, population: str) -> str:
@@ -243,24 +238,24 @@ def _known(log: Log, population: str) -> str:
     return ids[population]
 
 
-def _population(log: Log, books: Books, population: str) -> Population:
-    charges = tuple(c for c in books.charges.values() if books.canonical[c.population] == population)
+def _population(log: Log, balances: Balances, population: str) -> Population:
+    charges = tuple(c for c in balances.charges.values() if balances.canonical[c.population] == population)
     kinds = dict.fromkeys(charge.kind for charge in charges if charge.state != VOIDED)
-    cohorts = {seq for seq, key in books.cohorts.items() if books.canonical[key] == population}
+    cohorts = {seq for seq, key in balances.cohorts.items() if balances.canonical[key] == population}
     return Population(
         id=population,
-        aliases=tuple(key for key, now in books.canonical.items() if now == population != key),
+        aliases=tuple(key for key, now in balances.canonical.items() if now == population != key),
         patients=sum(seq in cohorts for seq in log.members.values()),
         entries=charges,
-        seen=tuple(cumulative_cost(books, population, kind) for kind in kinds),
+        seen=tuple(cumulative_cost(balances, population, kind) for kind in kinds),
         released=tuple(
-            cumulative_cost(books, population, kind, released=True)
+            cumulative_cost(balances, population, kind, released=True)
             for kind in dict.fromkeys(charge.kind for charge in charges if charge.released)
         ),
-        grants=tuple(_allowance(books, population, each) for each in books.grants.get(population, ())),
+        grants=tuple(_allowance(balances, population, each) for each in balances.grants.get(population, ())),
     )
 
 
-def _allowance(books: Books, population: str, limit: Grant) -> Allowance:
-    used = spent(books, population, limit)
+def _allowance(balances: Balances, population: str, limit: Grant) -> Allowance:
+    used = spent(balances, population, limit)
     return Allowance(limit, used, max(0.0, math.floor((limit.epsilon - used) * 1e6) / 1e6))

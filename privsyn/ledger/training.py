@@ -1,41 +1,40 @@
-"""What is done to the patients: trainings that are reserved, settled or voided, and what they add up to."""
+"""Trainings in the ledger: reserve, settle or void one, and look up what it costs in total."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 
-from privsyn.claim.document import CumulativeCost, Mechanism
+from privsyn.claim.document import CumulativeCost, LedgerEntry, Mechanism
 from privsyn.errors import PrivsynError, Refused
 from privsyn.ledger.balances import (
     RESERVED,
     SETTLED,
     VOIDED,
-    Books,
+    Balances,
     Charge,
     Grant,
     cumulative_cost,
     fold,
-    mechanisms_of,
     refusal,
 )
-from privsyn.ledger.hash_chain import Entry, Log, amend, read
+from privsyn.ledger.events import ImagesReleased, TrainingReserved, TrainingSettled, TrainingVoided
+from privsyn.ledger.hash_chain import LedgerRecord, Log, amend, read
 from privsyn.ledger.population import enrolled, key_check
-from privsyn.ledger.validation import exact, people_of, training_body
+from privsyn.ledger.validation import TrainingCharge, exact, people_of, reservation
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a training would do to the population of its patients.
+    """The effect that a training would have on the balance of its population.
 
     Attributes:
-        population: its id; None if none of these patients is known.
-        before: what was spent on it.
-        after: what would be.
+        population: its id; None if the ledger knows none of these patients.
+        before: the cost so far.
+        after: the cost with this training.
         grants: those in force.
-        allowed: whether `reserve` would say yes, as things are now.
+        allowed: whether `reserve` would accept it now.
         reason: why not, else "".
     """
 
@@ -50,43 +49,35 @@ class Outlook:
 def reserve(
     reference: str,
     patients: Iterable[str],
+    charge: TrainingCharge,
     *,
-    unit: str,
-    neighbouring: str,
-    delta: float | None,
-    mechanisms: Sequence[Mechanism],
     allow_unbounded: bool = False,
-    why_unbounded: str = "",
-) -> Entry:
+) -> LedgerRecord:
     """Charge a training to the population of its patients, before its first step.
 
-    Doing it again with the same reference and content changes nothing, so a resumed run may.
+    Repeating it with the same reference and content changes nothing, so a resumed run can call it again.
 
     Args:
-        reference: names the training, once and for all.
+        reference: names the training, for good.
         patients: keyed HMACs (hex) of ALL patients that the training can draw from.
-        delta: that the training names; None where nothing bounds it.
-        mechanisms: all that will touch the patients, with the steps as planned; none if nothing bounds it.
-        allow_unbounded: take a training without a bound although there is a grant.
-        why_unbounded: why there are no mechanisms.
+        allow_unbounded: accept a training without a bound although there is a grant.
 
     Returns:
         The entry of the reservation.
 
     Raises:
         Refused: a grant in force does not allow it; nothing was recorded.
-        PrivsynError: the reference stands for another training or is void, or the ledger cannot be used.
+        PrivsynError: the reference names another training or is void, or the ledger cannot be used.
     """
     people = people_of(patients)
-    body = training_body(reference, people, unit, neighbouring, delta, mechanisms, why_unbounded)
-    key = key_check()
+    asked, key = reservation(reference, people, charge), key_check()
 
     def change(log: Log) -> Log:
-        books = fold(log.entries)
-        if reference in books.charges:
-            _check_same(log, books.charges[reference], body)
+        balances = fold(log.entries)
+        if reference in balances.charges:
+            _check_same(log, balances.charges[reference], asked)
             return log
-        before, after = _proposed(log, people, body, key)
+        before, after = _proposed(log, people, asked, key)
         reason = refusal(fold(before.entries), fold(after.entries), reference, allow=allow_unbounded)
         if reason:
             raise Refused(reason)
@@ -95,43 +86,42 @@ def reserve(
     return _newest(amend(change), reference, "reserve")
 
 
-def settle(reference: str, mechanisms: Sequence[Mechanism], *, outcome: str = "") -> Entry:
-    """Correct a reservation to the steps that were taken, which may be fewer and never more.
+def settle(reference: str, mechanisms: Sequence[Mechanism], *, outcome: str = "") -> LedgerRecord:
+    """Reduce a reservation to the steps that were taken, which may be fewer and never more.
 
     Args:
         mechanisms: those reserved, in that order; none for a training that nothing bounds.
-        outcome: names what came out, such as the sha256 of weights: one charge pays for one model.
+        outcome: names the model, such as the sha256 of its weights: one charge pays for one model.
 
     Raises:
         PrivsynError: other mechanisms or more steps than reserved, no open reservation of this reference, or
             another outcome than it was settled with.
     """
     run = tuple(exact(part) for part in mechanisms)
+    settled = TrainingSettled(reference, run, outcome)
 
     def change(log: Log) -> Log:
         charge = _charge(fold(log.entries), reference)
         if charge.state == SETTLED and charge.mechanisms == run:
-            if _newest(log, reference, "settle").body["outcome"] == outcome:
+            if any(entry.event == settled for entry in log.entries):
                 return log
             raise PrivsynError(
                 f"training {reference!r} was settled with another model, perhaps in a copy of this study: "
-                "two models cost twice, so train anew with --force"
+                "two models cost twice, so train again with --force"
             )
         _check_open(charge)
         if not _within(run, charge.mechanisms):
             raise PrivsynError(
-                f"training {reference!r} did not run as it was reserved, and stays charged as it was: only "
+                f"training {reference!r} did not run as it was reserved, so its charge is unchanged: only "
                 "steps that were not taken can be given back"
             )
-        parts = [part.to_dict() for part in run]
-        body = {"reference": reference, "mechanisms": parts, "outcome": outcome}
-        return log.extended("settle", body)
+        return log.extended(settled)
 
     return _newest(amend(change), reference, "settle")
 
 
-def void(reference: str) -> Entry:
-    """Take back a reservation of which NOT ONE step was taken.
+def void(reference: str) -> LedgerRecord:
+    """Take back a reservation, provided that NOT ONE step was taken.
 
     Raises:
         PrivsynError: there is no open reservation of this reference.
@@ -142,30 +132,30 @@ def void(reference: str) -> Entry:
         if charge.state == VOIDED:
             return log
         _check_open(charge)
-        return log.extended("void", {"reference": reference})
+        return log.extended(TrainingVoided(reference))
 
     return _newest(amend(change), reference, "void")
 
 
-def release(head: str, statement: str) -> Entry | None:
-    """Record that images of a training's model leave; it costs nothing more and is never taken back.
+def release(head: str, statement: str) -> LedgerRecord | None:
+    """Record that images of a training's model are released; it costs nothing more and is never reverted.
 
     Args:
         head: hash of the training's entry, as its claim names it.
-        statement: sha256 of the release's statement; recorded once, however often it is asked.
+        statement: sha256 of the release's statement; recorded once, however often this is called.
 
     Returns:
-        The entry, or None if this ledger is not the one that the claim speaks of.
+        The entry, or None if the claim refers to another ledger.
     """
 
     def reference_of(log: Log) -> str | None:
-        return next((e.body.get("reference") for e in log.entries if e.hash == head), None)
+        return next((entry.reference for entry in log.entries if entry.hash == head), None)
 
     def change(log: Log) -> Log:
         reference = reference_of(log)
         if reference is None or statement in fold(log.entries).charges[reference].released:
             return log
-        return log.extended("release", {"reference": reference, "statement": statement})
+        return log.extended(ImagesReleased(reference, statement))
 
     if reference_of(read()) is None:
         return None
@@ -179,11 +169,10 @@ def state_of(reference: str) -> str | None:
     return None if charge is None else charge.state
 
 
-def account(reference: str) -> dict[str, Any]:
-    """`ledger` and `cumulative` for `model/privacy.json`.
+def account(reference: str) -> tuple[LedgerEntry, CumulativeCost]:
+    """Where a training is recorded, and what all trainings on its population cost together.
 
-    They are the books as they stood after the newest entry of this training, so that what others record later
-    does not change them.
+    They are as of the newest entry of this training, so later entries of others do not change them.
 
     Raises:
         PrivsynError: no such reference, or the ledger cannot be used.
@@ -191,40 +180,35 @@ def account(reference: str) -> dict[str, Any]:
     log = read()
     _charge(fold(log.entries), reference)
     newest = _newest(log, reference)
-    books = fold(log.entries[: newest.seq])
-    charge = books.charges[reference]
-    population = books.canonical[charge.population]
-    return {
-        "ledger": {"population": population, "entry": newest.seq, "head": newest.hash},
-        "cumulative": cumulative_cost(books, population, charge.kind).to_dict(),
-    }
+    balances = fold(log.entries[: newest.seq])
+    charge = balances.charges[reference]
+    population = balances.canonical[charge.population]
+    return (
+        LedgerEntry(population, newest.seq, newest.hash),
+        cumulative_cost(balances, population, charge.kind),
+    )
 
 
 def outlook(
     patients: Iterable[str],
+    charge: TrainingCharge,
     *,
-    unit: str,
-    neighbouring: str,
-    delta: float | None,
-    mechanisms: Sequence[Mechanism],
     allow_unbounded: bool = False,
-    why_unbounded: str = "",
 ) -> Outlook:
-    """What `reserve` would say now; writes nothing, not even an empty ledger.
+    """The result that `reserve` would have now; writes nothing, not even an empty ledger.
 
     Args and errors: those of `reserve`.
     """
     log, people, reference = read(), people_of(patients), f"outlook {secrets.token_hex(8)}"
-    body = training_body(reference, people, unit, neighbouring, delta, mechanisms, why_unbounded)
-    key = key_check() if log.entries else ""
-    before, after = (fold(each.entries) for each in _proposed(log, people, body, key))
-    charge = after.charges[reference]
-    population = after.canonical[charge.population]
+    asked, key = reservation(reference, people, charge), key_check() if log.entries else ""
+    before, after = (fold(each.entries) for each in _proposed(log, people, asked, key))
+    made = after.charges[reference]
+    population = after.canonical[made.population]
     reason = refusal(before, after, reference, allow=allow_unbounded)
     return Outlook(
         population=population if population in fold(log.entries).canonical else None,
-        before=cumulative_cost(before, population, charge.kind),
-        after=cumulative_cost(after, population, charge.kind),
+        before=cumulative_cost(before, population, made.kind),
+        after=cumulative_cost(after, population, made.kind),
         grants=after.grants.get(population, ()),
         allowed=not reason,
         reason=reason,
@@ -239,40 +223,42 @@ def _within(run: Sequence[Mechanism], planned: Sequence[Mechanism]) -> bool:
     )
 
 
-def _proposed(log: Log, people: frozenset[str], body: Mapping[str, Any], key: str) -> tuple[Log, Log]:
-    """The log with these patients known, and that with the training reserved too."""
+def _proposed(log: Log, people: frozenset[str], asked: TrainingReserved, key: str) -> tuple[Log, Log]:
+    """The log with these patients added, and the log with the training reserved as well."""
     before, population = enrolled(log, people, key)
-    return before, before.extended("reserve", {**body, "population": population})
+    return before, before.extended(replace(asked, population=population))
 
 
-def _check_same(log: Log, charge: Charge, body: Mapping[str, Any]) -> None:
-    """A reference stands for one training for good."""
-    there = _newest(log, charge.reference, "reserve").body
-    if {**body, "population": there["population"]} != there:
-        changed = [name for name, value in body.items() if there[name] != value]
+def _check_same(log: Log, charge: Charge, asked: TrainingReserved) -> None:
+    """Refuse another training under a reference that is in use."""
+    there = _newest(log, charge.reference, "reserve").event
+    assert isinstance(there, TrainingReserved)
+    asked = replace(asked, population=there.population)
+    changed = [each.name for each in fields(asked) if getattr(there, each.name) != getattr(asked, each.name)]
+    if changed:
         raise PrivsynError(
-            f"training {charge.reference!r} was reserved with another {', '.join(changed)}: train anew with "
-            "--force, which reserves anew"
+            f"training {charge.reference!r} was reserved with another {', '.join(changed)}: train again with "
+            "--force, which makes a new reservation"
         )
-    if charge.state == VOIDED or charge.mechanisms != mechanisms_of(body["mechanisms"]):
+    if charge.state == VOIDED or charge.mechanisms != asked.mechanisms:
         raise PrivsynError(
-            f"training {charge.reference!r} was {charge.state} and cannot go on: train anew with --force, "
-            "which reserves anew"
+            f"training {charge.reference!r} was {charge.state} and cannot go on: train again with --force, "
+            "which makes a new reservation"
         )
 
 
 def _check_open(charge: Charge) -> None:
     if charge.state != RESERVED:
-        raise PrivsynError(f"training {charge.reference!r} was {charge.state} before: that stands")
+        raise PrivsynError(f"training {charge.reference!r} was {charge.state}, which is final")
 
 
-def _charge(books: Books, reference: str) -> Charge:
-    if reference not in books.charges:
+def _charge(balances: Balances, reference: str) -> Charge:
+    if reference not in balances.charges:
         raise PrivsynError(f"no training {reference!r} in the ledger: is PRIVSYN_HOME the one it ran with?")
-    return books.charges[reference]
+    return balances.charges[reference]
 
 
-def _newest(log: Log, reference: str, kind: str | None = None) -> Entry:
+def _newest(log: Log, reference: str, kind: str | None = None) -> LedgerRecord:
     """The newest entry of one kind, or else of the training itself, whatever was released since."""
-    mine = (entry for entry in reversed(log.entries) if entry.body.get("reference") == reference)
+    mine = (entry for entry in reversed(log.entries) if entry.reference == reference)
     return next(e for e in mine if e.kind == kind or (kind is None and e.kind != "release"))

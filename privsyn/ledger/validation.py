@@ -1,22 +1,40 @@
-"""What may be asked of the ledger: numbers in range, patients as HMACs, a bound or the reason for none.
+"""Checks of what is written to the ledger: numbers in range, patients as HMACs, a bound or a reason for none.
 
-All of it is checked before the ledger is opened, for what once is in the chain stays there.
+All of it is checked before the ledger is opened, because an entry is never removed.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from privsyn.claim.document import Mechanism
+from privsyn.claim.document import UNITS, Mechanism
 from privsyn.errors import PrivsynError
+from privsyn.ledger.events import TrainingReserved
 from privsyn.ledger.hash_chain import members_digest
 
-UNITS = ("patient", "image")
 NEIGHBOURINGS = ("add-or-remove-one",)  # those that `accounting` composes
 _HMAC = re.compile(r"[0-9a-f]{32,128}")
+
+
+@dataclass(frozen=True)
+class TrainingCharge:
+    """What a training asks the ledger to charge.
+
+    Attributes:
+        unit: `patient` or `image`.
+        delta: that the training names; None where nothing bounds it.
+        mechanisms: all that will touch the patients, with the steps as planned; none if nothing bounds it.
+        why_unbounded: why there are no mechanisms, else "".
+    """
+
+    unit: str
+    neighbouring: str
+    delta: float | None
+    mechanisms: tuple[Mechanism, ...] = ()
+    why_unbounded: str = ""
 
 
 def people_of(patients: Iterable[str]) -> frozenset[str]:
@@ -33,40 +51,32 @@ def people_of(patients: Iterable[str]) -> frozenset[str]:
     return people
 
 
-def training_body(
-    reference: str,
-    people: frozenset[str],
-    unit: str,
-    neighbouring: str,
-    delta: float | None,
-    mechanisms: Sequence[Mechanism],
-    why_unbounded: str,
-) -> dict[str, Any]:
-    """What a reservation says, but for the population.
+def reservation(reference: str, people: frozenset[str], charge: TrainingCharge) -> TrainingReserved:
+    """The event of a reservation, without the population.
 
     Raises:
         PrivsynError: something is missing, contradictory or out of range.
     """
     if not reference:
         raise PrivsynError("a training needs a reference")
-    if bool(mechanisms) == bool(why_unbounded):
+    if bool(charge.mechanisms) == bool(charge.why_unbounded):
         raise PrivsynError("a training has mechanisms that bound it, or a reason why nothing does")
-    check_kind(unit, neighbouring)
-    if delta is not None or mechanisms:
-        check_delta(delta)
-    parts = [exact(part) for part in mechanisms]
-    if not all(part.steps for part in parts):
+    check_kind(charge.unit, charge.neighbouring)
+    if charge.delta is not None or charge.mechanisms:
+        check_delta(charge.delta)
+    mechanisms = tuple(exact(each) for each in charge.mechanisms)
+    if not all(each.steps for each in mechanisms):
         raise PrivsynError(f"training {reference!r} plans no step: there is nothing to reserve")
-    return {
-        "reference": reference,
-        "patients": len(people),
-        "patients_sha256": members_digest(people),
-        "unit": unit,
-        "neighbouring": neighbouring,
-        "delta": None if delta is None else float(delta),
-        "mechanisms": [part.to_dict() for part in parts],
-        "unbounded": why_unbounded,
-    }
+    return TrainingReserved(
+        reference=reference,
+        patients=len(people),
+        patients_sha256=members_digest(people),
+        unit=charge.unit,
+        neighbouring=charge.neighbouring,
+        delta=None if charge.delta is None else float(charge.delta),
+        mechanisms=mechanisms,
+        unbounded=charge.why_unbounded,
+    )
 
 
 def exact(part: Mechanism) -> Mechanism:
@@ -83,14 +93,14 @@ def exact(part: Mechanism) -> Mechanism:
 
 
 def check_kind(unit: str, neighbouring: str) -> None:
-    """Refuse a unit or a neighbouring relation that nothing here can account for."""
+    """Refuse a unit or a neighbouring relation that the accountant does not support."""
     for name, value, choices in (("unit", unit, UNITS), ("neighbouring", neighbouring, NEIGHBOURINGS)):
         if value not in choices:
             raise PrivsynError(f"{name} {value!r} is unknown: choose from {', '.join(choices)}")
 
 
 def check_epsilon(epsilon: float) -> None:
-    """Refuse a limit that limits nothing, or that nothing can keep to."""
+    """Refuse a limit that is not finite, or not above 0."""
     if not (math.isfinite(epsilon) and epsilon > 0):
         raise PrivsynError(f"epsilon {epsilon} is out of range: it must be finite and above 0")
 

@@ -1,1 +1,1 @@
-"""What leaves: `draft` puts it together, `manifest` says what it is, and `verify` checks it elsewhere."""
+"""Releases: `draft` assembles one, `approve` and `seal` sign it, and recipients `verify` it offline."""

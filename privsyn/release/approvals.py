@@ -1,38 +1,50 @@
-"""What people decided about a release, and whether that is enough.
+"""Approvals of a release: signed decisions, and whether they are enough.
 
 An approval is one person's signed decision, in one role, about the exact bytes of a statement, with the
-digests of the policy and of the internal report that the person saw. Persons are counted, never keys; one
-person fills one place; whoever made the release, and the pipeline, cannot approve it; and the latest decision
-of a person in a role is the one that counts.
+digests of the policy and of the internal report that the person saw. Persons are counted, not keys, and each
+person once. Authors of the release and the pipeline cannot approve it. The latest decision of a person in a
+role counts.
 
 Standard library and securesystemslib.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
+from privsyn.errors import PrivsynError
 from privsyn.files import json_text
-from privsyn.release.checklist import Answer, open_items
+from privsyn.release.checklist import ANSWERS, Answer, open_items
 from privsyn.release.envelope import Envelope, read_about, statement_about
 from privsyn.release.manifest import Statement
 from privsyn.release.trust import PIPELINE, Trust
-from privsyn.strict_json import Fields, check_slug, refuse, spelled
+from privsyn.strict_json import Fields, JsonObject, check_slug, refuse, spelled
 
-PREDICATE_TYPE = "https://privsyn.org/approval/v1"
+APPROVAL_TYPE = "https://privsyn.org/approval/v1"
 Decision = Literal["approve", "reject", "changes"]
-DECISIONS = get_args(Decision)
-ANSWERS = get_args(Answer)
+DECISIONS: tuple[Decision, ...] = get_args(Decision)
 CLOCKS_DIFFER = timedelta(minutes=5)  # between the machines of approver and verifier
 
 
 @dataclass(frozen=True)
+class GivenAnswer:
+    """One person's answer to one question of the checklist."""
+
+    answer: Answer
+    comment: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        return {"answer": self.answer, "comment": self.comment}
+
+
+@dataclass(frozen=True)
 class Waiver:
-    """A rule of the policy that did not pass and is to be passed over, and why."""
+    """A request to waive a rule of the policy that did not pass, and why."""
 
     rule: str
     reason: str
@@ -40,13 +52,13 @@ class Waiver:
 
 @dataclass(frozen=True)
 class Approval:
-    """One decision, well formed; whether it counts is asked with `tally`.
+    """One well-formed decision; `tally` says whether it counts.
 
     Attributes:
         statement: sha256 of the statement that was decided on.
         tree: digest of the files' tree, as the statement has it.
         policy, report: sha256 of the policy and of the internal report that the person saw.
-        answers: checklist item to `{"answer", "comment"}`.
+        answers: by the id of the question.
         conflict_of_interest: in the person's words; empty if none.
     """
 
@@ -57,7 +69,7 @@ class Approval:
     role: str
     policy: str
     report: str
-    answers: Mapping[str, Mapping[str, str]]
+    answers: Mapping[str, GivenAnswer]
     waivers: tuple[Waiver, ...]
     comment: str
     conflict_of_interest: str
@@ -67,13 +79,13 @@ class Approval:
 
     def to_payload(self) -> bytes:
         """The bytes to sign."""
-        predicate = {
+        predicate: JsonObject = {
             "decision": self.decision,
             "approver": {"id": self.person},
             "role": self.role,
             "policyDigest": self.policy,
             "reportDigest": self.report,
-            "answers": {item: dict(answer) for item, answer in self.answers.items()},
+            "answers": {item: answer.to_dict() for item, answer in self.answers.items()},
             "waivers": [{"rule": waiver.rule, "reason": waiver.reason} for waiver in self.waivers],
             "comment": self.comment,
             "conflictOfInterest": self.conflict_of_interest,
@@ -82,7 +94,7 @@ class Approval:
             "validUntil": spelled(self.valid_until),
         }
         subjects = {"statement": self.statement, "tree": self.tree}
-        return json_text(statement_about(subjects, PREDICATE_TYPE, predicate)).encode()
+        return json_text(statement_about(subjects, APPROVAL_TYPE, predicate)).encode()
 
 
 @dataclass(frozen=True)
@@ -91,13 +103,13 @@ class Tally:
 
     Attributes:
         counted: person to role, of the approvals that fill the places.
-        missing: role to number of places that nobody fills.
+        missing: role to number of approvals that it still needs.
         not_counted: decisions that do not count, and why, in words.
         objections: decisions that block, in words.
         open_questions: items of the checklist that are not answered, in words.
-        waivers: rule to (person, reason), of those granted by somebody who may.
+        waivers: rule to (person, reason), of those that the policy allows.
         conflicts: of interest, as those who approved declared them.
-        failing: blocking rules that did not pass and that nobody waived.
+        failing: blocking rules that did not pass and were not waived.
     """
 
     counted: Mapping[str, str]
@@ -113,10 +125,23 @@ class Tally:
     def reasons(self) -> list[str]:
         """Why the release is not approved; empty if it is."""
         lacking = [f"{count} approval(s) missing in the role {role}" for role, count in self.missing.items()]
-        rules = [f"the rule {rule} did not pass, and nobody who may has waived it" for rule in self.failing]
+        rules = [f"the rule {rule} did not pass, and has no valid waiver" for rule in self.failing]
         questions = [f"open question: {item}" for item in self.open_questions]
         because = list(self.not_counted) if lacking or rules or questions else []
         return [*self.objections, *lacking, *rules, *questions, *because]
+
+
+def parse_answer(item: str, text: str) -> GivenAnswer:
+    """An answer as people write it: `yes`, or with a comment as in `not-applicable: no text`.
+
+    Raises:
+        PrivsynError: it is neither yes, no nor not-applicable.
+    """
+    word, _, comment = text.partition(":")
+    for answer in ANSWERS:
+        if answer == word.strip():
+            return GivenAnswer(answer, comment.strip())
+    raise PrivsynError(f"the answer to {item} is not one of {', '.join(ANSWERS)}")
 
 
 def read_approval(envelope: Envelope, what: str = "an approval") -> Approval:
@@ -125,25 +150,24 @@ def read_approval(envelope: Envelope, what: str = "an approval") -> Approval:
     Raises:
         Refused: it is none.
     """
-    subjects, predicate = read_about(envelope.payload, PREDICATE_TYPE, what)
+    subjects, predicate = read_about(envelope.payload, APPROVAL_TYPE, what)
     known = (
         "decision", "approver", "role", "policyDigest", "reportDigest", "answers", "waivers", "comment",
         "conflictOfInterest", "decidedAt", "validFrom", "validUntil",
     )  # fmt: skip
     fields = Fields(predicate, what, known)
     about = Fields(subjects, f"the subjects of {what}", ("statement", "tree"))
-    decision: Any = fields.one_of("decision", DECISIONS)
     return Approval(
         statement=about.digest("statement"),
         tree=about.digest("tree"),
-        decision=decision,
+        decision=fields.choice("decision", DECISIONS),
         person=Fields(fields.mapping("approver"), what, ("id",)).slug("id"),
         role=fields.slug("role"),
         policy=fields.digest("policyDigest"),
         report=fields.digest("reportDigest"),
         answers=MappingProxyType(
             {
-                check_slug(item, what): _answer(answer, what)
+                check_slug(item, what): _given_answer(answer, what)
                 for item, answer in fields.mapping("answers").items()
             }
         ),
@@ -167,7 +191,7 @@ def tally(
     """Count decisions about a statement.
 
     Args:
-        authors: persons who made the release, beside those whom the statement names.
+        authors: persons who made the release, beside those that the statement names.
         revoked: digest to status, of approvals that were withdrawn.
 
     Raises:
@@ -175,65 +199,67 @@ def tally(
     """
     unknown = sorted(statement.authors - set(trust.persons))
     if unknown:
-        refuse("the statement", f"names the author {unknown[0]}, whom the trust file does not know")
+        refuse("the statement", f"names the author {unknown[0]}, who is not in the trust file")
     makers = {*authors, *statement.authors}
-    bound = [_bound(envelope, statement, trust) for envelope in envelopes]
+    decisions = [_bound(envelope, statement, trust) for envelope in envelopes]
     not_counted, standing = [], []
-    for envelope, approval in zip(envelopes, bound, strict=True):
+    for envelope, approval in zip(envelopes, decisions, strict=True):
         state = revoked.get(envelope.digest)
         why = f"it was {state}" if state else _why_not(approval, makers, statement, trust, now)
         if why:
             not_counted.append(f"the decision of {approval.person} as {approval.role} does not count: {why}")
         else:
             standing.append(approval)
-    last, last_standing = _latest(bound), _latest(standing)
-    objections = [approval for approval in last_standing.values() if approval.decision != "approve"]
+    return _count(decisions, standing, sorted(not_counted), statement, trust)
+
+
+def _count(
+    decisions: Sequence[Approval],
+    standing: Sequence[Approval],
+    not_counted: Sequence[str],
+    statement: Statement,
+    trust: Trust,
+) -> Tally:
+    """Fill the places of the roles with the latest decisions of people, as far as these stand."""
+    last, last_standing = _latest(decisions), _latest(standing)
     for_it = [
         each for key, each in last.items() if each.decision == "approve" and last_standing.get(key) is each
     ]
+    against = [each for each in last_standing.values() if each.decision != "approve"]
     counted = _filled(for_it, trust)
-    heard = [each for each in for_it if counted.get(each.person, each.role) == each.role]
-    waivers = _granted(heard, statement)
+    in_their_role = [each for each in for_it if counted.get(each.person, each.role) == each.role]
+    in_another = [each for each in for_it if each not in in_their_role]
+    waivers = _granted(in_their_role, statement)
+    filled = Counter(counted.values())
     return Tally(
         counted=counted,
         missing={
-            name: role.threshold - list(counted.values()).count(name)
+            name: role.threshold - filled[name]
             for name, role in trust.approver_roles.items()
-            if list(counted.values()).count(name) < role.threshold
+            if filled[name] < role.threshold
         },
-        not_counted=tuple(sorted(not_counted)),
-        objections=tuple(
-            f"{approval.person} as {approval.role} decided: {approval.decision}" for approval in objections
-        ),
-        open_questions=_unanswered(statement, for_it, heard),
+        not_counted=tuple(not_counted),
+        objections=tuple(f"{each.person} as {each.role} decided: {each.decision}" for each in against),
+        open_questions=_unanswered(statement, in_their_role, in_another),
         waivers=waivers,
         conflicts=tuple(
-            f"{approval.person} declared: {approval.conflict_of_interest}"
-            for approval in for_it
-            if approval.conflict_of_interest.strip()
+            f"{each.person} declared: {each.conflict_of_interest}"
+            for each in for_it
+            if each.conflict_of_interest.strip()
         ),
         failing=tuple(rule for rule in statement.failing_rules if rule not in waivers),
     )
 
 
-def answers_of(approvals: Iterable[Approval]) -> dict[str, list[dict[str, str]]]:
-    """Checklist item to all answers that were given, each with the role of whoever gave it."""
-    answers: dict[str, list[dict[str, str]]] = {}
-    for approval in approvals:
-        for item, answer in approval.answers.items():
-            answers.setdefault(item, []).append({**answer, "role": approval.role})
-    return answers
-
-
 def _bound(envelope: Envelope, statement: Statement, trust: Trust) -> Approval:
-    """The decision, if its one signer is the person whom it names and it is about this statement."""
+    """The decision, if the person that it names signed it alone and it is about this statement."""
     approval = read_approval(envelope)
     what = f"the approval of {approval.person}"
     signers = trust.signers(envelope, what)
     if signers != {approval.person}:
         refuse(what, f"is signed by {', '.join(sorted(signers)) or 'nobody'}")
     if approval.statement != statement.digest or approval.tree != statement.tree:
-        refuse(what, "is about other contents: whatever changed, everybody decides anew")
+        refuse(what, "is about other contents: after a change everybody must decide again")
     if approval.policy != statement.policy or approval.report != statement.report:
         refuse(what, "is about another policy or another internal report than those of the statement")
     return approval
@@ -246,7 +272,7 @@ def _why_not(approval: Approval, makers: set[str], statement: Statement, trust: 
     if role is None or role.id not in trust.approver_roles or approval.person not in role.persons:
         return f"{approval.person} is not in that role"
     if approval.person in makers:
-        return "whoever made the release does not approve it"
+        return "an author of the release cannot approve it"
     if statement.created and approval.decided_at + CLOCKS_DIFFER < statement.created:
         return "it is dated before there was anything to decide on"
     if approval.decided_at > now + CLOCKS_DIFFER or approval.valid_from > now + CLOCKS_DIFFER:
@@ -305,24 +331,23 @@ def _granted(approvals: Sequence[Approval], statement: Statement) -> dict[str, t
 
 
 def _unanswered(
-    statement: Statement, approvals: Sequence[Approval], heard: Sequence[Approval]
+    statement: Statement, in_their_role: Sequence[Approval], in_another: Sequence[Approval]
 ) -> tuple[str, ...]:
     """A no counts in whatever role; a yes in the role in which the person is counted."""
-    answers = answers_of(heard)
-    for item, given in answers_of(approvals).items():
-        answers.setdefault(item, []).extend(answer for answer in given if answer["answer"] == "no")
-    left = open_items(statement.checklist, statement.predicate, answers)
-    return tuple(f"{item['id']}: {item['why']}" for item in left)
+    answers: dict[str, list[dict[str, str]]] = {}
+    for approval in (*in_their_role, *in_another):
+        for item, answer in approval.answers.items():
+            if approval in in_their_role or answer.answer == "no":
+                answers.setdefault(item, []).append({**answer.to_dict(), "role": approval.role})
+    left = open_items(statement.predicate.get("checklist"), statement.predicate, answers)
+    return tuple(f"{each.item.id}: {each.why}" for each in left)
 
 
-def _answer(document: Any, what: str) -> dict[str, str]:
+def _given_answer(document: object, what: str) -> GivenAnswer:
     fields = Fields(document, f"an answer of {what}", ("answer", "comment"))
-    return {
-        "answer": fields.one_of("answer", ANSWERS),
-        "comment": fields.text("comment"),
-    }
+    return GivenAnswer(fields.choice("answer", ANSWERS), fields.text("comment"))
 
 
-def _waiver(document: Any, what: str) -> Waiver:
+def _waiver(document: object, what: str) -> Waiver:
     fields = Fields(document, f"a waiver of {what}", ("rule", "reason"))
     return Waiver(fields.text("rule", longest=200), fields.text("reason"))

@@ -1,17 +1,15 @@
-"""One person's decision about a draft, signed with that person's own key.
+"""Sign a decision about a draft with one's own key, and show where its approvals stand.
 
 Decisions lie in `approvals/` of the study, one file each, or are carried there from the machine where they
-were signed. What others decided is shown only once every role has its decisions, so that nobody follows
-another.
+were signed. They are shown once every role has decided, so that people decide independently.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import MappingProxyType
 
 from securesystemslib.signer import Signer
 
@@ -19,17 +17,17 @@ from privsyn.auditing.policy import load_policy
 from privsyn.errors import PrivsynError, Refused, StudyError
 from privsyn.files import file_digest, whole_file
 from privsyn.release.approvals import (
-    ANSWERS,
     CLOCKS_DIFFER,
     Approval,
     Decision,
+    GivenAnswer,
     Tally,
     Waiver,
     read_approval,
     tally,
 )
 from privsyn.release.bundle import Bundle, read_bundle
-from privsyn.release.checklist import open_items
+from privsyn.release.checklist import ChecklistQuestion, open_items
 from privsyn.release.envelope import IN_TOTO, Envelope, read_envelope
 from privsyn.release.manifest import BUNDLE, Statement
 from privsyn.release.trust import Trust
@@ -37,7 +35,7 @@ from privsyn.release.verify import verify
 from privsyn.strict_json import now_or, read_file
 from privsyn.study import Study, as_study
 
-VALID_DAYS = 180
+APPROVAL_DAYS = 180
 _DIFFERENCES = ("changed", "missing", "extra", "problem")
 
 
@@ -48,7 +46,7 @@ class Standing:
     Attributes:
         tally: what they amount to.
         decided: role to number of persons who decided, whatever they decided.
-        complete: every place has a decision; until then nobody is shown what others decided.
+        complete: every role has its decisions; until then they are not shown.
     """
 
     tally: Tally
@@ -56,29 +54,40 @@ class Standing:
     complete: bool
 
 
+@dataclass(frozen=True)
+class ApprovalRequest:
+    """What a person wants to sign about a draft.
+
+    Attributes:
+        role: one of the approvers' roles that the person has.
+        answers: by the id of the question; for the role's own questions.
+        waivers: rules to be passed over; the policy must let the role do so.
+        comment: required with any decision but `approve`.
+        conflict_of_interest: in the person's words; empty if none.
+        valid_days: how long the decision counts.
+    """
+
+    role: str
+    decision: Decision = "approve"
+    answers: Mapping[str, GivenAnswer] = field(default_factory=dict)
+    waivers: tuple[Waiver, ...] = ()
+    comment: str = ""
+    conflict_of_interest: str = ""
+    valid_days: int = APPROVAL_DAYS
+
+
 def approve(
     study: Study | Path | str,
+    request: ApprovalRequest,
     *,
     signer: Signer,
     trust: Trust,
-    role: str,
-    decision: Decision = "approve",
-    answers: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
-    waivers: Sequence[Waiver] = (),
-    comment: str = "",
-    conflict_of_interest: str = "",
-    valid_days: int = VALID_DAYS,
     out: Path | None = None,
 ) -> Path:
-    """Decide about the study's draft as it lies there.
+    """Sign a decision about the study's draft as it lies there.
 
     Args:
         signer: the person's own key; who it is follows from the trust file.
-        role: one of the approvers' roles that the person has.
-        answers: checklist item to `{"answer", "comment"}`; for the role's own questions.
-        waivers: rules to be passed over; the policy must let the role do so.
-        comment: wanted with any decision but `approve`.
-        valid_days: for so long the decision is to count.
         out: where to write it, to be carried to the study; by default, into the study.
 
     Returns:
@@ -89,47 +98,49 @@ def approve(
         PrivsynError: a comment or reason is missing, or an answer is to no question of the role.
     """
     study = as_study(study)
-    bundle = current(study)
+    bundle = current_draft(study)
     person = _person(signer, trust)
-    statement = bundle.statement
-    now = _after_earlier(study, statement, person, trust)
-    _check_may(person, role, trust, statement, bundle)
-    if decision != "approve" and not comment.strip():
-        raise PrivsynError(f"--decision {decision} needs a --comment that says why")
-    _check_answers(statement, role, answers)
-    _check_waivers(statement, role, waivers)
-    approval = Approval(
-        statement=statement.digest,
-        tree=statement.tree,
-        decision=decision,
-        person=person,
-        role=role,
-        policy=statement.policy,
-        report=_report_seen(study, statement),
-        answers=MappingProxyType(dict(answers)),
-        waivers=tuple(waivers),
-        comment=comment,
-        conflict_of_interest=conflict_of_interest,
-        decided_at=now,
-        valid_from=now,
-        valid_until=now + timedelta(days=valid_days),
-    )
+    now = _after_earlier(study, bundle.statement, person, trust)
+    _check_may(person, request.role, trust, bundle)
+    _check_request(request, bundle.statement)
+    _check_report(study, bundle.statement)
+    approval = _approval(request, person, bundle.statement, now)
     envelope = Envelope(approval.to_payload(), IN_TOTO).signed(signer)
     read_approval(envelope)  # what is written can be read
     if out is not None and out.exists():
         raise PrivsynError(f"{out} already exists: choose another place")
-    file = out or study.approvals / f"{statement.digest[:12]}-{person}-{role}-{envelope.digest[:8]}.json"
+    name = f"{approval.statement[:12]}-{person}-{request.role}-{envelope.digest[:8]}.json"
+    file = out or study.approvals / name
     with whole_file(file, aside=None if out else study.root) as partial:
         partial.write_bytes(envelope.line)
     return file
 
 
-def current(study: Study) -> Bundle:
+def _approval(request: ApprovalRequest, person: str, statement: Statement, now: datetime) -> Approval:
+    return Approval(
+        statement=statement.digest,
+        tree=statement.tree,
+        decision=request.decision,
+        person=person,
+        role=request.role,
+        policy=statement.policy,
+        report=statement.report,
+        answers=request.answers,
+        waivers=request.waivers,
+        comment=request.comment,
+        conflict_of_interest=request.conflict_of_interest,
+        decided_at=now,
+        valid_from=now,
+        valid_until=now + timedelta(days=request.valid_days),
+    )
+
+
+def current_draft(study: Study) -> Bundle:
     """The study's draft, which must be whole and signed by the pipeline.
 
     Raises:
         StudyError: there is none.
-        Refused: its bytes are not those stated, or nobody signed it.
+        Refused: its bytes are not those stated, or it is not signed.
     """
     if not (study.release / BUNDLE).is_file():
         raise StudyError(f"{study.root} has no draft of a release: run `privsyn release draft` first")
@@ -153,7 +164,8 @@ def _check_policy(study: Study, statement: Statement) -> None:
     """See that the statement carries the policy that lies there to be read: digest, questions, waivers."""
     policy = load_policy(study.policy_file)
     waivable = {rule.id: frozenset(rule.waivable_by) for rule in policy.rules}
-    same = [item.model_dump(mode="json") for item in policy.checklist] == statement.checklist
+    items = [item.model_dump(mode="json") for item in policy.checklist]
+    same = items == statement.predicate.get("checklist")
     if policy.digest != statement.policy or not same or waivable != dict(statement.waivable):
         raise Refused(
             f"{study.policy_file} is not the policy of the draft: audit again with it, and draft again"
@@ -173,14 +185,14 @@ def collected(study: Study, statement: Statement, files: Sequence[Path] = ()) ->
         if read_approval(envelope, str(file)).statement == statement.digest:
             found[envelope.digest] = envelope
         elif file in files:
-            raise Refused(f"{file} is about other contents: whatever changed, everybody decides anew")
+            raise Refused(f"{file} is about other contents: after a change everybody must decide again")
     return [found[digest] for digest in sorted(found)]
 
 
 def standing(study: Study | Path | str, trust: Trust, *, now: datetime | None = None) -> Standing:
     """Where the approvals of the study's draft stand."""
     study = as_study(study)
-    bundle = current(study)
+    bundle = current_draft(study)
     envelopes = collected(study, bundle.statement)
     makers = trust.signers(bundle.envelope, "the statement")
     counted = tally(envelopes, bundle.statement, makers, trust, now_or(now))
@@ -193,14 +205,15 @@ def standing(study: Study | Path | str, trust: Trust, *, now: datetime | None = 
     return Standing(counted, {name: len(people) for name, people in decided.items()}, complete)
 
 
-def questions(study: Study | Path | str) -> list[tuple[dict[str, str], str]]:
-    """Each item of the checklist with why it waits for a person; "" if evidence closes it.
+def questions(study: Study | Path | str) -> list[tuple[ChecklistQuestion, str]]:
+    """Each question of the checklist with why it waits for a person; "" if evidence answers it.
 
-    What others answered is left out, so that nobody follows another.
+    What others answered is left out, so that people answer independently.
     """
-    statement = current(as_study(study)).statement
-    left = {item["id"]: str(item["why"]) for item in open_items(statement.checklist, statement.predicate, {})}
-    return [(item, left.get(item["id"], "")) for item in statement.checklist]
+    statement = current_draft(as_study(study)).statement
+    left = open_items(statement.predicate.get("checklist"), statement.predicate, {})
+    why = {each.item.id: each.why for each in left}
+    return [(question, why.get(question.id, "")) for question in statement.checklist]
 
 
 def _after_earlier(study: Study, statement: Statement, person: str, trust: Trust) -> datetime:
@@ -218,44 +231,48 @@ def _person(signer: Signer, trust: Trust) -> str:
     for person in trust.persons.values():
         if person.key.keyid == signer.public_key.keyid:
             return person.id
-    raise Refused(f"the trust file of {trust.id} knows nobody with this key ({signer.public_key.keyid[:12]})")
+    raise Refused(
+        f"the trust file of {trust.id} has no person with this key ({signer.public_key.keyid[:12]})"
+    )
 
 
-def _check_may(person: str, role: str, trust: Trust, statement: Statement, bundle: Bundle) -> None:
+def _check_may(person: str, role: str, trust: Trust, bundle: Bundle) -> None:
     if role not in trust.approver_roles or person not in trust.roles[role].persons:
         mine = [name for name, each in trust.approver_roles.items() if person in each.persons]
         raise Refused(f"{person} is not in the role {role}; may approve as: {', '.join(mine) or 'nothing'}")
-    if person in statement.authors | trust.signers(bundle.envelope, "the statement"):
-        raise Refused(f"{person} made the release, and whoever made it does not approve it")
+    if person in bundle.statement.authors | trust.signers(bundle.envelope, "the statement"):
+        raise Refused(f"{person} made the release, and an author cannot approve it")
 
 
-def _check_answers(statement: Statement, role: str, answers: Mapping[str, Mapping[str, str]]) -> None:
-    mine = {item["id"] for item in statement.checklist if item["role"] == role}
-    for item, given in answers.items():
-        if given.get("answer") not in ANSWERS:
-            raise PrivsynError(f"the answer to {item} is not one of {', '.join(ANSWERS)}")
-    foreign = sorted(set(answers) - mine)
+def _check_request(request: ApprovalRequest, statement: Statement) -> None:
+    if request.decision != "approve" and not request.comment.strip():
+        raise PrivsynError(f"--decision {request.decision} needs a --comment that says why")
+    mine = {question.id for question in statement.checklist if question.role == request.role}
+    foreign = sorted(set(request.answers) - mine)
     if foreign:
+        listed = ", ".join(sorted(mine))
         raise PrivsynError(
-            f"{foreign[0]!r} is no question for the role {role}; these are: {', '.join(sorted(mine))}"
+            f"{foreign[0]!r} is not a question for the role {request.role}; these are: {listed}"
         )
+    for waiver in request.waivers:
+        _check_waiver(waiver, request.role, statement)
 
 
-def _check_waivers(statement: Statement, role: str, waivers: Sequence[Waiver]) -> None:
-    for waiver in waivers:
-        if waiver.rule not in statement.failing_rules:
-            raise PrivsynError(f"the rule {waiver.rule!r} needs no waiver: it does not stand in the way")
-        if role not in statement.waivable.get(waiver.rule, ()):
-            who = ", ".join(sorted(statement.waivable.get(waiver.rule, ()))) or "nobody"
-            raise Refused(f"the policy lets {who} waive {waiver.rule}, not the role {role}")
-        if not waiver.reason.strip():
-            raise PrivsynError(f"a waiver of {waiver.rule} needs a reason: --waive {waiver.rule}=WHY")
+def _check_waiver(waiver: Waiver, role: str, statement: Statement) -> None:
+    if waiver.rule not in statement.failing_rules:
+        raise PrivsynError(f"the rule {waiver.rule!r} needs no waiver: it does not stand in the way")
+    allowed = statement.waivable.get(waiver.rule, frozenset())
+    if role not in allowed:
+        who = ", ".join(sorted(allowed)) or "nobody"
+        raise Refused(f"the policy lets {who} waive {waiver.rule}, not the role {role}")
+    if not waiver.reason.strip():
+        raise PrivsynError(f"a waiver of {waiver.rule} needs a reason: --waive {waiver.rule}=WHY")
 
 
-def _report_seen(study: Study, statement: Statement) -> str:
+def _check_report(study: Study, statement: Statement) -> None:
+    """See that the internal report that lies there to be read is that of the statement."""
     page = study.need(study.internal_report, "report")
     if file_digest(page) != statement.report:
         raise Refused(
             f"{page} is not the report that the draft was made with: run `privsyn release draft --force`"
         )
-    return statement.report

@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from privsyn.errors import PrivsynError
 from privsyn.files import json_text
-from privsyn.release.approvals import CLOCKS_DIFFER, read_approval
-from privsyn.release.approvals import PREDICATE_TYPE as APPROVAL
+from privsyn.release.approvals import APPROVAL_TYPE, CLOCKS_DIFFER, read_approval
 from privsyn.release.envelope import (
     IN_TOTO,
     Envelope,
@@ -25,12 +23,11 @@ from privsyn.release.envelope import (
     read_envelope,
     statement_about,
 )
-from privsyn.release.manifest import BUNDLE, Statement, parse
-from privsyn.release.manifest import PREDICATE_TYPE as STATEMENT
-from privsyn.strict_json import Fields, refuse, spelled
+from privsyn.release.manifest import BUNDLE, RELEASE_TYPE, Statement, parse_statement
+from privsyn.strict_json import Fields, JsonObject, refuse, spelled
 
-GATE = "https://slsa.dev/verification_summary/v1"
-CERTIFICATE = "https://privsyn.org/certificate/v1"
+GATE_TYPE = "https://slsa.dev/verification_summary/v1"
+CERTIFICATE_TYPE = "https://privsyn.org/certificate/v1"
 VERIFIER = "https://privsyn.org/privsyn"
 
 
@@ -39,7 +36,7 @@ class Bundle:
     """The lines of a bundle, each in its place.
 
     Attributes:
-        envelope: of the statement; without signatures in a draft that nobody signed.
+        envelope: of the statement; without signatures in an unsigned draft.
         gate, certificate: None where a draft has none yet.
     """
 
@@ -56,7 +53,7 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a certificate says, which is about the lines before it.
+    """What a certificate states beside the digests of the lines before it.
 
     Attributes:
         organisation, trust_version: of the trust file under which it was sealed.
@@ -78,13 +75,13 @@ def read_bundle(raw: bytes) -> Bundle:
     lines = raw.splitlines(keepends=True)
     envelopes = [read_envelope(line, IN_TOTO, _line(n)) for n, line in enumerate(lines, 1)]
     kinds = [predicate_type(each.payload, _line(n)) for n, each in enumerate(envelopes, 1)]
-    if kinds[:1] != [STATEMENT]:
+    if kinds[:1] != [RELEASE_TYPE]:
         refuse(BUNDLE, "does not begin with the statement of a release")
-    statement = parse(envelopes[0].payload)
-    gate = envelopes[1] if kinds[1:2] == [GATE] else None
+    statement = parse_statement(envelopes[0].payload)
+    gate = envelopes[1] if kinds[1:2] == [GATE_TYPE] else None
     rest = list(zip(kinds, envelopes, strict=True))[2 if gate else 1 :]
-    certificate = rest.pop()[1] if rest and rest[-1][0] == CERTIFICATE else None
-    if any(kind != APPROVAL for kind, _ in rest):
+    certificate = rest.pop()[1] if rest and rest[-1][0] == CERTIFICATE_TYPE else None
+    if any(kind != APPROVAL_TYPE for kind, _ in rest):
         refuse(BUNDLE, "has a line of an unknown kind, twice, or in the wrong place")
     digests = [envelope.digest for _, envelope in rest]
     if len(set(digests)) != len(digests):
@@ -95,7 +92,7 @@ def read_bundle(raw: bytes) -> Bundle:
 def gate_payload(statement: Statement, *, version: str, at: datetime) -> bytes:
     """The verdict that the policy gave, to be signed by the pipeline."""
     passed = not statement.failing_rules
-    predicate = {
+    predicate: JsonObject = {
         "verifier": {"id": VERIFIER, "version": {"privsyn": version}},
         "timeVerified": spelled(at),
         "resourceUri": f"urn:privsyn:release:{statement.tree}",
@@ -104,7 +101,7 @@ def gate_payload(statement: Statement, *, version: str, at: datetime) -> bytes:
         "verificationResult": "PASSED" if passed else "FAILED",
         "verifiedLevels": [],
     }
-    return _about(statement, GATE, predicate)
+    return _about(statement, GATE_TYPE, predicate)
 
 
 def check_gate(gate: Envelope, statement: Statement) -> None:
@@ -114,9 +111,9 @@ def check_gate(gate: Envelope, statement: Statement) -> None:
         Refused: it does not.
     """
     what = "the gate's result"
-    predicate = _predicate(gate, statement, GATE, what)
+    predicate = _predicate(gate, statement, GATE_TYPE, what)
     fields = Fields(predicate, what)
-    policy = Fields(Fields(fields.mapping("policy"), what).mapping("digest"), what).digest("sha256")
+    policy = fields.fields("policy").fields("digest").digest("sha256")
     result = fields.one_of("verificationResult", ("PASSED", "FAILED"))
     if policy != statement.policy:
         refuse(what, "is about another policy than the statement")
@@ -124,26 +121,26 @@ def check_gate(gate: Envelope, statement: Statement) -> None:
         refuse(what, f"is {result}, which is not what the statement says")
 
 
-def certificate_payload(
-    bundle: Bundle, *, trust: Mapping[str, Any], waivers: Sequence[Mapping[str, str]], at: datetime
-) -> bytes:
+def certificate_payload(bundle: Bundle, certificate: Certificate) -> bytes:
     """The document that closes a bundle, to be signed by a sealer.
 
-    Args:
-        trust: id and version of the trust file under which it was sealed.
-        waivers: rule, person and reason of each that counts.
+    Raises:
+        PrivsynError: the bundle has no gate's result.
     """
     if bundle.gate is None:
         raise PrivsynError(f"{BUNDLE} has no gate's result: draft again with --key")
-    predicate = {
+    predicate: JsonObject = {
         "statement": bundle.envelope.digest,
         "gate": bundle.gate.digest,
         "approvals": [approval.digest for approval in bundle.approvals],
-        "waivers": [dict(waiver) for waiver in waivers],
-        "trust": dict(trust),
-        "sealedAt": spelled(at),
+        "waivers": [
+            {"rule": rule, "person": person, "reason": reason}
+            for rule, (person, reason) in certificate.waivers.items()
+        ],
+        "trust": {"id": certificate.organisation, "version": certificate.trust_version},
+        "sealedAt": spelled(certificate.sealed_at),
     }
-    return _about(bundle.statement, CERTIFICATE, predicate)
+    return _about(bundle.statement, CERTIFICATE_TYPE, predicate)
 
 
 def digests_of(bundle: Bundle) -> frozenset[str]:
@@ -160,40 +157,44 @@ def read_certificate(bundle: Bundle) -> Certificate:
     """
     what = "the certificate"
     if bundle.certificate is None or bundle.gate is None:
-        refuse(BUNDLE, "has no certificate: the release is a draft that nobody sealed")
-    predicate = _predicate(bundle.certificate, bundle.statement, CERTIFICATE, what)
+        refuse(BUNDLE, "has no certificate: the release is a draft that was not sealed")
+    predicate = _predicate(bundle.certificate, bundle.statement, CERTIFICATE_TYPE, what)
     known = ("statement", "gate", "approvals", "waivers", "trust", "sealedAt")
     fields = Fields(predicate, what, known)
-    found = [approval.digest for approval in bundle.approvals]
     for name, digest in (("statement", bundle.envelope.digest), ("gate", bundle.gate.digest)):
         if fields.digest(name) != digest:
             refuse(what, f"names another {name} than the bundle has")
-    named = fields.list("approvals")
-    if named != found:
-        dropped, added = len(set(map(str, named)) - set(found)), len(set(found) - set(map(str, named)))
-        refuse(what, f"names other approvals than the bundle has ({dropped} dropped, {added} added since)")
+    _check_lines(fields, bundle.approvals)
     trust = Fields(fields.mapping("trust"), what, ("id", "version"))
     listed = [Fields(waiver, what, ("rule", "person", "reason")) for waiver in fields.list("waivers")]
-    sealed_at = fields.time("sealedAt")
-    late = [
-        each for each in map(read_approval, bundle.approvals) if each.decided_at > sealed_at + CLOCKS_DIFFER
-    ]
-    if late:
-        refuse(what, f"is dated before the decision of {late[0].person}")
     return Certificate(
         organisation=trust.slug("id"),
         trust_version=trust.integer("version", least=1),
         waivers={each.text("rule"): (each.text("person"), each.text("reason")) for each in listed},
-        sealed_at=sealed_at,
+        sealed_at=fields.time("sealedAt"),
     )
 
 
-def _about(statement: Statement, kind: str, predicate: Mapping[str, Any]) -> bytes:
+def _check_lines(certificate: Fields, approvals: Sequence[Envelope]) -> None:
+    """See that a certificate names these approvals, in their order, and is not older than they are."""
+    named, found = certificate.list("approvals"), [approval.digest for approval in approvals]
+    if named != found:
+        dropped, added = len(set(map(str, named)) - set(found)), len(set(found) - set(map(str, named)))
+        certificate.refuse(
+            f"names other approvals than the bundle has ({dropped} dropped, {added} added since)"
+        )
+    latest = certificate.time("sealedAt") + CLOCKS_DIFFER
+    for approval in map(read_approval, approvals):
+        if approval.decided_at > latest:
+            certificate.refuse(f"is dated before the decision of {approval.person}")
+
+
+def _about(statement: Statement, kind: str, predicate: JsonObject) -> bytes:
     subjects = {"statement": statement.digest, "tree": statement.tree}
     return json_text(statement_about(subjects, kind, predicate)).encode()
 
 
-def _predicate(envelope: Envelope, statement: Statement, kind: str, what: str) -> dict[str, Any]:
+def _predicate(envelope: Envelope, statement: Statement, kind: str, what: str) -> JsonObject:
     subjects, predicate = read_about(envelope.payload, kind, what)
     if subjects != {"statement": statement.digest, "tree": statement.tree}:
         refuse(what, "is about other contents than those of the statement")

@@ -1,4 +1,4 @@
-"""The bytes of a release: what lies there, and whether it is what the statement says.
+"""Compare the files of a release folder with its statement.
 
 Standard library only. The folder may be hostile: links are not followed, special files not opened, and
 nothing is ignored but the bundle of signatures.
@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from privsyn.errors import Refused
+from privsyn.release.artefacts import is_release_file
 from privsyn.release.bundle import Bundle, read_bundle
-from privsyn.release.manifest import BUNDLE, Statement, is_release_file
+from privsyn.release.manifest import BUNDLE, Statement
 from privsyn.strict_json import MAX_BYTES, Fields, printable
 
 LARGEST = 64 * 2**30  # bytes of a release
@@ -49,14 +50,16 @@ class Contents:
 
 
 def read_contents(folder: Path) -> Contents:
-    """Hold every file below a folder against the statement in its bundle."""
+    """Compare every file below a folder with the statement in its bundle."""
     problems: list[str] = []
     found = dict(_scan(folder, problems))
     bundle = _bundle(folder, found, problems)
     if bundle is None:
         return Contents(None, (), (), (), tuple(sorted(problems)))
     expected = bundle.statement.subjects
-    problems += [f"{name} is no file that a release holds" for name in expected if not is_release_file(name)]
+    problems += [
+        f"{name} is not a file that a release may hold" for name in expected if not is_release_file(name)
+    ]
     changed = sorted(_changed(folder, expected, found, problems))
     _check_bytes(folder, bundle.statement, found, problems)
     return Contents(

@@ -1,53 +1,86 @@
-"""From a finished study to the folder that may leave, once people approve it."""
+"""Assemble the release of a finished study for approval: what may leave, and a statement about it."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from securesystemslib.signer import Signer
 
-from privsyn.auditing.policy import Policy, load_policy
+from privsyn.auditing.policy import ChecklistItem, load_policy
+from privsyn.auditing.verdict import Verdict
+from privsyn.claim.document import Claim
+from privsyn.cohort.document import TextCounts
 from privsyn.errors import Refused, StudyError
-from privsyn.files import file_digest, read_json, relative_files, tree_digest, whole_folder
+from privsyn.files import file_digest, relative_files, tree_digest, whole_folder
+from privsyn.release import artefacts
 from privsyn.release.bundle import Bundle, gate_payload
 from privsyn.release.contents import LARGEST
 from privsyn.release.envelope import IN_TOTO, Envelope
-from privsyn.release.manifest import BUNDLE, is_release_file, state
-from privsyn.report.html import PublicView, public_page, public_view
+from privsyn.release.manifest import BUNDLE, Statement, make_statement
+from privsyn.release.predicate import (
+    LedgerAccount,
+    PublicTextScan,
+    ReleaseInfo,
+    ReleasePredicate,
+    ReleaseTerms,
+    SetInfo,
+)
+from privsyn.report.documents import load_claim
+from privsyn.report.html import public_page, public_view
 from privsyn.report.material import gather
-from privsyn.report.words import claim_in_words
-from privsyn.strict_json import now_or, spelled
+from privsyn.strict_json import now_or
 from privsyn.study import Study, as_study
 
-DESCRIPTIONS = ("README.md", "croissant.json")
-REPORT = "public-report.html"
-VALID_DAYS = 365
+
+@dataclass(frozen=True)
+class CopiedFile:
+    """A file of the study that was copied into its release.
+
+    Attributes:
+        source: where it lay.
+        digest: sha256 (hex) of the bytes that were copied.
+        size: their number.
+    """
+
+    source: Path
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class JudgedSet:
+    """A study's synthetic set with its verdict and claim.
+
+    Attributes:
+        claim: for the set; None if no model of the study drew it.
+        account: of the study's model.
+    """
+
+    name: str
+    set: SetInfo
+    verdict: Verdict
+    claim: Claim | None
+    account: LedgerAccount | None
+    text_scan: PublicTextScan | None
 
 
 def draft(
     study: Study | Path | str,
+    terms: ReleaseTerms | None = None,
     *,
     signer: Signer | None = None,
-    authors: Sequence[str] = (),
-    terms: str | None = None,
-    valid_days: int = VALID_DAYS,
-    supersedes: str | None = None,
     force: bool = False,
 ) -> Path:
-    """Write `release/` whatever the verdict, which it carries; nobody has approved it yet.
+    """Write `release/` for approval, whatever the verdict, which it carries.
 
     Args:
         signer: the pipeline's key, which signs the statement and the gate's result; without it the draft can
             be looked at and not be approved.
-        authors: persons of the trust file who made the release and so cannot approve it.
-        terms: of use, in words.
-        valid_days: for so long the release is to be relied on.
-        supersedes: sha256 of the statement of the release that this one takes the place of.
         force: replace a release that is there.
 
     Returns:
@@ -60,50 +93,32 @@ def draft(
     """
     study, now = as_study(study), now_or(None)
     with whole_folder(study.release, replace=force) as partial:
-        view = _current_view(study)
-        copied = _copy_set(study.synthetic, partial, str(view.inputs["synthetic"]))
-        copied[REPORT] = _copy(study.public_report, partial / REPORT)
-        digests = {name: digest for name, (digest, _) in copied.items()}
-        sizes = {name: size for name, (_, size) in copied.items()}
-        if sum(sizes.values()) > LARGEST:
-            raise Refused(
-                f"the release would have {sum(sizes.values())} bytes, more than {LARGEST}: split it"
-            )
-        claims = {
-            **_claims(study, view, now),
-            "authors": sorted(set(authors)),
-            "useTerms": terms,
-            "validUntil": spelled(now + timedelta(days=valid_days)),
-            "supersedes": supersedes,
-        }
-        (partial / BUNDLE).write_bytes(_signed(claims, digests, sizes, signer, now).to_bytes())
+        judged = _judged_set(study)
+        copied = _copy_artefacts(study, partial)
+        _check_judged(study, copied.values(), judged.verdict.inputs.synthetic)
+        statement = make_statement(
+            {name: file.digest for name, file in copied.items()},
+            {name: file.size for name, file in copied.items()},
+            _predicate(study, judged, terms or ReleaseTerms(), now).to_document(),
+        )
+        bundle = _signed(statement, judged.verdict.privsyn_version, signer, now)
+        (partial / BUNDLE).write_bytes(bundle.to_bytes())
     return study.release
 
 
-def _signed(
-    claims: Mapping[str, Any],
-    digests: Mapping[str, str],
-    sizes: Mapping[str, int],
-    signer: Signer | None,
-    now: datetime,
-) -> Bundle:
-    statement = state(digests, sizes, claims)
+def _signed(statement: Statement, version: str, signer: Signer | None, now: datetime) -> Bundle:
     envelope = Envelope(statement.to_bytes(), IN_TOTO)
     if signer is None:
         return Bundle(envelope, statement)
-    version = str(claims["release"]["privsynVersion"])
     gate = Envelope(gate_payload(statement, version=version, at=now), IN_TOTO)
     return Bundle(envelope.signed(signer), statement, gate.signed(signer))
 
 
-def _current_view(study: Study) -> PublicView:
-    """What the study can tell the public now, if its public report tells the same."""
-    for name in DESCRIPTIONS:
-        study.need(study.synthetic / name, "sample")
-    study.need(study.verdict_file, "audit")
-    for page in (study.public_report, study.internal_report):
-        study.need(page, "report")
-    view = public_view(gather(study))
+def _judged_set(study: Study) -> JudgedSet:
+    """What the study says about its set now, if its public report says the same."""
+    _check_made(study)
+    material = gather(study)
+    view = public_view(material)
     if view.partial:
         raise Refused(
             f"{study.verdict_file} judges only some audits, and no release accepts that: audit without --only"
@@ -112,96 +127,93 @@ def _current_view(study: Study) -> PublicView:
         raise StudyError(
             f"{study.public_report} is older than what it reports on: run `privsyn report` again"
         )
-    return view
+    return JudgedSet(
+        name=view.name,
+        set=SetInfo(view.images, tuple(view.classes), view.provenance),
+        verdict=material.verdict,
+        claim=material.claim,
+        account=_account(study),
+        text_scan=_text_scan(material.cohort.document.identifiers.text),
+    )
 
 
-def _copy_set(source: Path, target: Path, judged: str) -> dict[str, tuple[str, int]]:
-    """Copy what may leave, and check on the copied bytes that they are those which the audit judged."""
-    digests: dict[str, str] = {}
-    copied: dict[str, tuple[str, int]] = {}
-    for name in relative_files(source):
-        if is_release_file(name) and name != REPORT:
-            copied[name] = _copy(source / name, target / name)
-        digests[name] = copied[name][0] if name in copied else file_digest(source / name)
-    if tree_digest(digests) != judged:
-        raise StudyError(
-            f"{source} is not the set that was audited: run `privsyn audit --force` and `privsyn report`"
-        )
+def _account(study: Study) -> LedgerAccount | None:
+    """What the ledger says about the study's model, whether or not that drew the set."""
+    claim = load_claim(study.privacy_file) if study.privacy_file.exists() else None
+    return LedgerAccount(claim.ledger, claim.cumulative) if claim and claim.ledger else None
+
+
+def _text_scan(text: TextCounts) -> PublicTextScan | None:
+    if not text.looked_at:
+        return None
+    return PublicTextScan(None if text.looked_at == text.of else text.looked_at, text.policy)
+
+
+def _check_made(study: Study) -> None:
+    """See that all is there; what is missing is named with the first command to run."""
+    needed = {study.verdict_file: "audit", study.internal_report: "report"}
+    for artefact in artefacts.ARTEFACTS:
+        files = artefact.files(study.root).values() or [study.root / artefact.source / artefact.pattern]
+        needed |= dict.fromkeys(files, artefact.made_by)
+    for path, command in sorted(needed.items(), key=lambda each: artefacts.STATIONS.index(each[1])):
+        study.need(path, command)
+
+
+def _copy_artefacts(study: Study, target: Path) -> dict[str, CopiedFile]:
+    """Copy what may leave, by its name in the release."""
+    sources: dict[str, Path] = {}
+    for artefact in artefacts.ARTEFACTS:
+        sources |= artefact.files(study.root)
+    copied = {name: _copy(source, target / name) for name, source in sources.items()}
+    size = sum(file.size for file in copied.values())
+    if size > LARGEST:
+        raise Refused(f"the release would have {size} bytes, more than {LARGEST}: split it")
     return copied
 
 
-def _copy(source: Path, target: Path) -> tuple[str, int]:
-    """Copy bytes alone, without times and attributes; return their sha256 (hex) and number."""
-    target.parent.mkdir(exist_ok=True)
+def _copy(source: Path, target: Path) -> CopiedFile:
+    """Copy bytes alone, without times and attributes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     hasher, size = hashlib.sha256(), 0
     with source.open("rb") as reader, target.open("wb") as writer:
         while block := reader.read(2**20):
             hasher.update(block)
             size += writer.write(block)
-    return hasher.hexdigest(), size
+    return CopiedFile(source, hasher.hexdigest(), size)
 
 
-def _claims(study: Study, view: PublicView, now: datetime) -> dict[str, Any]:
-    """The predicate's claims: what the public report shows, and nothing measured on real data."""
-    policy, account = load_policy(study.policy_file), _account(study)
-    if policy.digest != view.inputs["policy"]:
+def _check_judged(study: Study, copied: Iterable[CopiedFile], judged: str) -> None:
+    """See that the bytes that were copied are those which the audit judged (digest of the set)."""
+    digests = {file.source: file.digest for file in copied}
+    paths = {name: study.synthetic / name for name in relative_files(study.synthetic)}
+    found = {name: digests.get(path) or file_digest(path) for name, path in paths.items()}
+    if tree_digest(found) != judged:
+        raise StudyError(
+            f"{study.synthetic} is not the set that was audited: run `privsyn audit --force` and "
+            "`privsyn report`"
+        )
+
+
+def _predicate(study: Study, judged: JudgedSet, terms: ReleaseTerms, now: datetime) -> ReleasePredicate:
+    return ReleasePredicate(
+        release=ReleaseInfo(secrets.token_hex(16), judged.name, now),
+        set=judged.set,
+        claim=judged.claim,
+        account=judged.account,
+        checklist=_checklist(study, judged.verdict.inputs.policy),
+        verdict=judged.verdict,
+        internal_report=file_digest(study.internal_report),
+        text_scan=judged.text_scan,
+        terms=terms,
+        valid_until=now + timedelta(days=terms.valid_days),
+    )
+
+
+def _checklist(study: Study, digest: str) -> tuple[ChecklistItem, ...]:
+    """The questions of the policy that judged the set."""
+    policy = load_policy(study.policy_file)
+    if policy.digest != digest:
         raise StudyError(
             f"{study.policy_file} is not the policy that the audit judged by: run `privsyn audit --force`"
         )
-    return {
-        "release": {
-            "id": secrets.token_hex(16),
-            "name": view.name,
-            "created": spelled(now),
-            "privsynVersion": view.privsyn_version,
-        },
-        "set": {"synthetic": True, "images": view.images, "classes": list(view.classes)},
-        "generator": {**view.provenance, "recipe_sha256": view.inputs["recipe"]},
-        "privacyClaim": {**(view.claim or {"kind": "none"}), "in_words": claim_in_words(view.claim)},
-        "source": {"population": account and account["population"]},  # opaque: whose images they were stays
-        "ledger": account,
-        "policy": {**view.policy, "sha256": view.inputs["policy"]},
-        "checklist": [item.model_dump(mode="json") for item in policy.checklist],
-        "verdict": _verdict(view, policy),
-        "evidence": {"internalReport": file_digest(study.internal_report)},
-        "identifierScan": _identifier_scan(study),
-        "scorecard": "not performed",
-    }
-
-
-def _identifier_scan(study: Study) -> dict[str, Any] | str:
-    """How `prepare` looked for identifiers, without what it found, in the cohort that was judged.
-
-    Headers, names and tables are never kept; text in the pixels is only as far gone as it was looked for.
-    """
-    text = read_json(study.cohort / "cohort.json").get("identifiers", {}).get("text", {})
-    if not text.get("looked_at"):
-        return "not performed"
-    whole = text["looked_at"] == text["of"]
-    return {
-        "outcome": "pass",
-        "headers": "nothing of a source but its pixels is kept",
-        "pixels": {
-            "method": "OCR",
-            "images": "all" if whole else f"{text['looked_at']} at random",  # as the recipe declares
-            "withText": {"refuse": "none found", "drop": "left out", "mask": "masked"}[text["policy"]],
-        },
-    }
-
-
-def _account(study: Study) -> dict[str, Any] | None:
-    """Where the ledger stood after the training, and what it cost with all before; None without a model."""
-    claim = read_json(study.privacy_file) if study.privacy_file.exists() else {}
-    ledger = claim.get("ledger")
-    return {**ledger, "cumulative": claim.get("cumulative")} if ledger else None
-
-
-def _verdict(view: PublicView, policy: Policy) -> Mapping[str, Any]:
-    waivable = {rule.id: list(rule.waivable_by) for rule in policy.rules}
-    return {
-        "outcome": view.verdict,
-        "partial": view.partial,
-        "attempt": view.attempt,
-        "rules": [{**rule, "waivable_by": waivable.get(rule["id"], [])} for rule in view.rules],
-        "plugins": list(view.plugins),
-    }
+    return policy.checklist

@@ -2,7 +2,7 @@
 
 Standard library and securesystemslib, which verifies Ed25519 in pure Python where `cryptography` is missing.
 An envelope has exactly one spelling. A key's id is derived from the key (RFC 8785-like spelling of its public
-part), never believed: libraries that count signatures by id accept one key under two ids twice.
+part), never taken from a document: libraries that count signatures by id accept one key under two ids twice.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from securesystemslib.dsse import Envelope as Dsse
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Signature, Signer, SSlibKey
 
 from privsyn.errors import PrivsynError
-from privsyn.strict_json import Fields, check_digest, read_strictly, refuse
+from privsyn.strict_json import Fields, JsonObject, JsonValue, check_digest, read_strictly, refuse
 
 IN_TOTO = "application/vnd.in-toto+json"
 TRUST = "application/vnd.privsyn.trust+json"
@@ -52,7 +51,7 @@ _SPKI = {  # what comes before the point in a public key, and the bytes of the u
 
 @dataclass(frozen=True)
 class Envelope:
-    """A payload and who signed it; whether the signatures are good is asked with `signers`.
+    """A payload with its signatures, which `signers` checks.
 
     Attributes:
         signatures: pairs of key id and signature.
@@ -77,7 +76,7 @@ class Envelope:
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of what was signed: the same whoever signs, so nobody can give it another name."""
+        """sha256 (hex) of what was signed, so that it stays the same with further signatures."""
         return hashlib.sha256(self.payload).hexdigest()
 
     def signed(self, *signers: Signer) -> Envelope:
@@ -137,10 +136,12 @@ def read_envelope(line: bytes, payload_type: str, what: str) -> Envelope:
 
 
 def statement_about(
-    subjects: Mapping[str, str], predicate_type: str, predicate: Mapping[str, Any]
-) -> dict[str, Any]:
+    subjects: Mapping[str, str], predicate_type: str, predicate: Mapping[str, JsonValue]
+) -> JsonObject:
     """An in-toto Statement about digests: name to sha256 (hex)."""
-    listed = [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(subjects.items())]
+    listed: list[JsonObject] = [
+        {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(subjects.items())
+    ]
     return {
         "_type": STATEMENT_TYPE,
         "subject": listed,
@@ -149,7 +150,7 @@ def statement_about(
     }
 
 
-def read_about(payload: bytes, predicate_type: str, what: str) -> tuple[dict[str, str], dict[str, Any]]:
+def read_about(payload: bytes, predicate_type: str, what: str) -> tuple[dict[str, str], JsonObject]:
     """Subjects (name to sha256) and predicate of an in-toto Statement of a type.
 
     Raises:
@@ -177,11 +178,11 @@ def predicate_type(payload: bytes, what: str) -> str:
     return Fields(read_strictly(payload, what), what).text("predicateType", longest=200)
 
 
-def public_key(document: Any, what: str) -> SSlibKey:
+def public_key(document: object, what: str) -> SSlibKey:
     """A public key from its JSON, under the id that follows from it.
 
     Raises:
-        Refused: it is no key that is known here, or goes under an id that is not its own.
+        Refused: it is not a key of a known kind, or has an id that is not its own.
     """
     fields = Fields(document, what, KEY_FIELDS)
     kind = (fields.text("keytype", longest=40), fields.text("scheme", longest=40))
@@ -204,7 +205,7 @@ def key_id(keytype: str, scheme: str, public: str) -> str:
     return hashlib.sha256(json.dumps(document, separators=(",", ":"), sort_keys=True).encode()).hexdigest()
 
 
-def key_document(key: SSlibKey) -> dict[str, Any]:
+def key_document(key: SSlibKey) -> JsonObject:
     """What `public_key` reads."""
     return {"keyid": key.keyid, "keytype": key.keytype, "scheme": key.scheme, "keyval": dict(key.keyval)}
 
@@ -240,11 +241,13 @@ def _check_pem(public: str, scheme: str, what: str) -> None:
     spelled = "\n".join(["-----BEGIN PUBLIC KEY-----", *rows, "-----END PUBLIC KEY-----", ""])
     der = bytes.fromhex(prefix)
     if public != spelled or body[: len(der) + 1] != der + b"\x04" or len(body) != len(der) + point:
-        refuse(what, f"is no public key of the kind {scheme} in PEM as privsyn spells it")
+        refuse(what, f"is not a public key of the kind {scheme} in PEM as privsyn spells it")
 
 
-def _bytes(value: Any, what: str) -> bytes:
+def _bytes(value: object, what: str) -> bytes:
     try:
-        return base64.b64decode(value, validate=True)
-    except (TypeError, ValueError, binascii.Error):
-        refuse(what, "has a payload or signature that is not base64")
+        if isinstance(value, str):
+            return base64.b64decode(value, validate=True)
+    except (ValueError, binascii.Error):
+        pass
+    refuse(what, "has a payload or signature that is not base64")

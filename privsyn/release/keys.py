@@ -1,4 +1,4 @@
-"""Signing keys: made here, kept by their owners, and never inside a study.
+"""Make, read and open signing keys; a private key never lies in a study.
 
 A key is an Ed25519 private key in an encrypted PEM file (PKCS 8) with a public half beside it. What else can
 sign, such as a hardware token, goes through a signer of securesystemslib, named by its URI.

@@ -1,4 +1,4 @@
-"""The statement of a release: which bytes it consists of, and what is claimed about them.
+"""The statement of a release: which files it consists of, and what is claimed about them.
 
 An in-toto Statement v1 (https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md) with every
 shipped file as a subject, in the first line of `release.intoto.jsonl`. A recipient's check builds on it, and
@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
 
 from privsyn.files import json_text, tree_digest
+from privsyn.release.checklist import ChecklistQuestion, read_questions
 from privsyn.release.envelope import read_about, statement_about
-from privsyn.strict_json import Fields, check_slug, refuse
+from privsyn.strict_json import Fields, JsonObject, JsonValue, check_slug, refuse
 
-PREDICATE_TYPE = "https://privsyn.org/release/v1"
+RELEASE_TYPE = "https://privsyn.org/release/v1"
 BUNDLE = "release.intoto.jsonl"
 WHAT = "the statement"
-PASSED = ("pass", "accepted")  # outcomes of a rule that stand in nobody's way
+PASSED = ("pass", "accepted")  # outcomes of a rule that do not block a release
 
 # Names that mean the same file on every file system: no hidden, spaced, dotted or reserved ones.
 _NAME = re.compile(
@@ -34,7 +34,9 @@ _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGN
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement that is well formed; whether it is true is another question.
+    """A well-formed statement; whether it is true is another question.
+
+    The properties read the predicate strictly: each raises `Refused` where its part is missing or malformed.
 
     Attributes:
         subjects: relative POSIX path to sha256 (hex) of every file that belongs to the release.
@@ -42,14 +44,14 @@ class Statement:
     """
 
     subjects: Mapping[str, str]
-    predicate: Mapping[str, Any]
+    predicate: Mapping[str, JsonValue]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """The in-toto document."""
-        return statement_about(self.subjects, PREDICATE_TYPE, self.predicate)
+        return statement_about(self.subjects, RELEASE_TYPE, self.predicate)
 
     def to_bytes(self) -> bytes:
-        """The bytes that are signed; `parse` turns them back into an equal statement."""
+        """The bytes that are signed; `parse_statement` turns them back into an equal statement."""
         return json_text(self.to_dict()).encode()
 
     @cached_property
@@ -57,24 +59,24 @@ class Statement:
         """sha256 (hex) of the signed bytes: what approvals are about."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
-    @property
+    @cached_property
     def tree(self) -> str:
         """Digest of the names and bytes of all files."""
-        return str(self.predicate["tree"]["sha256"])
+        return self._fields.fields("tree").digest("sha256")
 
     @property
     def policy(self) -> str:
-        """sha256 of the policy under which the set was judged.
+        """sha256 of the policy under which the set was judged."""
+        return self._fields.fields("policy").digest("sha256")
 
-        Raises:
-            Refused: the statement names none, as do the following.
-        """
-        return Fields(self._fields.mapping("policy"), f"{WHAT}: policy").digest("sha256")
+    @property
+    def policy_title(self) -> str | None:
+        return self._fields.fields("policy").text_or_none("title")
 
     @property
     def report(self) -> str:
         """sha256 of the internal report, which stays where the cohort is."""
-        return Fields(self._fields.mapping("evidence"), f"{WHAT}: evidence").digest("internalReport")
+        return self._fields.fields("evidence").digest("internalReport")
 
     @property
     def authors(self) -> frozenset[str]:
@@ -86,9 +88,26 @@ class Statement:
         return self._fields.time("validUntil")
 
     @property
-    def checklist(self) -> list[Any]:
-        """The policy's questions, unchecked."""
-        return self._fields.list("checklist")
+    def created(self) -> datetime | None:
+        """When it was drafted, if it says so."""
+        return self._fields.fields("release").time_or_none("created")
+
+    @property
+    def ledger_head(self) -> str | None:
+        """Hash of the ledger entry of the training; None where no ledger is named."""
+        if self._fields.document.get("ledger") is None:
+            return None
+        return self._fields.fields("ledger").text("head")
+
+    @property
+    def checklist(self) -> tuple[ChecklistQuestion, ...]:
+        """The policy's questions."""
+        return read_questions(self._fields.list("checklist"))
+
+    @property
+    def verdict_outcome(self) -> str:
+        """`pass`, `fail` or `inconclusive`, as stated."""
+        return self._fields.fields("verdict").text("outcome")
 
     @property
     def failing_rules(self) -> tuple[str, ...]:
@@ -120,13 +139,8 @@ class Statement:
         return found
 
     @property
-    def created(self) -> datetime | None:
-        """When it was drafted, if it says so."""
-        return Fields(self._fields.mapping("release"), f"{WHAT}: release").time_or_none("created")
-
-    @property
     def _rules(self) -> list[Fields]:
-        listed = Fields(self._fields.mapping("verdict"), f"{WHAT}: verdict").list("rules")
+        listed = self._fields.fields("verdict").list("rules")
         return [Fields(rule, f"{WHAT}: a rule") for rule in listed]
 
     @property
@@ -134,20 +148,22 @@ class Statement:
         return Fields(self.predicate, WHAT)
 
 
-def state(digests: Mapping[str, str], sizes: Mapping[str, int], claims: Mapping[str, Any]) -> Statement:
+def make_statement(
+    digests: Mapping[str, str], sizes: Mapping[str, int], claims: Mapping[str, JsonValue]
+) -> Statement:
     """A statement about files.
 
     Args:
         digests: relative POSIX path to sha256 (hex) of each file.
         sizes: relative POSIX path to bytes of each file.
-        claims: further parts of the predicate, as `privsyn.release.draft` makes them.
+        claims: the rest of the predicate, as `ReleasePredicate.to_document` writes it.
 
     Raises:
         Refused: a name means another file, or none, on another file system.
     """
     for name in digests:
         _check_name(name)
-    tree = {
+    tree: JsonObject = {
         "algorithm": "dirHash: sha256 over the sorted lines of sha256sum, so names and bytes are covered",
         "sha256": tree_digest(dict(digests)),
         "files": len(digests),
@@ -156,34 +172,25 @@ def state(digests: Mapping[str, str], sizes: Mapping[str, int], claims: Mapping[
     return Statement(MappingProxyType(dict(digests)), MappingProxyType({**claims, "tree": tree}))
 
 
-def parse(payload: bytes) -> Statement:
+def parse_statement(payload: bytes) -> Statement:
     """Read a statement that may be hostile.
 
     Raises:
         Refused: it is not a statement that this version writes and understands; the message says why.
     """
-    subjects, predicate = read_about(payload, PREDICATE_TYPE, WHAT)
+    subjects, predicate = read_about(payload, RELEASE_TYPE, WHAT)
     if not subjects:
         refuse(WHAT, "names no files")
     for name in subjects:
         _check_name(name)
     if len({name.casefold() for name in subjects}) != len(subjects):
         refuse(WHAT, "names a file twice")
-    tree = Fields(Fields(predicate, WHAT).mapping("tree"), f"{WHAT}: tree")
-    if tree.digest("sha256") != tree_digest(subjects):
-        refuse(WHAT, "gives a digest of the tree that is not that of its own subjects")
     found = Statement(MappingProxyType(subjects), MappingProxyType(predicate))
+    if found.tree != tree_digest(subjects):
+        refuse(WHAT, "gives a digest of the tree that is not that of its own subjects")
     if found.to_bytes() != payload:
         refuse(WHAT, "is not spelled as privsyn spells a statement")
     return found
-
-
-def is_release_file(name: str) -> bool:
-    """Whether a release may hold a file of this name: descriptions, the public report, and shards."""
-    folder, _, file = name.rpartition("/")
-    return name in ("README.md", "croissant.json", "public-report.html") or (
-        folder == "data" and file.endswith(".parquet")
-    )
 
 
 def _check_name(name: str) -> None:

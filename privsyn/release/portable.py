@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import importlib.resources
+import sys
 import zipfile
 from collections.abc import Iterator
 from importlib.resources.abc import Traversable
@@ -13,13 +15,10 @@ from privsyn.errors import PrivsynError
 from privsyn.files import file_digest, whole_file
 
 NAME = "privsyn-verify.pyz"
-MODULES = ("__init__", "errors", "files", "home")
-RELEASE = (
-    "__init__", "approvals", "bound", "bundle", "checklist", "contents", "documents", "envelope", "manifest",
-    "memory", "program", "status_list", "trust", "verify",
-)  # fmt: skip
-SIGNATURES = "securesystemslib"
-_START = b"import sys\n\nfrom privsyn.release.standalone_cli import main\n\nsys.exit(main())\n"
+ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the package
+ENTRY = "privsyn.release.standalone_cli"
+SIGNATURES = "securesystemslib"  # the only package beside the standard library; it goes in whole
+_START = f"import sys\n\nfrom {ENTRY} import main\n\nsys.exit(main())\n".encode()
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # one set of modules gives one file, whenever it is made
 
 
@@ -31,10 +30,10 @@ def write_portable(out: Path | str = NAME, *, force: bool = False) -> str:
         force: replace a file that is there.
 
     Returns:
-        sha256 (hex) of the file: tell it to recipients by another way.
+        sha256 (hex) of the file: publish it to recipients through another channel.
 
     Raises:
-        PrivsynError: the file exists.
+        PrivsynError: the file exists, or the verifier imports what a recipient does not have.
     """
     out = Path(out)
     if out.exists() and not force:
@@ -50,18 +49,60 @@ def write_portable(out: Path | str = NAME, *, force: bool = False) -> str:
     return file_digest(out)
 
 
+def needed_modules(entry: str = ENTRY) -> dict[str, Path]:
+    """Name to source file of a module of privsyn and of all that it imports, directly or not.
+
+    Imports within functions count; those for type checkers alone do not.
+
+    Raises:
+        PrivsynError: one imports a package that is neither privsyn's, nor of the standard library, nor
+            `SIGNATURES`.
+    """
+    found: dict[str, Path] = {}
+    waiting = [entry]
+    while waiting:
+        name = waiting.pop()
+        source = _source(name)
+        if source is None or name in found:  # None: `name` is a function or class in a module
+            continue
+        found[name] = source
+        for imported in [name, *_imports(ast.parse(source.read_bytes()))]:
+            package = imported.partition(".")[0]
+            if package == "privsyn":
+                waiting += [imported, imported.rpartition(".")[0] or imported]
+            elif package != SIGNATURES and package not in sys.stdlib_module_names:
+                raise PrivsynError(f"{name} imports {package}, which a recipient of {NAME} does not have")
+    return found
+
+
 def _contents() -> Iterator[tuple[str, bytes]]:
-    ours = importlib.resources.files("privsyn")
     yield "__main__.py", _START
-    for name in MODULES:
-        yield f"privsyn/{name}.py", (ours / f"{name}.py").read_bytes()
-    for name in RELEASE:
-        yield f"privsyn/release/{name}.py", (ours / "release" / f"{name}.py").read_bytes()
+    for source in needed_modules().values():
+        yield source.relative_to(ROOT).as_posix(), source.read_bytes()
     yield from _python_files(importlib.resources.files(SIGNATURES), SIGNATURES)
     licence = importlib.metadata.distribution(SIGNATURES)
     for file in licence.files or ():
         if "LICENSE" in file.name:
             yield f"{SIGNATURES}/{file.name}", Path(str(file.locate())).read_bytes()
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module of privsyn; None if there is no such module."""
+    place = ROOT.joinpath(*module.split("."))
+    files = (place / "__init__.py", place.with_suffix(".py"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    """Dotted names that a module imports: modules, and names that may be modules."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        node = ast.Module(node.orelse, [])
+    for child in ast.iter_child_nodes(node):
+        yield from _imports(child)
 
 
 def _python_files(folder: Traversable, name: str) -> Iterator[tuple[str, bytes]]:

@@ -1,4 +1,4 @@
-"""The newest trust file and status list that were seen on this machine, so that older ones are refused.
+"""Rollback protection: refuse trust files and status lists older than those seen on this machine.
 
 Who can choose what a recipient reads could otherwise hand out yesterday's list, on which nothing is revoked
 yet, or none. Kept in `$PRIVSYN_HOME/seen`, one file for each organisation.
@@ -23,7 +23,7 @@ from privsyn.strict_json import Fields, read_strictly, refuse
 
 
 @dataclass(frozen=True)
-class Seen:
+class RollbackCheck:
     """What a comparison with the past gave.
 
     Attributes:
@@ -39,8 +39,8 @@ class Seen:
     not_kept: str = ""
 
 
-def compare(trust: Trust, trust_raw: bytes, status_raw: bytes | None, now: datetime) -> Seen:
-    """Hold trust file and status list against those seen before, and remember them.
+def compare(trust: Trust, trust_raw: bytes, status_raw: bytes | None, now: datetime) -> RollbackCheck:
+    """Compare trust file and status list with those seen before, and remember them.
 
     Raises:
         Refused: one is older than what was seen, differs under the same version, or takes back a revocation;
@@ -55,7 +55,7 @@ def compare(trust: Trust, trust_raw: bytes, status_raw: bytes | None, now: datet
     except Refused:
         raise
     except (OSError, PrivsynError) as error:
-        return Seen(given, not_kept=str(error))
+        return RollbackCheck(given, not_kept=str(error))
 
 
 def _compare(
@@ -64,14 +64,14 @@ def _compare(
     trust_raw: bytes,
     given: StatusList | None,
     status_raw: bytes | None,
-) -> Seen:
+) -> RollbackCheck:
     try:
         before = _read(path)
     except Refused as refusal:
-        return Seen(given, not_compared=str(refusal))
+        return RollbackCheck(given, not_compared=str(refusal))
     if before is None:
         _write(path, trust_raw, status_raw)
-        return Seen(given)
+        return RollbackCheck(given)
     kept_trust, kept_status = before
     check_next(
         parse_trust(read_envelope(kept_trust, TRUST, str(path))), trust, read_envelope(trust_raw, TRUST, FILE)
@@ -82,7 +82,7 @@ def _compare(
     if given is not None and seen is not None:
         _check_newer(given, seen)
     _write(path, trust_raw, status_raw if status_raw is not None else kept_status)
-    return Seen(given) if given is not None or seen is None else Seen(seen, remembered=True)
+    return RollbackCheck(given) if given is not None or seen is None else RollbackCheck(seen, remembered=True)
 
 
 def _read(path: Path) -> tuple[bytes, bytes | None] | None:

@@ -11,9 +11,9 @@ from privsyn.errors import PrivsynError
 from privsyn.files import json_text
 from privsyn.release.verify import verify
 
-DESCRIPTION = """Check that a release is whole, who approved it, that it still stands, and its privacy claim.
-No network is needed. Exit code: 0 whole and approved; 1 something is wrong; 2 wrong usage;
-3 whole, but something could not be answered, such as who approved it without a trust file."""
+DESCRIPTION = """Check that a release is complete and unchanged, who approved it, whether it was revoked, and
+its privacy claim. No network is needed. Exit code: 0 unchanged and approved; 1 something is wrong;
+2 wrong usage; 3 unchanged, but something could not be checked, such as approvals without a trust file."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -24,16 +24,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--status", type=Path, metavar="FILE", help="the newest status list")
     parser.add_argument("--require-fresh-status", action="store_true", help="refuse without a valid list")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    asked = parser.parse_args(words)
+    options = parser.parse_args(words)
     try:
         found = verify(
-            asked.release,
-            trust=asked.trust,
-            status=asked.status,
-            require_fresh_status=asked.require_fresh_status,
+            options.release,
+            trust=options.trust,
+            status=options.status,
+            require_fresh_status=options.require_fresh_status,
         )
     except PrivsynError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
-    sys.stdout.write(json_text(found.to_dict()) if asked.json else "\n".join([*found.lines(), ""]))
+    sys.stdout.write(json_text(found.to_dict()) if options.json else "\n".join([*found.lines(), ""]))
     return found.exit_code

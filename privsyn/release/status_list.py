@@ -1,4 +1,4 @@
-"""What happened to releases since: a signed list of those that were revoked, superseded or suspended.
+"""The status list: a signed list of releases and approvals that were revoked, superseded or suspended.
 
 It expires soon, so that an old list cannot be passed off as the present one, and its version only grows.
 Standard library and securesystemslib.
@@ -10,24 +10,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any
+from typing import Literal, get_args
 
 from privsyn.files import json_text
 from privsyn.release.envelope import STATUS, Envelope, read_envelope
 from privsyn.release.trust import SEALER, Trust
-from privsyn.strict_json import Fields, now_or, read_strictly, refuse, spelled
+from privsyn.strict_json import Fields, JsonObject, now_or, read_strictly, refuse, spelled
 
 WHAT = "the status list"
-STATES = ("revoked", "superseded", "suspended")
+ListedState = Literal["revoked", "superseded", "suspended"]
+STATES: tuple[ListedState, ...] = get_args(ListedState)
 LONGEST = timedelta(days=90)
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What is said of one statement, certificate or approval, named by its sha256."""
+class StatusEntry:
+    """The state of one statement, certificate or approval, which is named by its sha256."""
 
     digest: str
-    state: str
+    state: ListedState
     reason: str
     at: datetime
 
@@ -44,14 +45,14 @@ class StatusList:
     version: int
     issued: datetime
     expires: datetime
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, StatusEntry]
     digest: str
 
     def is_fresh(self, now: datetime) -> bool:
         return now <= self.expires
 
     @property
-    def revoked(self) -> dict[str, str]:
+    def revoked(self) -> dict[str, ListedState]:
         """Digest to state."""
         return {digest: entry.state for digest, entry in self.entries.items()}
 
@@ -68,7 +69,7 @@ def read_status(raw: bytes, trust: Trust, *, now: datetime | None = None) -> Sta
     if status.issued > now:
         refuse(WHAT, f"is dated in the future ({spelled(status.issued)})")
     if status.expires - status.issued > LONGEST:
-        refuse(WHAT, f"is to be valid for more than {LONGEST.days} days, in which it would not be news")
+        refuse(WHAT, f"is valid for more than {LONGEST.days} days")
     trust.need(SEALER, envelope, WHAT, now)
     return status
 
@@ -94,10 +95,10 @@ def parse_status(envelope: Envelope, organisation: str) -> StatusList:
 
 
 def status_payload(
-    organisation: str, version: int, issued: datetime, expires: datetime, entries: Iterable[Entry]
+    organisation: str, version: int, issued: datetime, expires: datetime, entries: Iterable[StatusEntry]
 ) -> bytes:
     """The bytes to sign."""
-    document: dict[str, Any] = {
+    document: JsonObject = {
         "schema_version": 1,
         "id": organisation,
         "version": version,
@@ -111,11 +112,11 @@ def status_payload(
     return json_text(document).encode()
 
 
-def _entry(document: Any) -> Entry:
+def _entry(document: object) -> StatusEntry:
     fields = Fields(document, f"an entry of {WHAT}", ("sha256", "state", "reason", "at"))
-    return Entry(
+    return StatusEntry(
         digest=fields.digest("sha256"),
-        state=fields.one_of("state", STATES),
+        state=fields.choice("state", STATES),
         reason=fields.text("reason"),
         at=fields.time("at"),
     )

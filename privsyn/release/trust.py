@@ -5,7 +5,7 @@ roles mean something by themselves: `root` signs trust files, `pipeline` signs s
 software and never approves, `sealer` signs certificates and status lists. Every other role is one of
 approvers, and a release needs each of them. As in TUF (https://theupdateframework.github.io/specification/),
 the next version is signed by the roots of the old one and of the new one, and nothing that has expired is
-believed.
+accepted.
 
 Standard library and securesystemslib.
 """
@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any
 
 from securesystemslib.signer import SSlibKey
 
@@ -88,7 +87,7 @@ class Trust:
         """The ids of the persons who signed.
 
         Raises:
-            Refused: a signature does not fit, or is of nobody whom this file knows.
+            Refused: a signature does not fit, or is not by a person of this file.
         """
         owners = {person.key.keyid: person.id for person in self.persons.values()}
         return frozenset(owners[keyid] for keyid in envelope.signers(self.keys, what))
@@ -114,7 +113,7 @@ class Trust:
 
 
 def read_trust(raw: bytes, *, now: datetime | None = None) -> Trust:
-    """Read a trust file that is to be believed: signed by its own roots, and not expired.
+    """Read a valid trust file: signed by its own roots, and not expired.
 
     Where the file itself came from is for the reader to know; nothing in it can say.
 
@@ -213,7 +212,7 @@ def trust_payload(
     return json_text(document).encode()
 
 
-def _person(name: str, document: Any) -> Person:
+def _person(name: str, document: object) -> Person:
     what = f"{WHAT}: person {ascii(name)[1:-1][:64]}"
     fields = Fields(document, what, ("name", "key", "valid_from", "valid_until"))
     return Person(
@@ -225,7 +224,7 @@ def _person(name: str, document: Any) -> Person:
     )
 
 
-def _role(name: str, document: Any, persons: Mapping[str, Person]) -> Role:
+def _role(name: str, document: object, persons: Mapping[str, Person]) -> Role:
     what = f"{WHAT}: role {ascii(name)[1:-1][:64]}"
     fields = Fields(document, what, ("persons", "threshold"))
     listed = [check_slug(person, what) for person in fields.list("persons")]
@@ -246,5 +245,5 @@ def _check_apart(roles: Mapping[str, Role]) -> None:
         if both:
             refuse(
                 WHAT,
-                f"has {both[0]} in {PIPELINE} and {name}: what a machine signs, nobody approved",
+                f"has {both[0]} in {PIPELINE} and {name}: a machine's signature is not an approval",
             )

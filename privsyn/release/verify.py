@@ -1,20 +1,17 @@
-"""A recipient's check of a release: the bytes, who stands behind them, and whether the privacy claim holds.
+"""A recipient's check of a release: its files, its signatures and approvals, and its privacy claim.
 
 No network, and nothing but the standard library and securesystemslib. What it reads may be hostile: links are
-not followed, special files not opened, nothing is ignored but the bundle of signatures. Whole is not
-approved: without a trust file that the recipient has from elsewhere, the best answer is *inconclusive*.
+not followed, special files not opened, nothing is ignored but the bundle of signatures. Without a trust file
+from another channel the best outcome is *inconclusive*: unchanged files say nothing about who approved them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
 
-from privsyn.claim.recompute import recompute
 from privsyn.errors import PrivsynError
 from privsyn.release.approvals import Tally, tally
 from privsyn.release.bundle import (
@@ -24,92 +21,18 @@ from privsyn.release.bundle import (
     digests_of,
     read_certificate,
 )
+from privsyn.release.claim_check import check_claim
 from privsyn.release.contents import read_contents
 from privsyn.release.manifest import BUNDLE, Statement
 from privsyn.release.rollback_protection import compare
 from privsyn.release.status_list import StatusList
 from privsyn.release.trust import PIPELINE, SEALER, Trust, read_trust
+from privsyn.release.verification import Check, CheckState, ReleaseVerification, VerificationOutcome
 from privsyn.strict_json import now_or, printable, read_file, refuse, spelled
 
-Outcome = Literal["pass", "fail", "inconclusive"]
-State = Literal["ok", "failed", "open", "note"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question that was asked, and its answer.
-
-    Attributes:
-        state: `open` leaves the whole inconclusive; `note` only tells.
-    """
-
-    name: str
-    state: State
-    words: str
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What a check found; names that a terminal could misread are escaped.
-
-    Attributes:
-        outcome: `pass` if the bytes are whole and approved by whom the trust file names, and all else that
-            was asked is in order; `inconclusive` if something could not be answered, above all who approved.
-        statement: the in-toto document that was found, true or not; `None` if what was found is none.
-        changed: files whose bytes are not those stated.
-        missing: files that are stated and not there.
-        extra: files, links and empty folders that are there and not stated.
-        problems: what else is wrong with files, in words.
-        checks: what was asked of signatures, approvals, status and claim, in order.
-        approved_by: role of each person whose approval was counted, by the person's id.
-    """
-
-    folder: Path
-    outcome: Outcome
-    statement: dict[str, Any] | None
-    changed: tuple[str, ...]
-    missing: tuple[str, ...]
-    extra: tuple[str, ...]
-    problems: tuple[str, ...]
-    checks: tuple[Check, ...] = ()
-    approved_by: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def exit_code(self) -> int:
-        """0: intact and approved; 3: intact, and something could not be answered; 1: something is wrong."""
-        return {"pass": 0, "inconclusive": 3, "fail": 1}[self.outcome]
-
-    def to_dict(self) -> dict[str, Any]:
-        """One JSON document."""
-        return {
-            "schema_version": 1,
-            "folder": printable(str(self.folder)),
-            "outcome": self.outcome,
-            "exit_code": self.exit_code,
-            "changed": list(self.changed),
-            "missing": list(self.missing),
-            "extra": list(self.extra),
-            "problems": list(self.problems),
-            "checks": [
-                {"name": check.name, "state": check.state, "words": check.words} for check in self.checks
-            ],
-            "approved_by": dict(self.approved_by),
-            "statement": self.statement,
-        }
-
-    def lines(self) -> list[str]:
-        """The same for people, the outcome last."""
-        told = [f"{what}: {name}" for what in ("changed", "missing", "extra") for name in getattr(self, what)]
-        told += [f"problem: {text}" for text in self.problems]
-        told = told or ["every file is as stated"]
-        told += [f"{check.name}: {_MARKS[check.state]}{check.words}" for check in self.checks]
-        return [*told, f"outcome: {self.outcome}"]
-
-
-_MARKS = {"ok": "", "failed": "REFUSED: ", "open": "OPEN: ", "note": "NOTE: "}
 _NO_TRUST = (
-    "not approved: who stands behind this release was not checked; pass --trust with the trust file that its "
-    "sender gave you by another way"
+    "not approved: signatures were not checked; pass --trust with the trust file that the sender gave you "
+    "through another channel"
 )
 
 
@@ -120,7 +43,7 @@ def verify(
     status: Path | str | None = None,
     require_fresh_status: bool = False,
     now: datetime | None = None,
-) -> Verification:
+) -> ReleaseVerification:
     """Check a release folder.
 
     Args:
@@ -132,40 +55,38 @@ def verify(
     Raises:
         PrivsynError: there is no release to check, or a file that was named is missing.
     """
-    folder, now = Path(folder), now_or(now)
-    if not folder.is_dir():
-        raise PrivsynError(f"{folder} is not a folder: name the folder of the release")
-    if not os.path.lexists(folder / BUNDLE):
-        raise PrivsynError(f"{folder} is not a release (no {BUNDLE}): name the folder that holds it")
-    for file in (trust, status):
-        if file is not None and Path(file).resolve().is_relative_to(folder.resolve()):
-            raise PrivsynError(f"{file} lies in the release itself, so it says nothing: get it another way")
-    contents, asked = read_contents(folder), _Inquiry(now)
+    folder = Path(folder)
+    _check_places(folder, [Path(file) for file in (trust, status) if file is not None])
+    contents, verifier = read_contents(folder), _Verifier(now_or(now))
     bundle = contents.bundle
-    if bundle and trust is not None:
-        listed = None if status is None else read_file(status)
-        asked.who_approved(bundle, read_file(trust), listed, require_fresh_status)
-    elif bundle:
-        asked.note("approvals", "open", _NO_TRUST)
-        if status is not None or require_fresh_status:
-            asked.note("revocation", "failed", "no status list is believed without a trust file (--trust)")
     if bundle:
-        asked.ask("privacy claim", lambda: asked.claim(bundle.statement))
-    return Verification(
+        verifier.check_approved(bundle, trust, status, require_fresh_status)
+        verifier.check_claim(bundle.statement)
+    return ReleaseVerification(
         folder=folder,
-        outcome=asked.outcome if contents.whole else "fail",
+        outcome=verifier.outcome if contents.whole else "fail",
         statement=bundle.statement.to_dict() if bundle else None,
         changed=contents.changed,
         missing=contents.missing,
         extra=contents.extra,
         problems=contents.problems,
-        checks=tuple(asked.checks),
-        approved_by=asked.approved_by,
+        checks=tuple(verifier.checks),
+        approved_by=verifier.approved_by,
     )
 
 
-class _Inquiry:
-    """Asks one question after the other; what is refused is written down and not raised."""
+def _check_places(folder: Path, files: Sequence[Path]) -> None:
+    if not folder.is_dir():
+        raise PrivsynError(f"{folder} is not a folder: name the folder of the release")
+    if not os.path.lexists(folder / BUNDLE):
+        raise PrivsynError(f"{folder} is not a release (no {BUNDLE}): name the folder that holds it")
+    for file in files:
+        if file.resolve().is_relative_to(folder.resolve()):
+            raise PrivsynError(f"{file} lies in the release itself, so it proves nothing: get it elsewhere")
+
+
+class _Verifier:
+    """Runs the checks one by one; a refusal is noted as failed, not raised."""
 
     def __init__(self, now: datetime) -> None:
         self.now = now
@@ -174,24 +95,37 @@ class _Inquiry:
         self.certificate: Certificate | None = None
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> VerificationOutcome:
         states = {check.state for check in self.checks}
         return "fail" if "failed" in states else "inconclusive" if "open" in states else "pass"
 
-    def note(self, name: str, state: State, words: str) -> None:
+    def note(self, name: str, state: CheckState, words: str) -> None:
         self.checks.append(Check(name, state, printable(words)))
 
-    def ask(self, name: str, question: Callable[[], str]) -> None:
-        """Note what the question answers, "" for nothing more, or why it was refused."""
+    def run(self, name: str, check: Callable[[], str]) -> None:
+        """Note what a check returns (nothing if that is ""), or why it refused."""
         try:
-            words = question()
+            words = check()
         except (PrivsynError, ArithmeticError, MemoryError) as refusal:
             self.note(name, "failed", str(refusal) or type(refusal).__name__)
             return
         if words:
             self.note(name, "ok", words)
 
-    def who_approved(self, bundle: Bundle, trust_raw: bytes, status_raw: bytes | None, fresh: bool) -> None:
+    def check_approved(
+        self, bundle: Bundle, trust: Path | str | None, status: Path | str | None, fresh: bool
+    ) -> None:
+        if trust is not None:
+            self._approved(bundle, read_file(trust), None if status is None else read_file(status), fresh)
+            return
+        self.note("approvals", "open", _NO_TRUST)
+        if status is not None or fresh:
+            self.note("revocation", "failed", "a status list cannot be checked without --trust")
+
+    def check_claim(self, statement: Statement) -> None:
+        self.run("privacy claim", lambda: self._claim(statement))
+
+    def _approved(self, bundle: Bundle, trust_raw: bytes, status_raw: bytes | None, fresh: bool) -> None:
         try:
             trust = read_trust(trust_raw, now=self.now)
             seen = compare(trust, trust_raw, status_raw, self.now)
@@ -204,14 +138,14 @@ class _Inquiry:
         if seen.not_kept:
             self.note("trust", "note", f"an older file would not be noticed next time: {seen.not_kept}")
         status = seen.status
-        self.ask("certificate", lambda: self._certificate(bundle, trust))
+        self.run("certificate", lambda: self._certificate(bundle, trust))
         # by when the pipeline must have signed
         then = self.certificate.sealed_at if self.certificate else self.now
-        self.ask("statement", lambda: _signed_by_pipeline(bundle, trust, then))
-        self.ask("gate", lambda: _gate(bundle, trust, then))
-        self.ask("approvals", lambda: self._approvals(bundle, trust, status))
-        self.ask("validity", lambda: _validity(bundle.statement, self.now))
-        self.ask("revocation", lambda: self._revocation(bundle, status, seen.remembered, fresh))
+        self.run("statement", lambda: _signed_by_pipeline(bundle, trust, then))
+        self.run("gate", lambda: _gate(bundle, trust, then))
+        self.run("approvals", lambda: self._approvals(bundle, trust, status))
+        self.run("validity", lambda: _validity(bundle.statement, self.now))
+        self.run("revocation", lambda: self._revocation(bundle, status, seen.remembered, fresh))
 
     def _certificate(self, bundle: Bundle, trust: Trust) -> str:
         certificate = read_certificate(bundle)
@@ -275,40 +209,26 @@ class _Inquiry:
             return ""
         return f"none, by version {status.version} of the status list, valid until {spelled(status.expires)}"
 
-    def claim(self, statement: Statement) -> str:
-        claim = statement.predicate.get("privacyClaim")
-        if not isinstance(claim, dict) or claim.get("kind") not in ("dp", "none"):
-            refuse("the statement", "has no privacy claim, nor says that there is none")
-        if claim["kind"] == "none":
-            self.note("privacy claim", "note", "none: nothing bounds what these images can reveal")
-            return ""
-        if claim.get("valid_for_release") is not True:
-            refuse("the privacy claim", "says itself that it is not valid for a release")
-        found = recompute(claim)
-        said = f"epsilon {claim['epsilon']:g} at delta {claim['delta']:g} for the {claim.get('unit')}"
-        if found.outcome == "contradicted":
-            refuse("the privacy claim", f"({said}) does not hold: its parameters give {found.epsilon:.6g}")
-        by = "computed again by dp-accounting"
-        if found.method == "bound":
-            by = f"its parameters give at most {found.epsilon:.4g} (Renyi DP, without dp-accounting)"
-        if found.outcome == "unlikely":
-            self.note("privacy claim", "open", f"{said} is far below what can be shown here: {by}")
-            return ""
-        return f"{said}: {by}"
+    def _claim(self, statement: Statement) -> str:
+        found = check_claim(statement.predicate.get("privacyClaim"))
+        if found.state == "ok":
+            return found.words
+        self.note("privacy claim", found.state, found.words)
+        return ""
 
 
 def _signed_by_pipeline(bundle: Bundle, trust: Trust, now: datetime) -> str:
     people = trust.need(PIPELINE, bundle.envelope, "the statement", now)
-    made = ", ".join(sorted(bundle.statement.authors)) or "nobody named as an author"
+    made = ", ".join(sorted(bundle.statement.authors)) or "no named author"
     return f"signed by {', '.join(sorted(people))}; made by {made}"
 
 
 def _gate(bundle: Bundle, trust: Trust, now: datetime) -> str:
     if bundle.gate is None:
-        refuse(BUNDLE, "has no gate's result: nobody says what the policy's verdict was")
+        refuse(BUNDLE, "has no gate's result, which states the policy's verdict")
     check_gate(bundle.gate, bundle.statement)
     people = trust.need(PIPELINE, bundle.gate, "the gate's result", now)
-    title, failing = bundle.statement.predicate["policy"].get("title"), bundle.statement.failing_rules
+    title, failing = bundle.statement.policy_title, bundle.statement.failing_rules
     gave = f"not passed: {', '.join(failing)}" if failing else "pass"
     by = ", ".join(sorted(people))
     return f"the policy {title!r} ({bundle.statement.policy[:12]}) gave: {gave}; signed by {by}"

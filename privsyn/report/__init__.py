@@ -1,1 +1,1 @@
-"""Two pages about one audit: all of it for those inside, aggregates for everybody else."""
+"""The two HTML reports of an audit: an internal one with everything, a public one with aggregates only."""

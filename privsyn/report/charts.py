@@ -1,7 +1,7 @@
-"""Static charts as inline SVG: the same bytes for the same numbers, no dates, no script, no outside font.
+"""Static charts as inline SVG: equal bytes for equal numbers, without dates, scripts or fonts of their own.
 
-The name of a chart, unique in its page, keeps its element ids apart from those of other charts. No chart
-draws a string of a user: captions are written, and escaped, by the page.
+The name of a chart is unique in its page and keeps its element ids apart from those of other charts. No chart
+contains a string of a user: the page writes, and escapes, the captions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from html import escape
-from typing import Any
+from typing import Any, TypedDict
 
 import matplotlib as mpl
 import numpy as np
@@ -21,15 +21,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from privsyn.report.words import detection_limit, number, percent
+from privsyn.claim.words import detection_limit
+from privsyn.report.words import number, percent
 
 INK, MUTED, GRID = "#1b2733", "#526272", "#dfe5ea"
 LINE, ALARM, CALM = "#0b5c8c", "#b3261e", "#2f7d4f"
 MARKED_FPR = 0.01
-TRUSTED_OUTSIDERS = 10  # a rate that fewer decide is not printed
+MIN_NON_MEMBERS = 10  # a rate that fewer decide is not printed
 SMOOTHING = 25  # points in a running median: long enough to see through the noise of a diffusion loss
 
-_STYLE: dict[str, Any] = {
+_STYLE: dict[str, object] = {
     "svg.fonttype": "none",  # text stays text: selectable, small, in the reader's own font
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.5,
@@ -43,16 +44,22 @@ _STYLE: dict[str, Any] = {
     "axes.unicode_minus": True,
     "text.parse_math": False,
 }
-_RING: dict[str, Any] = {
-    "marker": "o",
-    "ms": 4.5,
-    "mfc": "none",
-    "mec": INK,
-    "mew": 0.8,
-    "alpha": 0.55,
-    "zorder": 3,
-}
-_CROSS: dict[str, Any] = {"marker": "x", "ms": 3.6, "mfc": "none", "mec": LINE, "mew": 1.1, "alpha": 0.6}
+
+
+class _Marker(TypedDict):
+    """How one kind of point is drawn, in the names of matplotlib."""
+
+    marker: str
+    ms: float
+    mfc: str
+    mec: str
+    mew: float
+    alpha: float
+    zorder: float
+
+
+_RING = _Marker(marker="o", ms=4.5, mfc="none", mec=INK, mew=0.8, alpha=0.55, zorder=3)
+_CROSS = _Marker(marker="x", ms=3.6, mfc="none", mec=LINE, mew=1.1, alpha=0.6, zorder=2)
 
 
 def roc_log_log(
@@ -82,11 +89,11 @@ def roc_log_log(
             axes.plot(*_limit(floor, bound), ":", color=CALM, lw=1.6, label="most that the claim allows")
         axes.plot(np.clip(fpr, floor, 1), np.clip(tpr, floor, 1), color=LINE, lw=1.9, label="this attack")
         axes.axvspan(
-            floor, _supported(fpr), color=GRID, alpha=0.5, lw=0, zorder=0, label="under 10 outsiders"
+            floor, _supported(fpr), color=GRID, alpha=0.5, lw=0, zorder=0, label="under 10 non-members"
         )
         _mark(axes, fpr, tpr, floor)
         _percent_axes(axes, floor)
-        axes.set_xlabel("false-positive rate: outsiders taken for members")
+        axes.set_xlabel("false-positive rate: non-members taken for members")
         axes.set_ylabel("true-positive rate: members found")
         figure.legend(frameon=False, loc="outside lower center", ncols=2, handlelength=1.6)
         return _svg(figure, "ROC curve on logarithmic axes")
@@ -100,7 +107,7 @@ def interval_strip(
     baseline: float | None,
     requirements: Sequence[tuple[str, float]],
 ) -> str:
-    """One measured value with its interval, the honest baseline and the limits that rules set.
+    """One measured value with its interval, its baseline and the limits that rules set.
 
     Args:
         name: unique in the page.
@@ -112,18 +119,7 @@ def interval_strip(
     with _style(name):
         figure, axes = _figure(5.4, 0.95)
         for comparison, threshold in requirements:
-            broken = (threshold, high) if comparison in ("<", "<=") else (low, threshold)
-            axes.axvspan(*broken, color=ALARM, alpha=0.10, lw=0)
-            axes.axvline(threshold, color=ALARM, lw=1.6)
-            axes.text(
-                threshold,
-                1.04,
-                f"limit {number(threshold)}",
-                color=ALARM,
-                ha="center",
-                va="bottom",
-                fontsize=8.5,
-            )
+            _draw_limit(axes, threshold, high if comparison in ("<", "<=") else low)
         if baseline is not None:
             axes.axvline(baseline, color=MUTED, lw=1.2, ls="--")
         if interval is not None:
@@ -174,9 +170,9 @@ def feature_map(
     xlim, ylim = ((sum(each) / 2 - half, sum(each) / 2 + half) for each in bounds)
     with _style(name):
         figure, axes = _figure(4.9, 5.1)
-        for points, kind, mark in ((real, "real", _RING), (synthetic, "synthetic", _CROSS)):
+        for points, kind, marker in ((real, "real", _RING), (synthetic, "synthetic", _CROSS)):
             across, up = np.asarray(points, float).reshape(-1, 2).T
-            axes.plot(across, up, linestyle="none", label=f"{kind} ({number(len(points))})", **mark)
+            axes.plot(across, up, linestyle="none", label=f"{kind} ({number(len(points))})", **marker)
         axes.set(xlim=xlim, ylim=ylim, aspect="equal")
         axes.set_xlabel("1st principal component of the real images' features")
         axes.set_ylabel("2nd principal component of the real images' features")
@@ -193,7 +189,7 @@ def rate_at(fpr: NDArray[np.float64], tpr: NDArray[np.float64], limit: float) ->
     """The largest true-positive rate at a false-positive rate of at most `limit`; `None` if that is too fine.
 
     Never interpolated, so it is a rate that some threshold reached. Too fine is a limit that fewer than ten
-    outsiders decide.
+    non-members decide.
     """
     if _supported(fpr) > limit * (1 + 1e-9):
         return None
@@ -201,8 +197,8 @@ def rate_at(fpr: NDArray[np.float64], tpr: NDArray[np.float64], limit: float) ->
 
 
 def _supported(fpr: NDArray[np.float64]) -> float:
-    """The false-positive rate of ten outsiders, from the smallest step of the curve; 1 if it has none."""
-    return float(min(1.0, TRUSTED_OUTSIDERS * fpr[fpr > 0].min(initial=1.0)))
+    """The false-positive rate of ten non-members, from the smallest step of the curve; 1 if it has none."""
+    return float(min(1.0, MIN_NON_MEMBERS * fpr[fpr > 0].min(initial=1.0)))
 
 
 def _style(name: str) -> AbstractContextManager[None]:
@@ -226,6 +222,14 @@ def _floor(fpr: NDArray[np.float64]) -> float:
 def _limit(floor: float, bound: tuple[float, float]) -> tuple[NDArray[np.float64], list[float]]:
     rates = np.geomspace(floor, 1, 60)
     return rates, [max(floor, detection_limit(*bound, float(rate))) for rate in rates]
+
+
+def _draw_limit(axes: Axes, threshold: float, end: float) -> None:
+    """The limit of a rule; values between it and `end` of the axis break the rule."""
+    axes.axvspan(*sorted((threshold, end)), color=ALARM, alpha=0.10, lw=0)
+    axes.axvline(threshold, color=ALARM, lw=1.6)
+    label = f"limit {number(threshold)}"
+    axes.text(threshold, 1.04, label, color=ALARM, ha="center", va="bottom", fontsize=8.5)
 
 
 def _mark(axes: Axes, fpr: NDArray[np.float64], tpr: NDArray[np.float64], floor: float) -> None:

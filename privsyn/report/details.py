@@ -1,8 +1,8 @@
-"""What the pages draw of a finding's `details`, which any plug-in may write: checked before it is drawn."""
+"""The parts of a finding's `details` that the internal report draws; checked, because plug-ins write them."""
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -18,12 +18,14 @@ from pydantic import (
 from privsyn.auditing.findings import Finding
 from privsyn.errors import StudyError
 
+Kind = TypeVar("Kind")
+
 
 class _Detail(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Neighbours(_Detail):
+class NearestImages(_Detail):
     """One entry of `details["pairs"]`: a synthetic image and the real ones nearest to it."""
 
     synthetic: NonNegativeInt
@@ -34,7 +36,7 @@ class Neighbours(_Detail):
     mirrored: bool = False
 
 
-class Curve(_Detail):
+class RocCurve(_Detail):
     """`details["roc"]`: rates in [0, 1], point by point."""
 
     fpr: list[float] = Field(min_length=1)
@@ -47,7 +49,7 @@ class Curve(_Detail):
         return self
 
 
-class Plane(_Detail):
+class FeaturePlane(_Detail):
     """`details["map"]`: images as points of a plane, with the class of each."""
 
     real: list[tuple[FiniteFloat, FiniteFloat]] = Field(min_length=1)
@@ -63,12 +65,12 @@ class Plane(_Detail):
         return self
 
 
-class Seen(_Detail):
-    """`details["network"]`: which network saw the images, and at what size.
+class NetworkInfo(_Detail):
+    """`details["network"]`: the network that embedded the images, and the size at which it saw them.
 
     Attributes:
         sha256: of its weights; "" where there are none.
-        size: pixels on a side of what it is shown; `None` if it takes images as they are.
+        size: side in pixels to which images are resized for it; `None` if they are not resized.
     """
 
     network: str
@@ -78,11 +80,11 @@ class Seen(_Detail):
     dimension: NonNegativeInt | None = None
 
 
-def read(finding: Finding, key: str, kind: Any) -> Any:
-    """`finding.details[key]` as a `kind`; `None` if it is not there.
+def read(finding: Finding, key: str, kind: type[Kind]) -> Kind | None:
+    """Parse `finding.details[key]` as a `kind`; `None` if the key is missing.
 
     Raises:
-        StudyError: it is there in another shape.
+        StudyError: the value has another shape.
     """
     if key not in finding.details:
         return None

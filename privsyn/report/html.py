@@ -1,15 +1,14 @@
-"""The two reports of an audit, each one file that opens anywhere and fetches nothing.
+"""Writes the internal and the public report, each one HTML file that loads nothing from elsewhere.
 
-The internal report shows all there is, images of patients included. The public one is made from a view
-that holds nothing measured on real data (`PublicView`), so that no template can let it out.
+The internal report shows everything, images of patients included. The public report is rendered from a
+`PublicView`, which holds nothing measured on real data, so no template can reveal it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import numpy as np
@@ -17,79 +16,42 @@ from markupsafe import Markup
 
 import privsyn
 from privsyn.auditing.findings import Finding
-from privsyn.bit_depth import bit_depth_of, in_8_bits
-from privsyn.cohort.index import pixel_digest
+from privsyn.auditing.verdict import RuleResult
+from privsyn.claim import words as claim_words
+from privsyn.claim.document import Claim
 from privsyn.errors import StudyError
 from privsyn.files import write_text
 from privsyn.progress import SILENT, Progress
 from privsyn.report import charts, words
-from privsyn.report.details import Curve, Neighbours, Plane, read
+from privsyn.report.details import FeaturePlane, NearestImages, RocCurve, read
 from privsyn.report.material import Material, gather
-from privsyn.report.pictures import Contact, Picture, Row, contact_sheet, sheet, whole
-from privsyn.report.quality import tables, verdict_rows
+from privsyn.report.pictures import ClassComparison, InlineImage, contact_sheet, whole
+from privsyn.report.public import PublicView as PublicView
+from privsyn.report.public import public_view as public_view
+from privsyn.report.quality import judged_key, tables, verdict_rows
 from privsyn.study import Study, as_study
 
-PUBLIC_RULE_KEYS = (
-    "id", "severity", "outcome", "audit", "statistic", "scope", "side", "op", "threshold", "rationale"
-)  # fmt: skip
-PUBLIC_CLAIM_KEYS = (
-    "kind", "imported", "unit", "neighbouring", "epsilon", "delta", "epsilon_rdp", "mechanism", "accountant",
-    "public", "not_covered", "valid_for_release", "group",
-)  # fmt: skip
-PUBLIC_MECHANISM_KEYS = (
-    "name", "noise_multiplier", "sample_rate", "steps", "clip_norm", "sampling", "noise_multiplicity",
-    "max_images_per_unit", "expected_units", "composed",
-)  # fmt: skip
-PUBLIC_PROVENANCE_KEYS = (
-    "generator", "version", "sampler", "steps", "eta", "churn", "guidance_scale", "guidance_rescale",
-    "threshold", "seed", "model_sha256", "near_copies_rejected",
-)  # fmt: skip
-PUBLIC_INPUT_KEYS = (
-    "policy",
-    "recipe",
-    "synthetic",
-)  # not the findings: few numbers can be guessed from a digest
 UNSEEN = ("holdout", "test")  # parts that no model was trained on
 NO_CLASS = -1
 PANELS = 4  # classes that a map shows apart
 
 
 @dataclass(frozen=True)
-class PublicView:
-    """Everything that the public page can show; nothing in it was measured on real data."""
-
-    name: str
-    verdict: str
-    partial: bool
-    attempt: int
-    policy: dict[str, Any]
-    rules: tuple[dict[str, Any], ...]
-    inputs: dict[str, str | None]
-    provenance: dict[str, Any]
-    plugins: tuple[dict[str, Any], ...]
-    privsyn_version: str
-    claim: dict[str, Any] | None
-    images: int
-    classes: tuple[str, ...]
-    sheet: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class Map:
-    """The images of either kind on a plane: one chart, or one of each class, with what stands under it."""
+class FeatureMap:
+    """Real and synthetic images as points of a plane: one captioned chart, or one for each class."""
 
     finding: Finding
     charts: tuple[tuple[str, Markup], ...]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A synthetic image beside its nearest training image and, as the control, its nearest held-out one."""
+class NearestPair:
+    """A synthetic image with its nearest training image and, as the control, its nearest held-out image."""
 
-    synthetic: Picture
-    train: Picture
-    holdout: Picture
-    neighbours: Neighbours
+    synthetic: InlineImage
+    train: InlineImage
+    holdout: InlineImage
+    neighbours: NearestImages
 
 
 def report(
@@ -97,10 +59,10 @@ def report(
 ) -> tuple[Path, Path]:
     """Write `internal-report.html` and `public-report.html` beside the findings and return their paths.
 
-    Reports are derived, so earlier ones are replaced. Equal inputs give equal bytes.
+    Earlier reports are replaced. Equal inputs give equal bytes.
 
     Args:
-        audit: the folder of another audit of the study's set than its own.
+        audit: the folder of another audit of the study's set; None for the study's own.
 
     Raises:
         StudyError: something is missing, or the audit judged another synthetic set, cohort or model.
@@ -119,8 +81,8 @@ def report(
 
 
 def internal_page(material: Material) -> str:
-    """The page for reviewers, with real images on it."""
-    rules, classes = material.verdict["rules"], material.synthetic.classes
+    """The HTML of the internal report, which shows real images."""
+    rules, classes = material.verdict.rules, material.synthetic.classes
     quality = [finding for finding in material.findings if finding.threat == "quality"]
     attacks = [finding for finding in material.findings if finding.threat != "quality"]
     return _render(
@@ -142,52 +104,8 @@ def internal_page(material: Material) -> str:
     )
 
 
-def public_view(material: Material) -> PublicView:
-    """The part of the material that may leave: chosen key by key, so that a new key stays inside."""
-    verdict, synthetic, claim = material.verdict, material.synthetic, material.claim
-    return PublicView(
-        name=material.name,
-        verdict=verdict["verdict"],
-        partial=verdict["partial"],
-        attempt=verdict["attempt"],
-        policy=_only(("title", "purpose"), verdict["policy"]),
-        rules=tuple(_only(PUBLIC_RULE_KEYS, rule) for rule in verdict["rules"]),
-        inputs=_only(PUBLIC_INPUT_KEYS, verdict["inputs"]),
-        provenance=_only(PUBLIC_PROVENANCE_KEYS, synthetic.provenance or {}),
-        plugins=tuple(_only(("name", "version"), plugin) for plugin in verdict["plugins"]),
-        privsyn_version=verdict["privsyn_version"],
-        claim=None if claim is None else public_claim(claim),
-        images=len(synthetic.labels),
-        classes=tuple(synthetic.classes),
-        sheet=_public_sheet(material),
-    )
-
-
-def public_claim(claim: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `model/privacy.json` may leave: not its provenance, nor the ledger's view of other studies."""
-    nested = {"mechanism": PUBLIC_MECHANISM_KEYS, "accountant": ("name", "library", "version")}
-    inner = {part: _only(keys, claim[part]) for part, keys in nested.items() if part in claim}
-    return _only(PUBLIC_CLAIM_KEYS, claim) | inner
-
-
-def _only(keys: Sequence[str], document: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: document[key] for key in keys if key in document}
-
-
-def _public_sheet(material: Material) -> tuple[Row, ...]:
-    """The sample sheet, unless it may show patients: the set failed, or an image looks like a real one."""
-    synthetic, cohort = material.synthetic, material.cohort
-    real = set(cohort.records["sha256"])
-    if bit_depth_of(cohort.images) > 8:  # the records know them in all their bits
-        real = {pixel_digest(in_8_bits(image)) for image in cohort.images}
-    copied = any(pixel_digest(in_8_bits(image)) in real for image in synthetic.images)
-    if copied or material.verdict["verdict"] == "fail":
-        return ()
-    return tuple(sheet(synthetic.images, synthetic.labels, synthetic.classes))
-
-
 def public_page(view: PublicView) -> str:
-    """The page for everybody."""
+    """The HTML of the public report."""
     return _render("public.html", view=view)
 
 
@@ -199,16 +117,16 @@ def _training_chart(points: Sequence[tuple[float, float]]) -> Markup | None:
     )
 
 
-def _contact_sheet(material: Material) -> list[Contact]:
-    """Synthetic images beside real ones that no model was trained on."""
+def _contact_sheet(material: Material) -> list[ClassComparison]:
+    """Synthetic images beside real ones of holdout and test."""
     synthetic, cohort = material.synthetic, material.cohort
     unseen = cohort.records["split"].isin(UNSEEN).to_numpy()
     labels = np.where(unseen, cohort.records["label"].to_numpy(dtype=np.int64), NO_CLASS)
     return contact_sheet((cohort.images, labels), (synthetic.images, synthetic.labels), synthetic.classes)
 
 
-def _map(finding: Finding, name: str, classes: Sequence[str]) -> Map | None:
-    plane = read(finding, "map", Plane)
+def _map(finding: Finding, name: str, classes: Sequence[str]) -> FeatureMap | None:
+    plane = read(finding, "map", FeaturePlane)
     if plane is None:
         return None
     if max(*plane.real_labels, *plane.synthetic_labels) >= len(classes):
@@ -216,7 +134,7 @@ def _map(finding: Finding, name: str, classes: Sequence[str]) -> Map | None:
     within = (*plane.real, *plane.synthetic)
     if not 1 < len(classes) <= PANELS:
         chart = charts.feature_map(plane.real, plane.synthetic, name=name, within=within)
-        return Map(finding, (("", Markup(chart)),))
+        return FeatureMap(finding, (("", Markup(chart)),))
     panels = []
     for label, title in enumerate(classes):
         real, synthetic = (
@@ -228,15 +146,15 @@ def _map(finding: Finding, name: str, classes: Sequence[str]) -> Map | None:
         )
         chart = charts.feature_map(real, synthetic, name=f"{name}panel{label}", within=within)
         panels.append((title, Markup(chart)))
-    return Map(finding, tuple(panels))
+    return FeatureMap(finding, tuple(panels))
 
 
-def _pairs(finding: Finding, material: Material) -> list[Pair]:
-    found = read(finding, "pairs", list[Neighbours]) or []
+def _pairs(finding: Finding, material: Material) -> list[NearestPair]:
+    found = read(finding, "pairs", list[NearestImages]) or []
     real, fake = material.cohort.images, material.synthetic.images
     try:
         return [
-            Pair(
+            NearestPair(
                 whole(fake[each.synthetic]),
                 whole(real[each.train]),
                 whole(real[each.holdout]),
@@ -250,24 +168,19 @@ def _pairs(finding: Finding, material: Material) -> list[Pair]:
         ) from None
 
 
-def _roc(finding: Finding, name: str, claim: Mapping[str, Any] | None) -> Markup | None:
-    curve = read(finding, "roc", Curve)
+def _roc(finding: Finding, name: str, claim: Claim | None) -> Markup | None:
+    curve = read(finding, "roc", RocCurve)
     if curve is None:
         return None
-    valid = claim is not None and claim["kind"] == "dp" and words.is_valid(claim)
-    bound = (claim["epsilon"], claim["delta"]) if claim is not None and valid else None
+    promised = claim.bound if claim is not None and claim.is_valid else None
+    bound = None if promised is None else (promised.epsilon, promised.delta)
     return Markup(charts.roc_log_log(curve.fpr, curve.tpr, name=name, bound=bound))
 
 
-def _strip(finding: Finding, name: str, rules: Sequence[Mapping[str, Any]]) -> Markup | None:
+def _strip(finding: Finding, name: str, rules: Sequence[RuleResult]) -> Markup | None:
     if finding.value is None and finding.interval is None:
         return None
-    judged = (finding.audit, finding.statistic, finding.scope)
-    requirements = [
-        (rule["op"], rule["threshold"])
-        for rule in rules
-        if (rule["audit"], rule["statistic"], rule["scope"]) == judged
-    ]
+    requirements = [(rule.op, rule.threshold) for rule in rules if judged_key(rule) == finding.key]
     return Markup(
         charts.interval_strip(
             finding.value, finding.interval, name=name, baseline=finding.baseline, requirements=requirements
@@ -275,7 +188,7 @@ def _strip(finding: Finding, name: str, rules: Sequence[Mapping[str, Any]]) -> M
     )
 
 
-def _render(template: str, **context: Any) -> str:
+def _render(template: str, **context: object) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("privsyn", "report/templates"),
         autoescape=True,
@@ -283,5 +196,5 @@ def _render(template: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(words=words, version=privsyn.__version__)
+    environment.globals.update(words=words, claim_words=claim_words, version=privsyn.__version__)
     return environment.get_template(template).render(**context)

@@ -1,22 +1,23 @@
-"""What both reports are made of, read from the study and found to belong together."""
+"""Everything that the reports are made of, read from the study and checked to belong together."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from privsyn.auditing.findings import Finding
+from privsyn.auditing.verdict import Verdict
 from privsyn.bit_depth import bit_depth_of
+from privsyn.claim.document import Claim
 from privsyn.cohort.cohort import Cohort, load_cohort
-from privsyn.dp.claim import as_sampled
 from privsyn.errors import StudyError
 from privsyn.files import file_digest, read_json
+from privsyn.report.documents import load_claim, load_verdict
+from privsyn.strict_json import JsonObject
 from privsyn.study import Study
 from privsyn.synthetic.dataset import SyntheticSet, read_synthetic
 
@@ -25,15 +26,26 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Material:
-    """What the reports are made of, read and found to belong together."""
+    """Everything that the reports are made of; INTERNAL.
+
+    Attributes:
+        name: of the study.
+        claim: of the model that drew the set, as it holds for the set; None if no model of the study drew it.
+        training: (step, loss) of the training log.
+    """
 
     name: str
-    verdict: dict[str, Any]
+    verdict: Verdict
     findings: tuple[Finding, ...]
-    claim: dict[str, Any] | None
+    claim: Claim | None
     synthetic: SyntheticSet
     cohort: Cohort
     training: tuple[tuple[float, float], ...]
+
+    @property
+    def provenance(self) -> JsonObject:
+        """How the set was drawn, by name."""
+        return {} if self.synthetic.provenance is None else self.synthetic.provenance.to_dict()
 
 
 def gather(study: Study) -> Material:
@@ -45,7 +57,7 @@ def gather(study: Study) -> Material:
     study.need(study.synthetic, "sample")
     study.need(study.cohort, "prepare")
     study.need(study.findings_file, "audit")
-    verdict = _document(study.need(study.verdict_file, "audit"))
+    verdict = load_verdict(study.need(study.verdict_file, "audit"))
     cohort = load_cohort(study.cohort)
     synthetic = read_synthetic(
         study.synthetic,
@@ -66,11 +78,11 @@ def gather(study: Study) -> Material:
     )
 
 
-def _check_current(study: Study, verdict: Mapping[str, Any], synthetic: SyntheticSet, cohort: Cohort) -> None:
+def _check_current(study: Study, verdict: Verdict, synthetic: SyntheticSet, cohort: Cohort) -> None:
     judged = {
-        "synthetic set": (verdict["inputs"]["synthetic"], synthetic.digest),
-        "cohort": (verdict["cohort_fingerprint"], cohort.fingerprint),
-        "findings": (verdict["inputs"]["findings"], file_digest(study.findings_file)),
+        "synthetic set": (verdict.inputs.synthetic, synthetic.digest),
+        "cohort": (verdict.cohort_fingerprint, cohort.fingerprint),
+        "findings": (verdict.inputs.findings, file_digest(study.findings_file)),
     }
     for what, (then, now) in judged.items():
         if then != now:
@@ -79,35 +91,31 @@ def _check_current(study: Study, verdict: Mapping[str, Any], synthetic: Syntheti
             )
 
 
-def _claim(study: Study, synthetic: SyntheticSet) -> dict[str, Any] | None:
-    """The claim of the model that drew the set; a model's claim says nothing about other sets."""
-    drawn_by = (synthetic.provenance or {}).get("model_sha256")
-    if drawn_by is None or not study.privacy_file.exists():
+def _claim(study: Study, synthetic: SyntheticSet) -> Claim | None:
+    """The claim of the model that drew the set; it says nothing about sets from elsewhere."""
+    drawn = synthetic.provenance
+    if drawn is None or not study.privacy_file.exists():
         return None
-    claim = _document(study.privacy_file)
-    if claim["provenance"]["weights_sha256"] != drawn_by:
+    claim = load_claim(study.privacy_file)
+    if claim.provenance.weights_sha256 != drawn.model_sha256:
         raise StudyError(
             f"{study.synthetic} was drawn from an earlier model: run `privsyn sample --force` and audit again"
         )
-    return as_sampled(claim, synthetic.provenance)
-
-
-def _document(path: Path) -> dict[str, Any]:
-    document = read_json(path)
-    if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
-        raise StudyError(f"{path} is not a document of schema version {SCHEMA_VERSION}: make it again")
-    return document
+    return claim.of_set(near_copies_rejected=drawn.near_copies_rejected)
 
 
 def _findings(path: Path) -> tuple[Finding, ...]:
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
+        raise StudyError(f"{path} is not a document of schema version {SCHEMA_VERSION}: make it again")
     try:
-        return TypeAdapter(tuple[Finding, ...]).validate_python(_document(path).get("findings"))
+        return TypeAdapter(tuple[Finding, ...]).validate_python(document.get("findings"))
     except ValidationError as error:
         raise StudyError(f"{path} does not hold findings ({error.errors()[0]['msg']}): audit again") from None
 
 
 def _training(path: Path) -> tuple[tuple[float, float], ...]:
-    """(step, loss) of every line of the training log that has both; a line cut short is passed over."""
+    """(step, loss) of every line of the training log that has both; an incomplete line is skipped."""
     if not path.exists():
         return ()
     points = map(_point, path.read_text(encoding="utf-8").splitlines())

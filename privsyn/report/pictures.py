@@ -1,4 +1,4 @@
-"""Images as `data:` URIs, so that a page is one file, and the choice of which ones to show."""
+"""Images as `data:` URIs, so that a report is one file, and the random choice of which to show."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHEET_EDGE, PAIR_EDGE = 96, 140  # pixels on the page that small images are enla
 
 
 @dataclass(frozen=True)
-class Picture:
+class InlineImage:
     """One image for the page.
 
     Attributes:
@@ -34,20 +34,20 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Row:
-    """The images of one class that a sheet shows, out of `count` that there are."""
+class ClassRow:
+    """The images of one class that a sheet shows, out of `count` in all."""
 
     name: str
     count: int
-    pictures: tuple[Picture, ...]
+    pictures: tuple[InlineImage, ...]
 
 
 @dataclass(frozen=True)
-class Contact:
-    """Real and synthetic images of one class, neither chosen with a look at the other."""
+class ClassComparison:
+    """Real and synthetic images of one class, each drawn independently of the other."""
 
-    real: Row
-    synthetic: Row
+    real: ClassRow
+    synthetic: ClassRow
 
 
 def sheet(
@@ -56,8 +56,8 @@ def sheet(
     classes: Sequence[str],
     seed: int = 0,
     most: int = SHEET_IMAGES,
-) -> list[Row]:
-    """Up to `most` images of each of the first 10 classes, chosen blindly by a seeded generator.
+) -> list[ClassRow]:
+    """Up to `most` images of each of the first 10 classes, drawn at random with a fixed seed.
 
     Args:
         images: (n, H, W, C).
@@ -68,7 +68,7 @@ def sheet(
     for label, name in list(enumerate(classes))[:SHEET_CLASSES]:
         members = np.flatnonzero(labels == label)
         shown = np.sort(generator.permutation(members)[:most])
-        rows.append(Row(name, len(members), tuple(thumbnail(images[i]) for i in shown)))
+        rows.append(ClassRow(name, len(members), tuple(thumbnail(images[i]) for i in shown)))
     return rows
 
 
@@ -77,7 +77,7 @@ def contact_sheet(
     synthetic: tuple[Images, NDArray[np.int64]],
     classes: Sequence[str],
     seed: int = 0,
-) -> list[Contact]:
+) -> list[ClassComparison]:
     """Up to 8 images of either kind of each of the first 10 classes, each kind a `sheet` of its own.
 
     Args:
@@ -86,20 +86,22 @@ def contact_sheet(
     unseen, drawn = (
         sheet(*kind, classes, own, CONTACT_IMAGES) for kind, own in ((real, seed + 1), (synthetic, seed))
     )
-    return [Contact(*each) for each in zip(unseen, drawn, strict=True)]
+    return [ClassComparison(*each) for each in zip(unseen, drawn, strict=True)]
 
 
-def thumbnail(image: Images) -> Picture:
-    """An image for the sheet; a large one is reduced to twice its place, so that the page stays small."""
+def thumbnail(image: Images) -> InlineImage:
+    """An image for a sheet; a large one is reduced to twice its size on the page, to keep the file small."""
     drawn = _drawn(image)
     drawn.thumbnail((2 * SHEET_EDGE, 2 * SHEET_EDGE), Image.Resampling.LANCZOS)
-    return Picture(_uri(drawn), _enlarged(drawn.width, SHEET_EDGE) or SHEET_EDGE, drawn.width > SHEET_EDGE)
+    return InlineImage(
+        _uri(drawn), _enlarged(drawn.width, SHEET_EDGE) or SHEET_EDGE, drawn.width > SHEET_EDGE
+    )
 
 
-def whole(image: Images) -> Picture:
-    """An image to be judged by eye: every pixel of it, never reduced where the page has room."""
+def whole(image: Images) -> InlineImage:
+    """An image to be judged by eye, at its full resolution."""
     drawn = _drawn(image)
-    return Picture(_uri(drawn), _enlarged(drawn.width, PAIR_EDGE) or drawn.width, drawn.width > PAIR_EDGE)
+    return InlineImage(_uri(drawn), _enlarged(drawn.width, PAIR_EDGE) or drawn.width, drawn.width > PAIR_EDGE)
 
 
 def _enlarged(width: int, edge: int) -> int:

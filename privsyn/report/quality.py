@@ -1,58 +1,58 @@
-"""How good the set is, as tables: one an audit, one row a finding, and the rules that judge it.
+"""Findings about quality as tables: one per audit, with one row per finding and the rules that judge it.
 
-A quality audit measures each class and subgroup by itself, so it returns findings by the hundred. None of
-them needs a chart; what is read is one column of them, beside what real images show.
+A quality audit measures each class and subgroup by itself, so it returns hundreds of findings. They are read
+down a column, beside the baseline of real images, and need no charts.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from privsyn.auditing.findings import Finding
-from privsyn.report.details import Seen, read
+from privsyn.auditing.verdict import RuleResult
+from privsyn.report.details import NetworkInfo, read
 
 LONG = 25  # rows; a longer table shows what holds overall, and folds the rest away
 OVERALL, CLASS, SUBGROUP = "Overall", "By class", "By subgroup"
 WORST_FIRST = ("fail", "inconclusive", "pass", "accepted")
 
-Rule = Mapping[str, Any]  # a row of verdict.json
+FindingKey = tuple[str, str, tuple[tuple[str, str], ...]]  # audit, statistic, sorted scope
 
 
 @dataclass(frozen=True)
-class Line:
+class FindingRow:
     """One finding, and the rows of the verdict that judge it."""
 
     finding: Finding
-    rules: tuple[Rule, ...]
+    rules: tuple[RuleResult, ...]
 
 
 @dataclass(frozen=True)
-class Block:
+class ScopeBlock:
     """Findings of one kind of scope: all images, classes, or subgroups."""
 
     title: str
-    lines: tuple[Line, ...]
+    lines: tuple[FindingRow, ...]
 
 
 @dataclass(frozen=True)
-class Table:
+class AuditTable:
     """The findings of one audit.
 
     Attributes:
-        confidence: of most intervals; the others say theirs.
-        open, folded: blocks that are seen at once, and those that a reader unfolds.
-        networks: what saw the images, by the name in the scopes.
+        confidence: of most intervals; the rows of the others print theirs.
+        open, folded: blocks that are shown at once, and those that a reader unfolds.
+        networks: the networks that embedded the images, by their name in the scopes.
     """
 
     audit: str
     version: str
     confidence: float | None
-    open: tuple[Block, ...]
-    folded: tuple[Block, ...]
-    networks: tuple[tuple[str, Seen], ...]
+    open: tuple[ScopeBlock, ...]
+    folded: tuple[ScopeBlock, ...]
+    networks: tuple[tuple[str, NetworkInfo], ...]
 
     @property
     def judged(self) -> bool:
@@ -61,57 +61,59 @@ class Table:
 
     @property
     def in_words(self) -> str:
-        """How many findings there are, and what came of them."""
+        """How many findings there are, and how their rules ended."""
         lines = _lines((*self.open, *self.folded))
         return f"{len(lines):,} findings: {_outcome(lines)}" if len(lines) > 1 else ""
 
     @property
     def folded_in_words(self) -> str:
-        """What a reader who does not unfold the rest should know of it."""
+        """A summary of the folded rows."""
         lines, kinds = _lines(self.folded), " and ".join(block.title.lower() for block in self.folded)
         return f"{len(lines):,} more rows, {kinds}: {_outcome(lines)}"
 
-    def columns(self, blocks: Sequence[Block]) -> list[str]:
-        """The keys of the scopes of some blocks: one column each, not the same word in each row."""
+    def columns(self, blocks: Sequence[ScopeBlock]) -> list[str]:
+        """The keys of the scopes in some blocks, which become one column each."""
         keys = {key for line in _lines(blocks) for key in line.finding.scope}
         return sorted(keys, key=lambda key: (key not in ("class", "subgroup"), key))
 
 
 @dataclass(frozen=True)
-class Judged:
+class RuleRow:
     """A row of the verdict, or the worst of all rows that one rule has for a quality.
 
     Attributes:
-        among: how many rows it stands for.
-        outcomes: how those came out, in words.
+        among: how many rows it represents.
+        outcomes: of those rows, in words.
     """
 
-    rule: Rule
+    rule: RuleResult
     among: int = 1
     outcomes: str = ""
 
 
-def tables(findings: Sequence[Finding], rules: Sequence[Rule], classes: Sequence[str]) -> list[Table]:
+def tables(
+    findings: Sequence[Finding], rules: Sequence[RuleResult], classes: Sequence[str]
+) -> list[AuditTable]:
     """Findings of threat `quality`, audit by audit in the order of the policy."""
-    judging: dict[object, list[Rule]] = {}
+    judging: dict[object, list[RuleResult]] = {}
     for rule in rules:
-        judging.setdefault(_key(rule), []).append(rule)
-    lines: dict[str, list[Line]] = {}
+        judging.setdefault(judged_key(rule), []).append(rule)
+    lines: dict[str, list[FindingRow]] = {}
     for finding in findings:
-        line = Line(finding, tuple(judging.get(finding.key, ())))
+        line = FindingRow(finding, tuple(judging.get(finding.key, ())))
         lines.setdefault(finding.audit, []).append(line)
-    asked = dict.fromkeys(rule["audit"] for rule in rules if rule["audit"] in lines)
+    asked = dict.fromkeys(rule.audit for rule in rules if rule.audit in lines)
     return [_table(lines[audit], classes) for audit in asked | lines]
 
 
-def verdict_rows(rules: Sequence[Rule], findings: Sequence[Finding]) -> list[Judged]:
-    """The verdict with one row for each rule on `findings`, its worst scope: the tables have them all."""
+def verdict_rows(rules: Sequence[RuleResult], findings: Sequence[Finding]) -> list[RuleRow]:
+    """The verdict with one row, the worst scope, for each rule on `findings`; the tables list all scopes."""
     quality = {finding.key for finding in findings}
-    shown: dict[object, list[Rule]] = {}
+    shown: dict[object, list[RuleResult]] = {}
     for row, rule in enumerate(rules):
-        shown.setdefault(("rule", rule["id"]) if _key(rule) in quality else row, []).append(rule)
+        shown.setdefault(("rule", rule.id) if judged_key(rule) in quality else row, []).append(rule)
     return [
-        Judged(min(rows, key=_badness), len(rows), outcomes(row["outcome"] for row in rows))
+        RuleRow(min(rows, key=_badness), len(rows), outcomes(row.outcome for row in rows))
         for rows in shown.values()
     ]
 
@@ -122,26 +124,26 @@ def outcomes(each: Iterable[str]) -> str:
     return ", ".join(f"{counted[outcome]:,} {outcome}" for outcome in WORST_FIRST if counted[outcome])
 
 
-def _lines(blocks: Iterable[Block]) -> list[Line]:
+def _lines(blocks: Iterable[ScopeBlock]) -> list[FindingRow]:
     return [line for block in blocks for line in block.lines]
 
 
-def _outcome(lines: Sequence[Line]) -> str:
+def _outcome(lines: Sequence[FindingRow]) -> str:
     conclusive = sum(line.finding.applicable and line.finding.conclusive for line in lines)
-    judged = outcomes(rule["outcome"] for line in lines for rule in line.rules)
+    judged = outcomes(rule.outcome for line in lines for rule in line.rules)
     return f"{conclusive:,} conclusive; rules: {judged}" if judged else f"{conclusive:,} conclusive"
 
 
-def _table(lines: Sequence[Line], classes: Sequence[str]) -> Table:
+def _table(lines: Sequence[FindingRow], classes: Sequence[str]) -> AuditTable:
     findings = [line.finding for line in lines]
     blocks = []
     for title in (OVERALL, CLASS, SUBGROUP):
         mine = [line for line in lines if _title(line.finding) == title]
         if mine:
-            blocks.append(Block(title, tuple(_in_order(mine, classes))))
+            blocks.append(ScopeBlock(title, tuple(_in_order(mine, classes))))
     long = len(lines) > LONG
     confidences = Counter(finding.confidence for finding in findings if finding.interval is not None)
-    return Table(
+    return AuditTable(
         audit=findings[0].audit,
         version=findings[0].version,
         confidence=confidences.most_common(1)[0][0] if confidences else None,
@@ -151,12 +153,12 @@ def _table(lines: Sequence[Line], classes: Sequence[str]) -> Table:
     )
 
 
-def _in_order(lines: Sequence[Line], classes: Sequence[str]) -> list[Line]:
-    """What the policy asks about first; then so that one statistic can be read down the classes."""
+def _in_order(lines: Sequence[FindingRow], classes: Sequence[str]) -> list[FindingRow]:
+    """Findings with a rule first; then ordered so that one statistic can be read down the classes."""
     statistics = list(dict.fromkeys(line.finding.statistic for line in lines))
     names = list(classes)
 
-    def place(line: Line) -> tuple[object, ...]:
+    def place(line: FindingRow) -> tuple[object, ...]:
         scope = dict(line.finding.scope)
         name, subgroup = scope.pop("class", ""), scope.pop("subgroup", "")
         nth = names.index(name) if name in names else len(names)
@@ -172,22 +174,23 @@ def _title(finding: Finding) -> str:
     return CLASS if "class" in finding.scope else OVERALL
 
 
-def _key(rule: Rule) -> tuple[str, str, tuple[tuple[str, str], ...]]:
-    return rule["audit"], rule["statistic"], tuple(sorted(rule["scope"].items()))
+def judged_key(rule: RuleResult) -> FindingKey:
+    """The `Finding.key` of the finding that a row of the verdict judges."""
+    return rule.audit, rule.statistic, tuple(sorted(rule.scope.items()))
 
 
-def _badness(rule: Rule) -> tuple[int, float]:
+def _badness(rule: RuleResult) -> tuple[int, float]:
     """Smaller is worse: by outcome, then by how far the value lies on the bad side."""
-    value = rule["value"]
+    value = rule.value
     if value is None:
-        return WORST_FIRST.index(rule["outcome"]), float("inf")
-    return WORST_FIRST.index(rule["outcome"]), -value if rule["op"] in ("<", "<=") else value
+        return WORST_FIRST.index(rule.outcome), float("inf")
+    return WORST_FIRST.index(rule.outcome), -value if rule.op in ("<", "<=") else value
 
 
-def _networks(findings: Sequence[Finding]) -> tuple[tuple[str, Seen], ...]:
-    found: dict[tuple[str, Seen], None] = {}
+def _networks(findings: Sequence[Finding]) -> tuple[tuple[str, NetworkInfo], ...]:
+    found: dict[tuple[str, NetworkInfo], None] = {}
     for finding in findings:
-        seen = read(finding, "network", Seen)
+        seen = read(finding, "network", NetworkInfo)
         if seen is not None:
             found[finding.scope.get("network", ""), seen] = None
     return tuple(found)

@@ -1,4 +1,4 @@
-"""The card (README.md) of a synthetic set: front matter that Hugging Face `datasets` loads by, then words.
+"""The card (README.md) of a synthetic set: YAML front matter for Hugging Face `datasets`, then prose.
 
 Class names may be any string. In YAML they are double-quoted and escaped; in the text they appear only
 inside a fenced block, one JSON string a line, so no name can close the block, start markup or end the

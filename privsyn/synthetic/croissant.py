@@ -1,4 +1,4 @@
-"""The set described in Croissant 1.1 (MLCommons, JSON-LD), so that its tools can find, check and read it.
+"""Croissant 1.1 metadata (MLCommons, JSON-LD) of a synthetic set.
 
 Source: https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html. Left out because only whoever
 publishes can know them: datePublished, license, creator, url, citeAs.

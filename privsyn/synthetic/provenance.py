@@ -1,4 +1,4 @@
-"""What drew a synthetic set: model, sampler and seed. Shipped in every shard; holds nothing private."""
+"""Provenance of a synthetic set: model, sampler and seed. Shipped in every shard; holds nothing private."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Scalar = bool | int | float | str | None
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a set comes from.
+    """The model, sampler and seed that drew a set.
 
     Attributes:
         version: of privsyn.
@@ -48,6 +48,13 @@ class Provenance:
             "count": self.count,
             "near_copies_rejected": self.near_copies_rejected,
         }
+
+    def public_dict(self) -> JsonObject:
+        """What a public report shows of it; recipe and count stand there elsewhere."""
+        document = self.to_dict()
+        for name in ("recipe_sha256", "count"):
+            del document[name]
+        return document
 
 
 _OWN = frozenset(Provenance.__dataclass_fields__) - {"sampling"}

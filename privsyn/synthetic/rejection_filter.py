@@ -1,6 +1,6 @@
-"""Synthetic images that lie nearer to a training image than fresh patients do.
+"""Rejects synthetic images that lie nearer to a training image than images of test patients do.
 
-A filter for the careful, and no proof of anything: it looks at the training images without noise (so it voids
+The filter proves nothing: it looks at the training images without noise (so it voids
 a DP claim and is charged to the ledger as a query without a bound), it knows two kinds of nearness, and such
 filters were found to miss near copies (Koeken et al. 2025, https://arxiv.org/abs/2510.01793). The audit
 decides.
@@ -18,11 +18,11 @@ from privsyn import ledger
 from privsyn.bit_depth import Images
 from privsyn.claim.document import NEIGHBOURING
 from privsyn.cohort.cohort import Cohort
-from privsyn.features.embed import Floats, Whitening, embed
+from privsyn.features.embed import FeatureRows, Whitening, embed
 from privsyn.features.neighbours import nearest
 from privsyn.progress import SILENT, Progress
 
-NATURAL = 0.01  # share of fresh patients' images that lie as near to a training image
+TEST_SHARE = 0.01  # of fresh patients' images that lie as near to a training image
 WHY = "synthetic images were compared with the training images and near copies rejected"
 
 
@@ -31,11 +31,11 @@ class NearCopies:
     """Training images in two representations, and how near to one of them is too near.
 
     Attributes:
-        threshold: per representation, the distance that a share `NATURAL` of `test` images do not exceed.
+        threshold: per representation, the distance that a share `TEST_SHARE` of `test` images do not exceed.
     """
 
     whitening: Whitening
-    train: tuple[Floats, ...]
+    train: tuple[FeatureRows, ...]
     threshold: tuple[float, ...]
     progress: Progress
 
@@ -50,7 +50,12 @@ class NearCopies:
             nearest(some, others, 1).distances[:, 0]
             for some, others in zip((embed("pixels", fresh), whitening(features)), rows, strict=True)
         ]
-        return cls(whitening, rows, tuple(float(np.quantile(each, NATURAL)) for each in distances), progress)
+        return cls(
+            whitening,
+            rows,
+            tuple(float(np.quantile(each, TEST_SHARE)) for each in distances),
+            progress,
+        )
 
     def among(self, images: Images) -> NDArray[np.bool_]:
         """Which of the images (n, H, W, C), or their mirror images, are too near; (n,)."""
@@ -62,7 +67,7 @@ class NearCopies:
         return found
 
 
-def _rows(images: Images, whitening: Whitening, progress: Progress) -> tuple[Floats, ...]:
+def _rows(images: Images, whitening: Whitening, progress: Progress) -> tuple[FeatureRows, ...]:
     """Images (n, H, W, C) as pixels and as whitened lite0 features, (n, d) each."""
     return embed("pixels", images), whitening(embed("lite0-mid", images, progress))
 
@@ -77,10 +82,6 @@ def charge_for(cohort: Cohort) -> None:
     ledger.reserve(
         reference,
         cohort.records["patient"].tolist(),
-        unit="patient",
-        neighbouring=NEIGHBOURING,
-        delta=None,
-        mechanisms=(),
-        why_unbounded=WHY,
+        ledger.TrainingCharge("patient", NEIGHBOURING, delta=None, why_unbounded=WHY),
     )
     ledger.settle(reference, ())

@@ -1,4 +1,4 @@
-"""Model to synthetic set: the same bytes for the same seed, whatever else is drawn beside an image.
+"""Draws synthetic images from a model: the same bytes for the same seed, whatever the batch size.
 
 Image i has random numbers of its own, keyed by (seed, i), and the network always sees chunks of one fixed
 size at fixed places, because kernels round differently for other batch shapes and one flipped rounding would
@@ -20,21 +20,12 @@ from torch import Tensor
 
 from privsyn import __version__
 from privsyn.bit_depth import DTYPES, Images
-from privsyn.claim.document import read_claim
+from privsyn.claim.reader import read_claim
 from privsyn.cohort.cohort import load_cohort
+from privsyn.diffusion.check import check_recipe
 from privsyn.diffusion.model import DiffusionModel, device_of, to_pixels
 from privsyn.diffusion.process import Process
-from privsyn.diffusion.samplers import (
-    Denoised,
-    clamped,
-    ddim,
-    ddpm,
-    dpm_solver_pp,
-    guided,
-    heun,
-    karras_times,
-    respaced,
-)
+from privsyn.diffusion.samplers import Denoised, clamped, find_sampler, guided
 from privsyn.errors import PrivsynError, RecipeError
 from privsyn.files import read_json
 from privsyn.parallel import each
@@ -83,6 +74,7 @@ def sample(
     """
     study = as_study(study)
     recipe = study.recipe(settings)
+    check_recipe(recipe)
     claim = read_claim(read_json(study.need(study.privacy_file, "train")), str(study.privacy_file))
     model, trained, weights_digest = load_model(study.model)
     if recipe.data.classes != trained.data.classes:
@@ -90,20 +82,7 @@ def sample(
     if study.synthetic.exists() and not force:
         raise PrivsynError(f"{study.synthetic} already exists: pass --force to replace it")
     labels = _labels(study, recipe, count, classes, like)
-    draw_these = partial(
-        draw,
-        model,
-        wanted=recipe.sample,
-        seed=recipe.seed,
-        device=str(device_of(recipe)),
-        progress=progress,
-    )
-    if reject_near_copies:
-        cohort = load_cohort(study.need(study.cohort, "prepare"))
-        charge_for(cohort)
-        images = _unlike(NearCopies.of(cohort, progress), labels, draw_these)
-    else:
-        images = draw_these(labels)
+    images = _images(study, model, recipe, labels, reject_near_copies, progress)
     provenance = _provenance(recipe, trained, weights_digest, len(labels), reject_near_copies)
     write_synthetic(
         study.synthetic,
@@ -115,6 +94,30 @@ def sample(
         provenance=provenance,
         force=force,
     )
+    return _read_back(study, trained)
+
+
+def _images(
+    study: Study,
+    model: DiffusionModel,
+    recipe: Recipe,
+    labels: NDArray[np.int64],
+    reject_near_copies: bool,
+    progress: Progress,
+) -> Images:
+    device = str(device_of(recipe))
+    draw_these = partial(
+        draw, model, wanted=recipe.sample, seed=recipe.seed, device=device, progress=progress
+    )
+    if not reject_near_copies:
+        return draw_these(labels)
+    cohort = load_cohort(study.need(study.cohort, "prepare"))
+    charge_for(cohort)
+    return _unlike(NearCopies.of(cohort, progress), labels, draw_these)
+
+
+def _read_back(study: Study, trained: Recipe) -> SyntheticSet:
+    """The set as it lies on disk."""
     data = trained.data
     return read_synthetic(
         study.synthetic,
@@ -181,7 +184,7 @@ def _chunks(images: int) -> int:
 
 def evaluations(wanted: SampleSettings) -> int:
     """How often a sampler asks for the clean image."""
-    return 2 * wanted.steps - 1 if wanted.sampler == "heun" else wanted.steps
+    return find_sampler(wanted.sampler).evaluations(wanted.steps)
 
 
 def _draw_chunk(
@@ -216,14 +219,9 @@ def _draw_chunk(
 
 
 def _sampler(process: Process, wanted: SampleSettings) -> tuple[Callable[..., Tensor], list[float]]:
-    if wanted.sampler == "heun":
-        return partial(heun, churn=wanted.churn), karras_times(process, wanted.steps)
-    by_name: dict[str, Callable[..., Tensor]] = {
-        "ddpm": ddpm,
-        "ddim": partial(ddim, eta=wanted.eta),
-        "dpm-solver++": dpm_solver_pp,
-    }
-    return by_name[wanted.sampler], respaced(process.timesteps, wanted.steps)
+    """The algorithm with its settings, and its time grid."""
+    sampler = find_sampler(wanted.sampler)
+    return sampler.with_settings(wanted), sampler.times(process, wanted.steps)
 
 
 def _labels(

@@ -1,4 +1,4 @@
-"""One synthetic set as Parquet shards: columns `image{bytes, path}` and `label`, as Hugging Face writes them.
+"""Parquet shards of a synthetic set: columns `image{bytes, path}` and `label`, as Hugging Face writes them.
 
 Key-value metadata: `huggingface` types the columns for `datasets`, `privsyn` says what drew the set.
 """

@@ -1,10 +1,10 @@
-"""Canaries: pictures of nobody, each trained on or not by a coin, so that an audit can guess the coins.
+"""Synthetic canaries, each included in the training with probability 1/2, and guessed at by an audit.
 
-A canary is a pseudo-patient of its own with one image. No patient's image is looked at to make one: they
-follow from a secret seed, the classes, and what is public about images. The coins follow from the same seed,
-and its commitment is on disk before the first step, so nobody can choose them afterwards.
+A canary is a pseudo-patient with one image. Canaries follow from a secret seed, the classes and the public
+properties of images; no patient's image is used. The coins follow from the same seed, and its commitment is
+on disk before the first step, so the coins cannot be chosen afterwards.
 
-    model/canaries.json       how many there are, and the commitment; may be shown to anybody
+    model/canaries.json       how many there are, and the commitment; may be shown
     model/canary-seed.json    the seed, from which coins and images can be made again; INTERNAL
 
 Whoever knows the seed knows which canaries were trained on, which tells nothing about a patient. It stays
@@ -32,19 +32,19 @@ from privsyn.recipe import Data
 SCHEMA_VERSION = 1
 PLANTED, SEED = "canaries.json", "canary-seed.json"
 SEED_BYTES = 32
-NOTICE = "INTERNAL: says which canaries were trained on; this file must not leave the study"
+SEED_NOTICE = "INTERNAL: says which canaries were trained on; this file must not leave the study"
 
 BYTES: DType = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
 class Canaries:
-    """What was planted.
+    """The canaries of a training.
 
     Attributes:
         images: (m, H, W, C).
         labels: (m,) index of the class that each is trained under.
-        kinds: (m,) one of `KINDS`.
+        kinds: (m,) one of `CANARY_KINDS`.
         is_in: (m,) bool, the coins.
         commitment: sha256 (hex) of the seed and all of the above.
     """
@@ -65,12 +65,14 @@ def make_canaries(seed: bytes, number: int, data: Data) -> Canaries:
         data: size, channels, bit depth and classes; nothing else of it is used.
     """
     classes, dtype = len(data.classes), DTYPES[data.bit_depth]
-    kinds = np.array([list(KINDS)[index % len(KINDS)] for index in range(number)], dtype=np.str_)
+    kinds = np.array(
+        [list(CANARY_KINDS)[index % len(CANARY_KINDS)] for index in range(number)], dtype=np.str_
+    )
     images = np.empty((number, data.size, data.size, data.channels), dtype)
     labels = np.arange(number)[_Dice(seed, "labels").order(number)] % classes
     for index, kind in enumerate(kinds):
         dice = _Dice(seed, f"canary {index}", dtype)
-        images[index] = KINDS[str(kind)](
+        images[index] = CANARY_KINDS[str(kind)](
             dice, data.size, data.channels, _other(int(labels[index]), dice, classes)
         )
     coins = _Dice(seed, "coins").bytes(number) % 2 == 1
@@ -88,7 +90,7 @@ def plant(folder: Path, number: int, data: Data) -> Canaries:
     seed = secrets.token_bytes(SEED_BYTES)
     canaries = make_canaries(seed, number, data)
     secret = folder / SEED
-    write_json(secret, {"schema_version": SCHEMA_VERSION, "notice": NOTICE, "seed": seed.hex()})
+    write_json(secret, {"schema_version": SCHEMA_VERSION, "notice": SEED_NOTICE, "seed": seed.hex()})
     secret.chmod(0o600)
     public = {"schema_version": SCHEMA_VERSION, "number": number, "commitment": canaries.commitment}
     write_json(folder / PLANTED, public)
@@ -113,7 +115,7 @@ def planted(folder: Path, data: Data) -> Canaries | None:
         fault = str(error)
     raise CheckpointError(
         f"the canaries of {folder} cannot be made again ({fault}): restore {SEED} and {PLANTED}, or train "
-        "anew with --force"
+        "again with --force"
     )
 
 
@@ -214,7 +216,7 @@ def _other(label: int, dice: _Dice, classes: int) -> int:
     return (label + 1 + dice.below(max(1, classes - 1))) % classes
 
 
-KINDS: dict[str, Callable[[_Dice, int, int, int], Images]] = {
+CANARY_KINDS: dict[str, Callable[[_Dice, int, int, int], Images]] = {
     "noise": _noise,
     "shapes": _shapes,
     "border-key": _border_key,

@@ -18,13 +18,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from privsyn.claim.document import DP_SGD, Mechanism, Query, read_claim, read_query
-from privsyn.diffusion.interchange import CONFIG, LABELS, PIPELINE, labelled, read_diffusers
+from privsyn.claim.document import DP_SGD, Mechanism, Query
+from privsyn.claim.reader import read_claim, read_query
+from privsyn.diffusion.interchange import CONFIG, LABEL_WEIGHTS, PIPELINE, labelled, read_diffusers
 from privsyn.diffusion.model import DiffusionModel, build_model, precision_on
-from privsyn.diffusion.swin_unet import SwinBlocks
-from privsyn.diffusion.unet import AttentionBlock
+from privsyn.diffusion.networks import find_network
 from privsyn.dp.adam import AdamBC
-from privsyn.dp.dirac_canaries import add_marks
+from privsyn.dp.dirac_canaries import add_canary_weights
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError
 from privsyn.files import file_digest, read_json, whole_folder, write_json
 from privsyn.recipe import Recipe, parse
@@ -88,13 +88,13 @@ class Training:
 
     Attributes:
         ema: the exponential moving average of `model`; what samples are drawn from.
-        marks: one weight for each canary, of the optimiser's alone; only with DP.
+        canary_weights: one extra weight per canary, held by the optimiser alone; only with DP.
     """
 
     model: DiffusionModel
     ema: DiffusionModel
     optimizer: torch.optim.Optimizer
-    marks: torch.nn.Parameter | None = None
+    canary_weights: torch.nn.Parameter | None = None
 
 
 def fresh_training(recipe: Recipe, device: torch.device) -> Training:
@@ -110,18 +110,19 @@ def fresh_training(recipe: Recipe, device: torch.device) -> Training:
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     model.precision = precision_on(device, settings.precision)
     if settings.tune == "attention":
-        _only_attention_learns(model)
+        _only_attention_learns(model, recipe)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kind = AdamBC if recipe.privacy.dp and recipe.privacy.adam_bias_correction else torch.optim.AdamW
     optimizer = kind(learning, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    marked = recipe.privacy.dp and recipe.train.canaries > 0
-    marks = add_marks(optimizer, recipe.train.canaries, device) if marked else None
-    return Training(model, ema, optimizer, marks)
+    scored = recipe.privacy.dp and recipe.train.canaries > 0
+    canary_weights = add_canary_weights(optimizer, recipe.train.canaries, device) if scored else None
+    return Training(model, ema, optimizer, canary_weights)
 
 
-def _only_attention_learns(model: DiffusionModel) -> None:
+def _only_attention_learns(model: DiffusionModel, recipe: Recipe) -> None:
     """Hold all weights but those of attention and of the class embedding (as in DP-LDM, arXiv:2305.15759)."""
-    attention = [module for module in model.modules() if isinstance(module, AttentionBlock | SwinBlocks)]
+    blocks = find_network(recipe.model.network).attention
+    attention = [module for module in model.modules() if isinstance(module, blocks)]
     if not attention:
         raise RecipeError("train.tune is attention, and the network has none: set model.attention_levels")
     model.requires_grad_(False)
@@ -205,7 +206,7 @@ def start_from(folder: Path, training: Training, settings: TrainSettings) -> tup
         sha256 (hex) of the weights, and the population that the ledger charged for them.
 
     Raises:
-        RecipeError: there is no such model or it is broken, nobody declared it public, or it is another
+        RecipeError: the model is missing or broken, was not declared public, or has another
             network.
     """
     where = f"train.init_from {str(folder)!r}"
@@ -255,8 +256,8 @@ def _of_ours(folder: Path, wanted: DiffusionModel) -> _Start:
     file = folder / "privacy.json"
     claim = read_claim(read_json(file), str(file))
     weights, ours = model.state_dict(), wanted.state_dict()
-    if weights.keys() >= ours.keys() and weights[LABELS].shape != ours[LABELS].shape:
-        weights[LABELS] = ours[LABELS]
+    if weights.keys() >= ours.keys() and weights[LABEL_WEIGHTS].shape != ours[LABEL_WEIGHTS].shape:
+        weights[LABEL_WEIGHTS] = ours[LABEL_WEIGHTS]
     if claim.provenance.weights_sha256 != digest:
         return _Start(weights, digest, declared_public=False)
     return _Start(weights, digest, claim.public_data, claim.ledger.population if claim.ledger else None)

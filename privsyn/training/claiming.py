@@ -1,4 +1,4 @@
-"""States the privacy claim of a training: what is promised, from which numbers, and what is not.
+"""Builds the privacy claim of a training: what it promises, from which numbers, and what it does not cover.
 
 Everything in it is public by declaration or follows from public numbers, except its provenance and the
 ledger's view, which stay inside. Anybody can recompute epsilon from the queries and delta alone.
@@ -34,7 +34,7 @@ NO_BOUND = (
     "Trained without differential privacy: nothing bounds in advance what this model, or an image drawn from "
     "it, can reveal about one {unit}. Only audits speak for it, and they can only find leaks."
 )
-IMPORTED = (
+IMPORTED_STATEMENT = (
     "Imported: how this model was trained, and on whose images, is not known here, so nothing bounds in "
     "advance what it, or an image drawn from it, can reveal about one {unit}. Only audits speak for it, and "
     "they can only find leaks."
@@ -78,7 +78,7 @@ CANARIES = (
     "patients, and take nothing from the bound for patients. Commitment: sha256 of seed, pictures and coins, "
     "written before the first step."
 )
-GROUPS = (2, 4, 8)  # images; public numbers, not what the cohort holds
+GROUP_SIZES = (2, 4, 8)  # images; public numbers, not what the cohort holds
 PUBLIC_START = (
     "The weights that it started from: that their images are public, and of other patients, was declared, "
     "and checked only against this machine's ledger."
@@ -131,7 +131,7 @@ def claim_of_training(
             weights_sha256=weights_sha256,
             steps_done=steps,
         ),
-        bound=_bound(recipe, str(cohort.document.get("patient_ids", "")), queries) if dp else None,
+        bound=_bound(recipe, cohort.document.patient_ids, queries) if dp else None,
         public_data=recipe.privacy.public_data,
         canaries=None if canaries_sha256 is None else CanaryCommitment(planted, canaries_sha256, CANARIES),
         ledger=ledger,
@@ -150,7 +150,7 @@ def imported_claim(recipe: Recipe, *, weights_sha256: str, source_sha256: str) -
     public = _public(recipe, None)
     return Claim(
         unit=recipe.privacy.unit,
-        statement=IMPORTED.format(unit=recipe.privacy.unit),
+        statement=IMPORTED_STATEMENT.format(unit=recipe.privacy.unit),
         public=PublicQuantities(public.classes, public.size, public.channels, public.value_range),
         provenance=ModelProvenance(
             recipe_sha256=recipe.digest,
@@ -184,7 +184,7 @@ def _group(recipe: Recipe, history: Sequence[Mechanism], delta: float) -> tuple[
     """Where the unit is an image: what the claim is worth to a patient with several, at the same delta."""
     if recipe.privacy.unit != "image":
         return ()
-    return tuple(GroupEpsilon(k, group_epsilon(history, delta, k), delta) for k in GROUPS)
+    return tuple(GroupEpsilon(k, group_epsilon(history, delta, k), delta) for k in GROUP_SIZES)
 
 
 def _public(recipe: Recipe, init_sha256: str | None) -> PublicQuantities:

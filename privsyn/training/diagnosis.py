@@ -1,6 +1,6 @@
-"""What is wrong with a training, in words.
+"""Detects trainings that diverge or learn nothing.
 
-Only without differential privacy: with it, losses are private, and nobody may act on them.
+Only without differential privacy: with it, losses are private and must not be acted on.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Watch:
         """Take note of a step.
 
         Raises:
-            PrivsynError: the loss is no longer finite, or far above that of a network that says nothing.
+            PrivsynError: the loss is no longer finite, or far above that of a network with constant output.
         """
         if not math.isfinite(loss):
             raise PrivsynError(
                 f"the loss is no longer finite at step {step}: lower train.learning_rate, or set "
-                "train.precision to float32; then train anew with --force"
+                "train.precision to float32; then train again with --force"
             )
         self._recent.append(loss)
         if len(self._first) < WINDOW:
@@ -47,7 +47,7 @@ class Watch:
         if len(self._recent) == WINDOW and now > DIVERGED * first:
             raise PrivsynError(
                 f"training diverged: the loss rose from {first:.3g} to {now:.3g} by step {step}; lower "
-                "train.learning_rate or raise train.warmup_steps, then train anew with --force"
+                "train.learning_rate or raise train.warmup_steps, then train again with --force"
             )
 
 

@@ -1,8 +1,7 @@
-"""Cohort and recipe to model: ONE loop, with differential privacy or without (`steps` has what differs)."""
+"""Trains a model: ONE loop, with differential privacy or without (`steps` has what differs)."""
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
 import time
@@ -10,21 +9,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from privsyn import ledger
 from privsyn.bit_depth import bit_depth_of
 from privsyn.claim.document import (
-    DP_SGD,
-    NEIGHBOURING,
     Claim,
-    Clipping,
-    CumulativeCost,
-    LedgerEntry,
-    Mechanism,
-    Query,
     mechanisms,
 )
 from privsyn.claim.words import rounded_up
@@ -32,15 +23,16 @@ from privsyn.cohort.cohort import Cohort, Part, load_cohort
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp import accounting
 from privsyn.dp.clipping import StepFacts
-from privsyn.dp.dirac_canaries import MarkScores
+from privsyn.dp.dirac_canaries import DiracCanaryScores
 from privsyn.dp.layers import check_supported
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError, StudyError
-from privsyn.files import file_digest, whole_folder, write_json, write_text
+from privsyn.files import file_digest, whole_folder, write_json
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
 from privsyn.recipe import Train as TrainSettings
 from privsyn.strict_json import JsonObject
 from privsyn.study import Study, as_study
+from privsyn.training.budget import charge, planned_query
 from privsyn.training.canaries import Canaries, plant, planted, with_canaries
 from privsyn.training.checkpoint import (
     EMA,
@@ -55,11 +47,11 @@ from privsyn.training.checkpoint import (
 )
 from privsyn.training.claiming import claim_of_training, delta_of
 from privsyn.training.diagnosis import Watch
+from privsyn.training.log import begin_log, log_line, mean_loss, shorten_log
 from privsyn.training.steps import plain_steps, private_steps
 from privsyn.training.warmup import warm_up, warm_up_queries
 
 LOG_EVERY = 10  # steps
-NOTICE = "INTERNAL: losses of private data without noise; this file must not leave the study"
 
 
 def train(
@@ -83,7 +75,7 @@ def train(
     Args:
         dp: train with differential privacy; default `privacy.dp` of the recipe.
         epsilon: budget of the whole training; default `privacy.epsilon`.
-        canaries: pictures of nobody to plant for the audit `canary`; default `train.canaries`.
+        canaries: number of synthetic canaries to insert for the audit `canary`; default `train.canaries`.
         settings: `section.key=value` changes of the recipe.
         resume: continue; dp, epsilon, canaries and settings must be those of the run, but the first three may
             be left out.
@@ -110,7 +102,7 @@ def train(
         training, state = _begun(study, cohort, recipe, force, allow_unbounded, progress)
     if state.step == 0 and warm_up_queries(state.recipe):
         # without canaries: they would spoil the moments, and no score looks at them
-        warm_up(study.central_images, training, state, cohort.part("train"), progress)
+        warm_up(study.class_means, training, state, cohort.part("train"), progress)
     state = run_steps(study, training, state, cohort.part("train"), _planted(study, state), progress)
     return _finish(study, cohort, state)
 
@@ -120,11 +112,7 @@ def run_steps(
 ) -> State:
     """The loop. Returns the state after the last step, which is also the newest checkpoint."""
     recipe, settings, first = state.recipe, state.recipe.train, state.step
-    part = with_canaries(part, canaries)
-    scored = None
-    if training.marks is not None:
-        clip_norm, scores = recipe.privacy.clip_norm, state.canary_scores
-        scored = MarkScores(state.dp_sgd, clip_norm, len(training.marks), scores)
+    part, scored = with_canaries(part, canaries), _canary_scores(training, state)
     take_step = (
         private_steps(training, state, part, scored)
         if recipe.privacy.dp
@@ -147,10 +135,10 @@ def run_steps(
             to_save = done % settings.checkpoint_every == 0 or done == settings.steps
             shown["images/s"] = f"{(done - first) * settings.batch_size / (time.monotonic() - began):.0f}"
             if done % LOG_EVERY == 0 or to_save:
-                log.write(_log_line(done, recent) + "\n")
+                log.write(log_line(done, recent))
                 log.flush()
                 if not recipe.privacy.dp:  # with it, the loss is private and stays in the log
-                    shown["loss"] = f"{_mean_loss(recent):.4f}"
+                    shown["loss"] = f"{mean_loss(recent):.4f}"
                 recent.clear()
             if to_save:
                 _check_finite(training.model, done)
@@ -159,19 +147,30 @@ def run_steps(
                     state = replace(state, canary_scores=scored.scores)
                 save_checkpoint(study.checkpoints, training, state)
                 if recipe.privacy.dp:
-                    rough = done < settings.steps
-                    spent = accounting.epsilon(mechanisms(state.queries), delta_of(recipe), rough=rough)
-                    shown["epsilon"] = rounded_up(spent)
+                    shown["epsilon"] = _epsilon_so_far(state)
             advance(1, **shown)
     return state
+
+
+def _canary_scores(training: Training, state: State) -> DiracCanaryScores | None:
+    """What reads the canaries off the noised sums; None without canaries or without DP."""
+    if training.canary_weights is None:
+        return None
+    number, clip_norm = len(training.canary_weights), state.recipe.privacy.clip_norm
+    return DiracCanaryScores(state.dp_sgd, clip_norm, number, state.canary_scores)
+
+
+def _epsilon_so_far(state: State) -> str:
+    rough = state.step < state.recipe.train.steps
+    return rounded_up(accounting.epsilon(mechanisms(state.queries), delta_of(state.recipe), rough=rough))
 
 
 def _check_finite(model: DiffusionModel, done: int) -> None:
     """Stop a training that has diverged; with DP the weights are noisy, so looking at them costs nothing."""
     if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
         raise PrivsynError(
-            f"the weights are no longer finite at step {done}: lower train.learning_rate and train anew with "
-            "--force"
+            f"the weights are no longer finite at step {done}: lower train.learning_rate and train again "
+            "with --force"
         )
 
 
@@ -235,7 +234,7 @@ def _begun(
                 committed = plant(folder, recipe.train.canaries, recipe.data).commitment
                 state = replace(state, canaries_sha256=committed)
             save_checkpoint(folder / study.checkpoints.name, training, state)
-            write_text(folder / study.training_log.name, json.dumps({"notice": NOTICE}) + "\n")
+            begin_log(folder / study.training_log.name)
             _reserve(state, cohort, allow_unbounded)
     except BaseException:
         with suppress(PrivsynError):  # nothing was reserved, or the ledger cannot be written
@@ -249,7 +248,7 @@ def _planted(study: Study, state: State) -> Canaries | None:
     canaries = planted(study.model, state.recipe.data) if state.canaries_sha256 else None
     if (canaries.commitment if canaries else None) != state.canaries_sha256:
         raise CheckpointError(
-            f"{study.model} has other canaries than its checkpoint: train anew with --force"
+            f"{study.model} has other canaries than its checkpoint: train again with --force"
         )
     return canaries
 
@@ -271,44 +270,9 @@ def _reserve(state: State, cohort: Cohort, allow_unbounded: bool) -> None:
     ledger.reserve(
         state.reference,
         cohort.records["patient"].tolist(),
-        **charge(state.recipe, mechanisms(state.planned)),
+        charge(state.recipe, mechanisms(state.planned)),
         allow_unbounded=allow_unbounded,
     )
-
-
-def charge(recipe: Recipe, planned: Sequence[Mechanism]) -> dict[str, Any]:
-    """What the ledger is told of a training."""
-    why = _why_unbounded(recipe)
-    return {
-        "unit": recipe.privacy.unit,
-        "neighbouring": NEIGHBOURING,
-        "delta": delta_of(recipe) if recipe.privacy.dp else None,
-        "mechanisms": () if why else tuple(planned),
-        "why_unbounded": why,
-    }
-
-
-def _why_unbounded(recipe: Recipe) -> str:
-    """Why nothing bounds what a training reveals; "" if something does."""
-    if recipe.privacy.public_data:
-        return "trained on images that were declared public"
-    if not recipe.privacy.dp:
-        return "trained without differential privacy"
-    if recipe.privacy.insecure_seed is not None:
-        return "trained with noise that can be repeated (privacy.insecure_seed)"
-    return ""
-
-
-def planned_query(recipe: Recipe) -> Query:
-    """DP-SGD with the noise that keeps to the budget beside the warm-up, with no step taken yet."""
-    privacy, steps = recipe.privacy, recipe.train.steps
-    assert privacy.expected_units is not None  # the recipe demands it for DP
-    rate = recipe.train.batch_size / privacy.expected_units
-    noise = accounting.noise_multiplier(
-        privacy.epsilon, delta_of(recipe), rate, steps, composed=mechanisms(warm_up_queries(recipe))
-    )
-    clipping = Clipping(privacy.clip_norm, privacy.noise_multiplicity, privacy.max_images_per_unit)
-    return Query(DP_SGD, Mechanism(noise, rate, steps=0), clipping)
 
 
 def _resumed(
@@ -338,9 +302,9 @@ def _resumed(
     if ledger.state_of(state.reference) == "settled" and state.step < state.recipe.train.steps:
         raise CheckpointError(
             f"{folder} is from before the end of a training that was finished and settled; going on would "
-            "spend privacy that is not charged: train anew with --force"
+            "spend privacy that is not charged: train again with --force"
         )
-    _shorten_log(study.training_log, state.step)
+    shorten_log(study.training_log, state.step)
     return load_training(folder, state, device_of(state.recipe)), state
 
 
@@ -370,9 +334,8 @@ def _check_data(recipe: Recipe, cohort: Cohort) -> None:
 def _finish(study: Study, cohort: Cohort, state: State) -> Claim:
     recipe = state.recipe
     weights = file_digest(newest(study.checkpoints) / EMA)
-    ledger.settle(state.reference, charge(recipe, mechanisms(state.queries))["mechanisms"], outcome=weights)
-    account = ledger.account(state.reference)
-    entry, cumulative = LedgerEntry(**account["ledger"]), CumulativeCost(**account["cumulative"])
+    ledger.settle(state.reference, charge(recipe, mechanisms(state.queries)).mechanisms, outcome=weights)
+    entry, cumulative = ledger.account(state.reference)
     claim = claim_of_training(
         recipe,
         cohort,
@@ -392,28 +355,3 @@ def _finish(study: Study, cohort: Cohort, state: State) -> Claim:
 def resolved_recipe(recipe: Recipe) -> JsonObject:
     """`model/recipe.json`: the recipe with all defaults and settings, as the model was trained by it."""
     return {"schema_version": 1, "sha256": recipe.digest, "recipe": recipe.model_dump(mode="json")}
-
-
-def _mean_loss(recent: Sequence[StepFacts]) -> float:
-    known = [facts.loss for facts in recent if math.isfinite(facts.loss)]
-    return sum(known) / len(known) if known else math.nan
-
-
-def _log_line(done: int, recent: Sequence[StepFacts]) -> str:
-    loss = _mean_loss(recent)
-    facts = {"step": done, "loss": loss if math.isfinite(loss) else None, "over_steps": len(recent)}
-    units, dropped = (sum(getattr(step, name) for step in recent) for name in ("units", "dropped"))
-    return json.dumps(facts | {"units": units, "dropped_units": dropped})
-
-
-def _shorten_log(log: Path, step: int) -> None:
-    """Drop what a killed run logged after its last checkpoint; those steps are taken anew."""
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else [json.dumps({"notice": NOTICE})]
-    write_text(log, "".join(f"{line}\n" for line in lines if _logged_step(line) <= step))
-
-
-def _logged_step(line: str) -> float:
-    try:
-        return float(json.loads(line).get("step", 0))
-    except ValueError:
-        return math.inf

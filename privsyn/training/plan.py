@@ -1,4 +1,4 @@
-"""What a recipe would spend, cost and reach, before any privacy is spent: `privsyn plan`.
+"""Estimates what a recipe spends, costs and reaches, before any privacy is spent: `privsyn plan`.
 
 Nothing here reads a real image. Noise comes from the accountant; time and memory from a short probe on this
 machine, on images of random numbers; what was spent before, from the ledger.
@@ -30,9 +30,9 @@ from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
 from privsyn.strict_json import JsonObject
 from privsyn.study import Study, as_study
+from privsyn.training.budget import charge, planned_query
 from privsyn.training.checkpoint import fresh_training
 from privsyn.training.claiming import delta_of
-from privsyn.training.loop import charge, planned_query
 from privsyn.training.steps import plain_step, planned_passes
 from privsyn.training.warmup import warm_up_queries
 
@@ -263,7 +263,7 @@ def probe(recipe: Recipe) -> tuple[Cost, int]:
 
     def step(images: int, units: int) -> None:
         found = (
-            [passes(images).way(training.model, parameters, noise(units, images * draws))] if units else []
+            [passes(images).method(training.model, parameters, noise(units, images * draws))] if units else []
         )
         private_step(optimizer, found, keyed_generator(device, "plan noise"))
 
@@ -348,7 +348,7 @@ def _outlook(study: Study, recipe: Recipe, history: Sequence[Mechanism]) -> ledg
     if not study.cohort.exists():
         return None
     patients = load_cohort(study.cohort).records["patient"].tolist()
-    return ledger.outlook(patients, **charge(recipe, history))
+    return ledger.outlook(patients, charge(recipe, history))
 
 
 def _outlook_document(outlook: ledger.Outlook) -> JsonObject:

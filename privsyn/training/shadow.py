@@ -1,4 +1,4 @@
-"""Models that an audit's adversary trains: over-fitted copies, and shadows by the same recipe. INTERNAL."""
+"""Trains shadow models by the recipe of a model, and overfitted copies for positive controls. INTERNAL."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from privsyn.dp.generators import CPU, keyed_generator
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
 from privsyn.study import Study
+from privsyn.training.budget import planned_query
 from privsyn.training.checkpoint import State, fresh_training, start_from
-from privsyn.training.loop import planned_query, run_steps
+from privsyn.training.loop import run_steps
 from privsyn.training.steps import step_on_images
 from privsyn.training.warmup import warm_up, warm_up_queries
 
@@ -74,9 +75,9 @@ def train_shadow(
     """A model trained by the same recipe on other rows of the cohort, for audits: INTERNAL.
 
     It lives in memory and, while it trains, in a folder within the study that is removed with it. With DP it
-    trains with the same noise, so that it is what the model under audit might have been. The ledger is not
-    told: nothing of a shadow is released, and what an audit says of real patients is not DP with or without
-    it.
+    trains with the same noise, so that it is what the model under audit might have been. The ledger does
+    not record it: nothing of a shadow is released, and what an audit says of real patients is
+    not DP with or without it.
 
     Args:
         rows: (n,) of the cohort, of any part.
@@ -103,6 +104,6 @@ def train_shadow(
         study = Study(Path(folder))
         study.model.mkdir()
         if warm:
-            warm_up(study.central_images, training, state, part, progress)
+            warm_up(study.class_means, training, state, part, progress)
         run_steps(study, training, state, part, None, progress)
     return training.ema.cpu()

@@ -1,4 +1,4 @@
-"""What one optimiser step does: with differential privacy, and without.
+"""One optimiser step, with differential privacy and without.
 
 A step's randomness follows from the recipe's seed and the step's number alone, so a killed run resumes to
 bit-identical weights without any generator's state being stored. With differential privacy it comes from
@@ -23,10 +23,10 @@ from privsyn.diffusion.batches import Augment, Draws, draw, noise_draws, rows_of
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp.adam import AdamBC
 from privsyn.dp.clipping import StepFacts, private_optimizer, private_step
-from privsyn.dp.dirac_canaries import marked
+from privsyn.dp.dirac_canaries import with_canary_gradients
 from privsyn.dp.generators import CPU, keyed_generator, secret_generator
-from privsyn.dp.gradients import Found, Pass, plan_pass
-from privsyn.dp.sampling import Rows, capped, poisson_sample, units_of
+from privsyn.dp.gradients import Pass, UnitGradients, plan_pass
+from privsyn.dp.sampling import ImageRows, capped, poisson_sample, units_of
 from privsyn.recipe import Recipe
 from privsyn.training.checkpoint import State, Training
 
@@ -112,21 +112,21 @@ def planned_passes(model: DiffusionModel, recipe: Recipe, device: torch.device) 
 
 
 def sampled(
-    units: Sequence[Rows], recipe: Recipe, mechanism: Mechanism, generator: torch.Generator
-) -> list[Rows]:
+    units: Sequence[ImageRows], recipe: Recipe, mechanism: Mechanism, generator: torch.Generator
+) -> list[ImageRows]:
     """Image rows of the units in this step, at most the cap of each."""
     chosen = poisson_sample(len(units), mechanism.sample_rate, generator)
     return [capped(units[unit], recipe.privacy.max_images_per_unit, generator) for unit in chosen]
 
 
 def _passes(
-    sample: Sequence[Rows],
+    sample: Sequence[ImageRows],
     part: Part,
     training: Training,
     recipe: Recipe,
     planned: Callable[[int], Pass],
     generator: torch.Generator,
-) -> Iterator[Found]:
+) -> Iterator[UnitGradients]:
     """Gradients of the units in a step: those with equally many images together, as planned."""
     parameters = [parameter for parameter in training.model.parameters() if parameter.requires_grad]
     for images, group in groupby(sorted(sample, key=len), key=len):
@@ -142,10 +142,12 @@ def _passes(
                 label_dropout=recipe.train.label_dropout,
                 augment=recipe.train.augment,
             )
-            gradients, losses = plan.way(training.model, parameters, draws)
-            if training.marks is not None:
+            gradients, losses = plan.method(training.model, parameters, draws)
+            if training.canary_weights is not None:
                 canary = -1 - part.rows[rows[start : start + plan.units, 0]]
-                gradients = marked(gradients, canary, training.marks, recipe.privacy.clip_norm)
+                gradients = with_canary_gradients(
+                    gradients, canary, training.canary_weights, recipe.privacy.clip_norm
+                )
             yield gradients, losses
 
 
@@ -154,7 +156,7 @@ def step_on_images(
     optimizer: torch.optim.Optimizer,
     images: Images,
     labels: NDArray[np.int64],
-    rows: Rows,
+    rows: ImageRows,
     *,
     draws: torch.Generator,
     dropout: torch.Generator,
@@ -191,7 +193,7 @@ def plain_step(
 
 
 def to_compile(recipe: Recipe, device: torch.device) -> bool:
-    """Whether `torch.compile` pays: on CUDA, for long runs. On a CPU it was slower (docs/measurements/speed.md)."""
+    """Whether `torch.compile` pays: on CUDA, for long runs; not on a CPU (docs/measurements/speed.md)."""
     wanted = recipe.train.compile
     return device.type == "cuda" and recipe.train.steps >= LONG_RUN if wanted == "auto" else wanted
 

@@ -1,4 +1,4 @@
-"""A warm-up on noisy moments of the images before DP-SGD: queries that the same budget pays for."""
+"""Warm-up before DP-SGD on noisy class means and covariance, paid for by the same privacy budget."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def warm_up_queries(recipe: Recipe) -> tuple[Query, ...]:
 
 
 def warm_up(file: Path, training: Training, state: State, part: Part, progress: Progress) -> None:
-    """Train the fresh network on the noisy moments in `file`, which are asked for only if it is not there.
+    """Train the fresh network on the noisy moments in `file`, computed only if it does not exist.
 
-    A run that is killed before the file is whole has shown them to nobody, so asking again spends nothing
-    more; once it is there, a resumed run starts from the same ones.
+    A run that is killed before the file is complete has released nothing, so computing them again spends no
+    more privacy. Once the file exists, a resumed run reads it.
     """
     recipe = state.recipe
     if not file.exists():
@@ -80,7 +80,8 @@ def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
     ]
     shape, noise = (channels, size, size), of_means.noise_multiplier
     shown = [
-        to_pixels(class_means.central_images(total, shape, noise), recipe.data.bit_depth) for total in totals
+        to_pixels(class_means.noisy_class_means(total, shape, noise), recipe.data.bit_depth)
+        for total in totals
     ]
     means = torch.from_numpy(np.stack(shown))
     if not of_covariance:

@@ -8,7 +8,7 @@ import pytest
 from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
-from privsyn.auditing.run import installed
+from privsyn.auditing.plugins import installed
 from privsyn.cohort.cohort import Cohort
 from privsyn.synthetic.dataset import SyntheticSet
 

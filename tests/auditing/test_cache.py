@@ -16,7 +16,8 @@ from real_cohorts import digits_and_fresh
 from privsyn.auditing.cache import FOLDER, Arrays, Cache, depending
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Settings
-from privsyn.auditing.run import audit, installed
+from privsyn.auditing.plugins import installed
+from privsyn.auditing.run import audit
 from privsyn.progress import Advance
 from privsyn.synthetic.dataset import SyntheticSet
 

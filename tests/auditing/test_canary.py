@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,9 @@ from digits_study import copied
 
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
-from privsyn.auditing.run import audit, installed
+from privsyn.auditing.plugins import installed
+from privsyn.auditing.run import audit
+from privsyn.auditing.verdict import Verdict
 from privsyn.cohort.cohort import load_cohort
 from privsyn.files import read_json
 from privsyn.study import Study
@@ -35,7 +36,7 @@ threshold = 0
 rationale = "A lower bound above the claim shows that the claim is wrong (Steinke et al. 2023)."
 not_applicable = "accept"
 """
-Audited = tuple[dict[str, Any], dict[tuple[str, str], Finding]]
+Audited = tuple[Verdict, dict[tuple[str, str], Finding]]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def private(template: Study, tmp_path_factory: pytest.TempPathFactory) -> Audite
 def test_a_right_claim_is_not_falsified(private: Audited) -> None:
     """Both adversaries stay below it with their controls in order, and the ceiling stands beside it."""
     verdict, findings = private
-    assert verdict["verdict"] == "pass"
+    assert verdict.outcome == "pass"
     for scores in ("white-box", "black-box"):
         epsilon, beyond = (findings[name, scores] for name in ("epsilon", "epsilon-beyond-claim"))
         assert epsilon.conclusive, epsilon.reason
@@ -85,23 +86,24 @@ def test_a_right_claim_is_not_falsified(private: Audited) -> None:
 
 def test_a_verdict_without_an_upper_bound_is_whole(private: Audited) -> None:
     """The row has the lower end, and no number for an end that there is not."""
-    rows = {row["scope"]["scores"]: row for row in private[0]["rules"]}
-    assert rows["white-box"]["interval"][1] is None
-    assert rows["white-box"]["value"] == rows["white-box"]["interval"][0] < 0
+    rows = {row.scope["scores"]: row for row in private[0].rules}
+    assert rows["white-box"].interval is not None
+    assert rows["white-box"].interval[1] is None
+    assert rows["white-box"].value == rows["white-box"].interval[0] < 0
 
 
 def test_a_wrong_claim_is_falsified(template: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise that was left out makes the verdict fail, whatever else the policy would say."""
     noise_times(0.0)(monkeypatch)
     verdict, findings = audited(template, tmp_path)
-    assert verdict["verdict"] == "fail"
+    assert verdict.outcome == "fail"
     assert findings["epsilon", "white-box"].value > 2
 
 
 def test_few_canaries_cannot_acquit(template: Study, tmp_path: Path) -> None:
     """40 right guesses could not exceed the claim, so the rule is inconclusive and says how many could."""
     verdict, findings = audited(template, tmp_path, canaries=40)
-    assert verdict["verdict"] == "inconclusive"
+    assert verdict.outcome == "inconclusive"
     beyond = findings["epsilon-beyond-claim", "white-box"]
     assert "canaries can show" in beyond.reason
     assert beyond.power is not None
@@ -114,7 +116,7 @@ def test_without_a_claim_nothing_is_contradicted(template: Study, tmp_path: Path
     assert {scores for _, scores in findings} == {"black-box"}
     assert not findings["epsilon-beyond-claim", "black-box"].applicable
     assert findings["epsilon", "black-box"].value is not None
-    assert {row["outcome"] for row in verdict["rules"]} == {"accepted"}
+    assert {row.outcome for row in verdict.rules} == {"accepted"}
 
 
 def test_without_canaries_it_is_not_applicable(template: Study) -> None:

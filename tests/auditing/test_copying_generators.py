@@ -13,7 +13,8 @@ from scipy import ndimage
 from privsyn.auditing.attacks.planted_leaks import LIGHT, PERTURBATIONS
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
-from privsyn.auditing.run import audit, installed
+from privsyn.auditing.plugins import installed
+from privsyn.auditing.run import audit
 from privsyn.cohort.cohort import Cohort
 from privsyn.synthetic.dataset import SyntheticSet
 
@@ -74,9 +75,9 @@ def test_exact_copies_hidden_among_over_dispersed_images_fail(strangers: Strange
         out=tmp_path / "audit",
         only=["exact-copies", "nearest-neighbour"],
     )
-    outcomes = {row["id"]: row["outcome"] for row in verdict["rules"]}
+    outcomes = {row.id: row.outcome for row in verdict.rules}
     assert outcomes == {"no-exact-copies": "fail", "no-near-copies": "fail"}
-    assert verdict["verdict"] == "fail"
+    assert verdict.outcome == "fail"
 
 
 @pytest.mark.slow

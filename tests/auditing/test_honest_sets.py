@@ -65,9 +65,7 @@ def test_an_honest_set_of_3000_passes_the_rules_for_a_public_release(
             out=folder / "audit",
             only=SYNTHETIC_ONLY,
         )
-        missed = [
-            f"{each['id']}: {each['outcome']}" for each in verdict["rules"] if each["outcome"] != "pass"
-        ]
-        outcomes.append([verdict["verdict"], *missed])
+        missed = [f"{each.id}: {each.outcome}" for each in verdict.rules if each.outcome != "pass"]
+        outcomes.append([verdict.outcome, *missed])
         shutil.rmtree(folder)
     assert sum(outcome[0] == "pass" for outcome in outcomes) >= SEEDS - 1, outcomes

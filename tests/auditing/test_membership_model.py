@@ -9,10 +9,11 @@ import pytest
 from real_cohorts import few_chests, make_cohort
 
 from privsyn.auditing.attacks.denoising import ATTACKS
-from privsyn.auditing.attacks.sampled_patients import Inquiry
+from privsyn.auditing.attacks.sampled_patients import ModelAttackContext
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
-from privsyn.auditing.run import installed
+from privsyn.auditing.model_under_audit import ModelUnderAudit
+from privsyn.auditing.plugins import installed
 from privsyn.auditing.statistics.roc import auc
 from privsyn.cohort.cohort import Cohort
 from privsyn.diffusion.model import DiffusionModel, build_model
@@ -63,7 +64,7 @@ def caught(over_trained: tuple[Cohort, Path]) -> tuple[Evidence, dict[str, Findi
 def evidence_of(cohort: Cohort, model: DiffusionModel | None, *, controls: bool = True) -> Evidence:
     test = cohort.part("test")
     synthetic = SyntheticSet(test.images[:10], test.labels[:10], cohort.classes, None, "0" * 64)
-    return Evidence(cohort, synthetic, model=model, fine_tune=finetune if controls else None)
+    return Evidence(cohort, synthetic, ModelUnderAudit(model, fine_tune=finetune if controls else None))
 
 
 def attack(evidence: Evidence) -> dict[str, Finding]:
@@ -85,7 +86,7 @@ def test_a_model_over_trained_on_64_images_is_caught(
     assert auc.interval[0] > 0.75
     assert tpr.interval is not None
     assert tpr.interval[0] > 0.05
-    assert "10000 would do" in findings["tpr-at-0.1%-fpr"].reason
+    assert "10000 are needed" in findings["tpr-at-0.1%-fpr"].reason
 
 
 @pytest.mark.slow  # trains for minutes
@@ -93,8 +94,8 @@ def test_every_attack_sees_the_over_trained_model(caught: tuple[Evidence, dict[s
     """Each but SecMI tells members from others by itself; the finding lists each with its interval."""
     evidence, findings = caught
     assert evidence.model is not None
-    inquiry = Inquiry(evidence, evidence.model, Settings())
-    members, others = inquiry.scores("train"), inquiry.scores("holdout")  # kept: nothing is asked anew
+    context = ModelAttackContext(evidence, evidence.model, Settings())
+    members, others = context.scores("train"), context.scores("holdout")  # kept: nothing is computed again
     found = {name: auc(members[name], others[name]) for name in ATTACKS}
     assert {name for name, least in ABOVE_CHANCE.items() if found[name] < least} == set(), found
     table = findings["auc"].details["attacks"]
@@ -117,17 +118,19 @@ def test_a_fresh_model_is_not_caught(over_trained: tuple[Cohort, Path]) -> None:
 
 @pytest.mark.slow  # trains for minutes
 def test_people_are_the_same_whoever_asks(over_trained: tuple[Cohort, Path]) -> None:
-    """Two inquiries with one seed choose the same units in the same order, with their own images."""
+    """Two inquiries with one seed choose the same clusters in the same order, with their own images."""
     cohort, folder = over_trained
     evidence = evidence_of(cohort, load_model(folder)[0])
     assert evidence.model is not None
-    first, second = (Inquiry(evidence, evidence.model, Settings(seed=4)).people for _ in range(2))
-    for part, people in first.items():
-        np.testing.assert_array_equal(people.unit, second[part].unit)
-        np.testing.assert_array_equal(people.images, second[part].images)
+    first, second = (
+        ModelAttackContext(evidence, evidence.model, Settings(seed=4)).patients for _ in range(2)
+    )
+    for part, patients in first.items():
+        np.testing.assert_array_equal(patients.cluster, second[part].cluster)
+        np.testing.assert_array_equal(patients.images, second[part].images)
     train, population = first["train"], evidence.population
     for image, owner in zip(train.images[:5], train.owner[:5], strict=True):
-        own = population.images[population.unit == train.unit[owner]]
+        own = population.images[population.cluster == train.cluster[owner]]
         assert (own == image).all(axis=(1, 2, 3)).any()
 
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 from real_cohorts import few_chests, make_cohort
 
-from privsyn.auditing.evidence import Evidence, Shadows
+from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
-from privsyn.auditing.run import audit, installed
+from privsyn.auditing.model_under_audit import ModelUnderAudit, Shadows
+from privsyn.auditing.plugins import installed
+from privsyn.auditing.run import audit
 from privsyn.cohort.cohort import Cohort
 from privsyn.errors import PrivsynError
 from privsyn.files import tree_digests
@@ -53,7 +55,8 @@ def attack(cohort: Cohort, steps: int | None, count: int = 6) -> dict[str, Findi
         train_one = partial(train_shadow, recipe_of(cohort, f"train.steps={steps}"), cohort)
         model = train_one(cohort.part("train").rows, seed=77)
         shadows = Shadows(count, train_one) if count else None
-    evidence = Evidence(cohort, synthetic, model=model, fine_tune=finetune, shadows=shadows)
+    under_audit = ModelUnderAudit(model, fine_tune=finetune, shadows=shadows)
+    evidence = Evidence(cohort, synthetic, under_audit)
     findings = installed()["membership-shadow"].load()(evidence, Settings())
     return {finding.statistic: finding for finding in findings}
 
@@ -78,7 +81,7 @@ def test_an_honest_model_is_not_caught(cohort: Cohort) -> None:
 
 def test_without_shadows_or_model_it_is_not_applicable(cohort: Cohort) -> None:
     """Shadow models are trained only if asked for, and the finding says how."""
-    assert attack(cohort, 1, count=0)["auc"].reason.endswith("ask with --shadows N")
+    assert attack(cohort, 1, count=0)["auc"].reason.endswith("use --shadows N")
     assert not attack(cohort, None)["auc"].applicable
 
 

@@ -13,7 +13,8 @@ from scipy import stats
 from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
-from privsyn.auditing.run import audit, installed
+from privsyn.auditing.plugins import installed
+from privsyn.auditing.run import audit
 from privsyn.auditing.statistics.roc import auc, auc_interval, tpr_at_fpr
 from privsyn.cohort.cohort import Cohort
 from privsyn.synthetic.dataset import SyntheticSet
@@ -98,10 +99,10 @@ def test_a_generator_that_only_reveals_the_mean_fails(noise: Evidence, tmp_path:
             out=tmp_path / policy,
             only=["nearest-neighbour", "membership-synthetic"],
         )
-        outcomes = {row["id"]: row["outcome"] for row in verdict["rules"]}
+        outcomes = {row.id: row.outcome for row in verdict.rules}
         assert outcomes["no-near-copies"] != "fail"
         assert outcomes["membership-from-the-set"] == "fail"
-        assert verdict["verdict"] == "fail"
+        assert verdict.outcome == "fail"
 
 
 def test_honest_noise_does_not(noise: Evidence) -> None:
@@ -123,7 +124,7 @@ def test_copies_of_training_patients_are_caught(strangers: Strangers) -> None:
     assert lower(honest["auc"]) <= 0.5
     assert honest["auc"].conclusive, honest["auc"].reason
     assert not honest["tpr-at-1%-fpr"].conclusive
-    assert "1000 would do" in honest["tpr-at-1%-fpr"].reason
+    assert "1000 are needed" in honest["tpr-at-1%-fpr"].reason
     images, labels, train = fresh.copy(), of_them.copy(), evidence.train
     rows = np.random.default_rng(4).choice(len(train.images), 300, replace=False)
     images[:300], labels[:300] = LIGHT.plant(train.images[rows]), train.labels[rows]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from real_cohorts import blends, make_cohort
 
-from privsyn.auditing.attacks.planted_leaks import planted_copies
+from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
-from privsyn.auditing.run import audit, installed
+from privsyn.auditing.plugins import installed
+from privsyn.auditing.run import audit
 from privsyn.cohort.cohort import Cohort
 from privsyn.synthetic.dataset import SyntheticSet
 
@@ -23,7 +24,7 @@ def leaky_set(cohort: Cohort, source: str, generator: np.random.Generator) -> tu
     images, labels = blends(cohort.part("test"), COUNT, generator)
     part = cohort.part(source)
     rows = generator.choice(len(part.images), COPIES, replace=False)
-    images[:COPIES], labels[:COPIES] = planted_copies(part.images[rows]), part.labels[rows]
+    images[:COPIES], labels[:COPIES] = LIGHT.plant(part.images[rows]), part.labels[rows]
     return images, labels
 
 
@@ -41,8 +42,8 @@ def test_three_per_cent_of_copies_are_caught_if_they_are_of_training_patients(
         out=tmp_path / "audit",
         only=["nearest-neighbour"],
     )
-    assert verdict["verdict"] in outcomes
-    assert {row["audit"] for row in verdict["rules"]} == {"nearest-neighbour"}
+    assert verdict.outcome in outcomes
+    assert {row.audit for row in verdict.rules} == {"nearest-neighbour"}
 
 
 def run(evidence: Evidence, images: np.ndarray, alpha: float = 0.05) -> Finding:
@@ -71,7 +72,7 @@ def test_a_leak_of_the_stated_size_is_found_and_shown(evidence: Evidence) -> Non
     assert clean.power.smallest_leak is not None
     copies = int(2 * clean.power.smallest_leak)
     rows = generator.choice(len(evidence.train.images), copies, replace=False)
-    images[:copies] = planted_copies(evidence.train.images[rows])
+    images[:copies] = LIGHT.plant(evidence.train.images[rows])
     found = run(evidence, images)
     assert clean.interval is not None
     assert found.interval is not None
@@ -88,7 +89,7 @@ def test_the_estimate_is_never_below_what_is_proven(evidence: Evidence) -> None:
     """A set of many copies, and one of none: the number of copied patients lies in its own interval."""
     rows = np.random.default_rng(8).permutation(len(evidence.train.images))[:600]
     for images in (
-        planted_copies(evidence.train.images[rows]),
+        LIGHT.plant(evidence.train.images[rows]),
         blends(evidence.test, 200, np.random.default_rng(9))[0],
     ):
         finding = run(evidence, images)

@@ -8,7 +8,8 @@ from privsyn_audits.outliers import NEIGHBOUR, REPRESENTATIONS, isolated, rare_c
 from real_cohorts import blends
 from sklearn.neighbors import NearestNeighbors
 
-from privsyn.auditing.attacks.exposure import ExposureTest, Space
+from privsyn.auditing.attacks.embedding_space import EmbeddingSpace
+from privsyn.auditing.attacks.exposure import ExposureTest
 from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
@@ -48,9 +49,9 @@ def lower(finding: Finding) -> float:
 
 
 def members(evidence: Evidence, group: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """One image each of some training units of a group."""
+    """One image each of some training clusters of a group."""
     population = evidence.population
-    first = np.unique(population.unit, return_index=True)[1]
+    first = np.unique(population.cluster, return_index=True)[1]
     of_them = np.flatnonzero(group & population.is_member)
     return population.images[first[np.random.default_rng(seed).choice(of_them, count, replace=False)]]
 
@@ -71,7 +72,7 @@ def test_an_honest_set_exposes_no_group_and_nobody_often(evidence: Evidence) -> 
 
 def test_copies_of_the_isolated_are_found(evidence: Evidence) -> None:
     """40 isolated training patients copied: found as such, and they lead the table of the most exposed."""
-    group = isolated(Space.of("lite0-mid", evidence))
+    group = isolated(EmbeddingSpace.of("lite0-mid", evidence))
     copies = members(evidence, group, 40)
     found = findings(evidence, with_some(evidence, LIGHT.plant(copies)))
     assert 0 < lower(found[ISOLATED]) <= 40
@@ -109,11 +110,11 @@ def test_many_copies_of_one_patient_are_counted(evidence: Evidence) -> None:
 
 def test_isolation_is_the_distance_to_the_fifth_neighbour(evidence: Evidence) -> None:
     """Where nobody has two images the group equals scikit-learn's top tenth by distance."""
-    space = Space.of("lite0-mid", evidence)
-    (shelf,) = space.shelves
-    single = np.bincount(shelf.units).max() == 1
+    space = EmbeddingSpace.of("lite0-mid", evidence)
+    (index,) = space.indexes
+    single = np.bincount(index.clusters).max() == 1
     assert single
-    distances, _ = NearestNeighbors(n_neighbors=NEIGHBOUR + 1).fit(shelf.rows).kneighbors(shelf.rows)
+    distances, _ = NearestNeighbors(n_neighbors=NEIGHBOUR + 1).fit(index.rows).kneighbors(index.rows)
     far = distances[:, -1] >= np.quantile(distances[:, -1], 0.9)
     assert (isolated(space) == far).mean() > 0.995
 
@@ -124,7 +125,7 @@ def test_honest_sets_raise_alarms_at_the_nominal_rate(evidence: Evidence) -> Non
 
     The lower bound of a finding exceeds 0 exactly where this p-value is at most its level.
     """
-    spaces = [Space.of(name, evidence) for name in REPRESENTATIONS]
+    spaces = [EmbeddingSpace.of(name, evidence) for name in REPRESENTATIONS]
     groups = {"isolated": isolated(spaces[1])} | rare_classes(evidence)
     alarms = 0
     for seed in range(200):

@@ -51,7 +51,7 @@ def finding(**changes: Any) -> Finding:
 
 def outcome(rules: Policy, *findings: Finding) -> tuple[str, list[str]]:
     verdict, rows = judge(rules, findings)
-    return verdict, [row["outcome"] for row in rows]
+    return verdict, [row.outcome for row in rows]
 
 
 def test_a_met_rule_passes() -> None:
@@ -74,7 +74,7 @@ def test_an_inconclusive_audit_never_passes() -> None:
     """Not having found anything is no evidence where nothing could have been found."""
     verdict, rows = judge(policy(rule()), [finding(conclusive=False, reason="too few patients")])
     assert verdict == "inconclusive"
-    assert rows[0]["reason"] == "too few patients"
+    assert rows[0].reason == "too few patients"
 
 
 def test_a_finding_without_the_judged_number_is_inconclusive() -> None:
@@ -86,7 +86,7 @@ def test_missing_evidence_fails() -> None:
     """A rule whose audit returned nothing is not met."""
     verdict, rows = judge(policy(rule()), [])
     assert verdict == "fail"
-    assert "missing" in rows[0]["reason"]
+    assert "missing" in rows[0].reason
 
 
 @pytest.mark.parametrize(("choice", "expected"), [("fail", "fail"), ("accept", "pass")])
@@ -264,9 +264,10 @@ def test_a_network_that_cannot_be_meant_is_refused(
         load_policy(written(tmp_path / "policy.toml", "networks", networks))
 
 
-def test_reading_a_policy_takes_no_torch() -> None:
-    """`privsyn policies` answers at once, networks or not."""
-    program = "import sys, privsyn.auditing.policy; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("module", ["policy", "findings", "verdict"])
+def test_reading_policies_findings_and_verdicts_takes_no_torch(module: str) -> None:
+    """`privsyn policies` and the reports start at once, networks or not."""
+    program = f"import sys, privsyn.auditing.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -11,10 +11,14 @@ from privsyn_audits import biomarkers, conditioning, coverage_of_rare, fidelity,
 from real_cohorts import make_cohort
 from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits
+from torch import Tensor
 
+from privsyn.auditing.cache import Cache
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
 from privsyn.auditing.quality import classifier_scores, classifiers
+from privsyn.features.inference import OpenNetwork
+from privsyn.features.networks import Network
 from privsyn.synthetic.dataset import SyntheticSet
 
 CLASSES = (1, 4, 7)
@@ -27,7 +31,7 @@ def _quick() -> Iterator[None]:
     """One seed and a short training of the network do for digits; the numbers of a release take all."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(classifier_scores, "SEEDS", 1)
-        patch.setattr(classifiers, "STEPS", 80)
+        patch.setattr(classifiers, "CNN_STEPS", 80)
         yield
 
 
@@ -160,6 +164,26 @@ def test_blur_is_seen_by_distances_and_by_texture(
     assert _value(measured["equivalence_p_value", "edge-density"]) > 0.9
     assert _value(measured["equivalence_p_value", "mean-intensity"]) < 0.05
     assert _apart(measured["frechet_radiomics_distance", "all"]) > 1
+
+
+def test_another_network_of_the_same_name_is_measured_again(evidence: Sets) -> None:
+    """A cache that knows one network of a name gives nothing of it to another: its features are others."""
+    fresh = evidence("fresh")
+
+    def measured(corner: int, cache: Cache) -> Findings:
+        def forward(images: Tensor) -> Tensor:
+            return images[:, 0, corner : corner + 4, 2:6].flatten(1)
+
+        described = Network(name="corner", file=Path("net.pt"), sha256=f"{corner}" * 64, size=8)
+        network = OpenNetwork(described, forward, batch=16, dimension=16)
+        about = Evidence(fresh.cohort, fresh.synthetic, networks=[network], cache=cache)
+        found = [each for each in fidelity.run(about, Settings()) if each.scope.get("network") == "corner"]
+        return _by_scope(found)
+
+    shared = Cache(None, {})
+    first, second, alone = measured(0, shared), measured(4, shared), measured(4, Cache(None, {}))
+    assert second == alone
+    assert second["frechet_distance", ""].value != first["frechet_distance", ""].value
 
 
 def test_a_collapse_is_seen_by_diversity(fidelities: Callable[[str], Findings]) -> None:

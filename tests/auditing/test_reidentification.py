@@ -7,19 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from privsyn_audits.reidentification import Fitted, fit, halves, judge, run
+from privsyn_audits.reidentification import CrossFittedEncoders, fit, halves, judge, run
 from real_cohorts import blends, make_cohort
 from scipy import ndimage
 
-from privsyn.auditing.attacks.exposure import ExposureTest, Space
+from privsyn.auditing.attacks.embedding_space import EmbeddingSpace
+from privsyn.auditing.attacks.exposure import ExposureTest
 from privsyn.auditing.attacks.planted_leaks import STRONG
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
 from privsyn.cohort.cohort import Cohort, Part
-from privsyn.features.encoder import Training
+from privsyn.features.encoder import EncoderTraining
 from privsyn.synthetic.dataset import SyntheticSet
 
-SHORT = Training(steps=80)  # a quarter of what the audit trains: enough for these patients
+SHORT = EncoderTraining(steps=80)  # a quarter of what the audit trains: enough for these patients
 COUNT = 300
 
 
@@ -72,12 +73,12 @@ def evidence(visits: Visits) -> Evidence:
 
 
 @pytest.fixture(scope="module")
-def fitted(evidence: Evidence) -> Fitted:
+def fitted(evidence: Evidence) -> CrossFittedEncoders:
     """Trained once: the encoders do not depend on the synthetic set."""
     return fit(evidence, Settings(), SHORT)
 
 
-def findings(evidence: Evidence, fitted: Fitted, images: np.ndarray) -> tuple[Finding, Finding]:
+def findings(evidence: Evidence, fitted: CrossFittedEncoders, images: np.ndarray) -> tuple[Finding, Finding]:
     exposed, verified = judge(evidence.about(about(evidence.cohort, images)), Settings(), fitted)
     return exposed, verified
 
@@ -90,7 +91,7 @@ def with_some(evidence: Evidence, images: np.ndarray, seed: int = 2) -> np.ndarr
 
 
 def test_training_patients_are_recognised_at_another_visit(
-    visits: Visits, evidence: Evidence, fitted: Fitted
+    visits: Visits, evidence: Evidence, fitted: CrossFittedEncoders
 ) -> None:
     """60 training patients at a visit that no file holds are found; 60 held-out patients raise no alarm."""
     exposed, _ = findings(evidence, fitted, with_some(evidence, visits.of(evidence.train, 60)))
@@ -101,7 +102,7 @@ def test_training_patients_are_recognised_at_another_visit(
     assert others.interval[0] == 0
 
 
-def test_an_honest_set_is_clean(evidence: Evidence, fitted: Fitted) -> None:
+def test_an_honest_set_is_clean(evidence: Evidence, fitted: CrossFittedEncoders) -> None:
     """Blends of test patients match nobody, and the encoder shows on test patients that it could tell."""
     exposed, verified = findings(evidence, fitted, with_some(evidence, evidence.test.images[:0]))
     assert exposed.interval is not None
@@ -113,7 +114,7 @@ def test_an_honest_set_is_clean(evidence: Evidence, fitted: Fitted) -> None:
 
 
 def test_strongly_changed_images_are_found_more_surely_than_by_pixels(
-    evidence: Evidence, fitted: Fitted
+    evidence: Evidence, fitted: CrossFittedEncoders
 ) -> None:
     """60 strongly changed training images: found, with a smaller p-value than the nearest pixels give."""
     rows = np.random.default_rng(3).permutation(len(evidence.train.images))[:60]
@@ -122,7 +123,7 @@ def test_strongly_changed_images_are_found_more_surely_than_by_pixels(
     assert exposed.interval is not None
     assert exposed.interval[0] > 0
     of_them = evidence.about(about(evidence.cohort, images))
-    pixels = ExposureTest(of_them, [Space.of("pixels", of_them)], np.random.default_rng(0))
+    pixels = ExposureTest(of_them, [EmbeddingSpace.of("pixels", of_them)], np.random.default_rng(0))
     p_value = exposed.details["p_value"]
     assert isinstance(p_value, float)
     assert p_value < pixels.test.p_value(pixels.found)
@@ -139,11 +140,13 @@ def test_the_halves_do_not_know_who_is_in_train(evidence: Evidence) -> None:
         assert first[there].sum() == there.sum() // 2
 
 
-def test_nobody_is_embedded_by_an_encoder_that_knows_them(evidence: Evidence, fitted: Fitted) -> None:
-    """The shelves share no patient and together hold every image."""
+def test_nobody_is_embedded_by_an_encoder_that_knows_them(
+    evidence: Evidence, fitted: CrossFittedEncoders
+) -> None:
+    """The indexes share no patient and together hold every image."""
     for space in (fitted.identity, fitted.whitened):
-        one, other = space.shelves
-        assert not set(one.units) & set(other.units)
+        one, other = space.indexes
+        assert not set(one.clusters) & set(other.clusters)
         together = np.sort(np.concatenate([one.images, other.images]))
         np.testing.assert_array_equal(together, np.arange(len(evidence.population.images)))
 
@@ -163,7 +166,7 @@ def test_honest_sets_raise_alarms_at_the_nominal_rate(evidence: Evidence) -> Non
     alarms = 0
     for seed in range(20):
         settings = Settings(seed=seed)
-        encoders = fit(evidence, settings, Training(steps=30))
+        encoders = fit(evidence, settings, EncoderTraining(steps=30))
         images = with_some(evidence, evidence.test.images[:0], seed=100 + seed)
         exposed, _ = judge(evidence.about(about(evidence.cohort, images)), settings, encoders)
         assert exposed.interval is not None

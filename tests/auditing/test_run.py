@@ -11,15 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from digits_study import in_16_bits as widened
+from privsyn_audits import privacy_claim
 from real_cohorts import make_cohort
 from sklearn.datasets import load_digits
 
-from privsyn.auditing.attacks.planted_leaks import planted_copies
+from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
-from privsyn.auditing.run import audit, installed
+from privsyn.auditing.plugins import installed
+from privsyn.auditing.policy import load_policy
+from privsyn.auditing.run import audit
+from privsyn.auditing.verdict import Verdict, read_verdict
 from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.errors import PrivsynError, StudyError, SyntheticError
+from privsyn.recipe import shipped
 from privsyn.study import Study
 from privsyn.synthetic.dataset import SyntheticSet
 
@@ -41,7 +46,7 @@ def evidence(cohort: Cohort, images: np.ndarray) -> Evidence:
 
 def run(
     a_set: Path, cohort: Cohort, out: Path, *only: str, policy: str = "public-release", **changes: bool
-) -> dict:
+) -> Verdict:
     return audit(synthetic=a_set, cohort=cohort.folder, policy=policy, out=out, only=only, **changes)
 
 
@@ -50,11 +55,11 @@ def test_a_set_of_another_generator_is_audited_without_a_study(
 ) -> None:
     """Findings and verdict are written; `only` marks the verdict partial and judges those rules alone."""
     verdict = run(a_set, digits_cohort, tmp_path / "out", *QUICK)
-    assert json.loads((tmp_path / "out" / "verdict.json").read_text()) == verdict
-    assert verdict["partial"]
-    assert {row["audit"] for row in verdict["rules"]} == set(QUICK)
-    assert {plugin["name"] for plugin in verdict["plugins"]} == set(QUICK)
-    assert verdict["inputs"]["recipe"] is None
+    assert json.loads((tmp_path / "out" / "verdict.json").read_text()) == verdict.to_document()
+    assert verdict.partial
+    assert {row.audit for row in verdict.rules} == set(QUICK)
+    assert {plugin.name for plugin in verdict.plugins} == set(QUICK)
+    assert verdict.inputs.recipe is None
     findings = json.loads((tmp_path / "out" / "findings.json").read_text())
     assert findings["schema_version"] == 1
     assert [Finding.model_validate(entry).audit for entry in findings["findings"]] == QUICK
@@ -63,15 +68,15 @@ def test_a_set_of_another_generator_is_audited_without_a_study(
 def test_a_demanded_claim_that_cannot_exist_fails(tmp_path: Path, a_set: Path, digits_cohort: Cohort) -> None:
     """Public release wants a DP claim; a set without a model has none."""
     verdict = run(a_set, digits_cohort, tmp_path / "out", "privacy-claim")
-    assert verdict["verdict"] == "fail"
-    assert "not applicable" in verdict["rules"][0]["reason"]
+    assert verdict.outcome == "fail"
+    assert "not applicable" in verdict.rules[0].reason
 
 
 def test_every_attempt_is_counted(tmp_path: Path, a_set: Path, digits_cohort: Cohort) -> None:
     """Neither another output folder nor --force starts the count again."""
-    attempts = [run(a_set, digits_cohort, tmp_path / "1", *QUICK)["attempt"]]
-    attempts.append(run(a_set, digits_cohort, tmp_path / "1", *QUICK, force=True)["attempt"])
-    attempts.append(run(a_set, digits_cohort, tmp_path / "2", *QUICK)["attempt"])
+    attempts = [run(a_set, digits_cohort, tmp_path / "1", *QUICK).attempt]
+    attempts.append(run(a_set, digits_cohort, tmp_path / "1", *QUICK, force=True).attempt)
+    attempts.append(run(a_set, digits_cohort, tmp_path / "2", *QUICK).attempt)
     assert attempts == [1, 2, 3]
 
 
@@ -82,6 +87,34 @@ def test_an_audit_is_not_overwritten_unasked(tmp_path: Path, a_set: Path, digits
     with pytest.raises(StudyError, match="--force"):
         run(a_set, digits_cohort, tmp_path / "out", *QUICK)
     assert (tmp_path / "out" / "verdict.json").read_bytes() == before
+
+
+def test_the_verdict_names_the_policy_that_judged(
+    tmp_path: Path, a_set: Path, digits_cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy that is edited while audits run neither judges nor is named in the verdict."""
+    file = tmp_path / "policy.toml"
+    file.write_text(shipped("policies")["public-release"].read_text())
+    before = load_policy(file).digest
+    judged = privacy_claim.run
+
+    def editing(evidence: Evidence, settings: Settings) -> list[Finding]:
+        file.write_text(file.read_text().replace("threshold = ", "threshold = 1"))
+        return judged(evidence, settings)
+
+    monkeypatch.setattr(privacy_claim, "run", editing)
+    verdict = run(a_set, digits_cohort, tmp_path / "out", "privacy-claim", policy=str(file))
+    assert load_policy(file).digest != before
+    assert verdict.inputs.policy == before
+
+
+def test_a_rule_result_names_who_may_waive_it(tmp_path: Path, a_set: Path, digits_cohort: Cohort) -> None:
+    """The roles are those of the policy, also in the document, so the policy is not read again."""
+    policy = shipped("policies")["public-release"]
+    verdict = run(a_set, digits_cohort, tmp_path / "out", *QUICK, policy=str(policy))
+    rules = {rule.id: rule for rule in load_policy(policy).rules}
+    assert all(rule.waivable_by == rules[rule.id].waivable_by for rule in verdict.rules)
+    assert read_verdict(json.loads((tmp_path / "out" / "verdict.json").read_text())) == verdict
 
 
 def test_an_audit_that_no_rule_asks_for_is_refused(
@@ -170,7 +203,7 @@ def test_audits_by_distance_find_copies_in_16_bits(tmp_path: Path) -> None:
     cohort = make_cohort(tmp_path / "study", "digits", tmp_path / "digits.npz", tmp_path / "home")
     cohort = in_16_bits(cohort, tmp_path / "wide")
     train, test = cohort.part("train"), cohort.part("test")
-    copies = np.concatenate([planted_copies(train.images[:60]), test.images[60:]])
+    copies = np.concatenate([LIGHT.plant(train.images[:60]), test.images[60:]])
     assert copies.dtype == np.uint16
     for name, drawn, outcomes in (
         ("copies", copies, {"fail"}),
@@ -178,4 +211,4 @@ def test_audits_by_distance_find_copies_in_16_bits(tmp_path: Path) -> None:
     ):
         np.savez(tmp_path / f"{name}.npz", images=drawn, labels=test.labels)
         verdict = run(tmp_path / f"{name}.npz", cohort, tmp_path / name, "nearest-neighbour", "attributes")
-        assert verdict["verdict"] in outcomes
+        assert verdict.outcome in outcomes

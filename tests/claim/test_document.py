@@ -9,6 +9,7 @@ import pytest
 
 from privsyn.claim.document import Clipping, Mechanism, Query, mechanisms
 from privsyn.cohort.cohort import Cohort
+from privsyn.cohort.document import CohortDocument, SplitCounts
 from privsyn.dp.accounting import epsilon
 from privsyn.recipe import find_shipped, load_recipe
 from privsyn.training.claiming import claim_of_training
@@ -16,12 +17,18 @@ from privsyn.training.claiming import claim_of_training
 HISTORY = (Query("dp-sgd", Mechanism(2.0, 0.032, 60), Clipping(0.001, 2, 4)),)
 
 
+def cohort_of(patient_ids: str) -> Cohort:
+    """A cohort of which only the document is known."""
+    counts = {"train": SplitCounts(images=12345, patients=12345, classes={})}
+    document = CohortDocument(8, 1, 8, ("a",), counts, fingerprint="f" * 64, patient_ids=patient_ids)
+    return Cohort(Path(), document, np.empty((0, 8, 8, 1), np.uint8))
+
+
 def claimed(
     *settings: str, patient_ids: str = "given", history: tuple[Query, ...] = HISTORY
 ) -> dict[str, Any]:
     recipe = load_recipe(find_shipped("recipes", "toy"), settings)
-    document = {"patient_ids": patient_ids, "fingerprint": "f" * 64, "counts": {"train": {"images": 12345}}}
-    cohort = Cohort(Path(), document, np.empty((0, 8, 8, 1), np.uint8))
+    cohort = cohort_of(patient_ids)
     return claim_of_training(recipe, cohort, history, steps=60, weights_sha256="0" * 64).to_document()
 
 
@@ -86,7 +93,7 @@ def test_a_warm_up_and_a_public_start_are_in_the_claim() -> None:
     """The warm-up costs and is composed; public weights cost nothing and are named by their digest."""
     recipe = load_recipe(find_shipped("recipes", "toy"), ["privacy.dp=true", "warmup.images=3"])
     history = (Query("central-images", Mechanism(5.0, 1.0, 3)), *HISTORY)
-    cohort = Cohort(Path(), {"patient_ids": "given", "fingerprint": "f"}, np.empty((0, 8, 8, 1), np.uint8))
+    cohort = cohort_of("given")
     made = claim_of_training(recipe, cohort, history, steps=60, weights_sha256="0" * 64, init_sha256="1" * 64)
     document = made.to_document()
     assert document["mechanism"]["composed"] == [history[0].to_dict()]

@@ -27,12 +27,12 @@ KIND: dict[str, Any] = {"unit": "patient", "neighbouring": "add-or-remove-one"}
 PEOPLE = [hashlib.sha256(f"patient {number}".encode()).hexdigest() for number in range(5)]
 
 
-def _train(reference: str, people: list[str] = PEOPLE) -> ledger.Entry:
-    return ledger.reserve(reference, people, **KIND, delta=DELTA, mechanisms=[CHEAP])
+def _train(reference: str, people: list[str] = PEOPLE) -> ledger.LedgerRecord:
+    return ledger.reserve(reference, people, ledger.TrainingCharge(**KIND, delta=DELTA, mechanisms=(CHEAP,)))
 
 
 def _train_unbounded(reference: str) -> None:
-    ledger.reserve(reference, PEOPLE, **KIND, delta=None, mechanisms=[], why_unbounded="no DP")
+    ledger.reserve(reference, PEOPLE, ledger.TrainingCharge(**KIND, delta=None, why_unbounded="no DP"))
 
 
 def test_an_empty_ledger_is_shown_and_not_made(run: Run) -> None:
@@ -67,7 +67,8 @@ def test_show_has_no_number_where_there_is_no_bound(run: Run) -> None:
     """A training without DP, and what another unit cost, are said in words."""
     _train("first")
     _train_unbounded("open")
-    ledger.reserve("image", PEOPLE, **{**KIND, "unit": "image"}, delta=DELTA, mechanisms=[CHEAP])
+    by_image = ledger.TrainingCharge(**{**KIND, "unit": "image"}, delta=DELTA, mechanisms=(CHEAP,))
+    ledger.reserve("image", PEOPLE, by_image)
     out = run("ledger", "show").out
     assert out.count("no finite bound:") == 2
     assert "(no DP)" in out
@@ -96,7 +97,7 @@ def test_check_needs_a_head_to_see_the_end(run: Run, tmp_path: Path) -> None:
     head = _train("second").hash
     ran = run("ledger", "check")
     assert ran.code == 0
-    assert "only --head HASH can tell" in ran.out
+    assert "only --head HASH can show" in ran.out
     assert f"head {head}" in ran.out
     assert run("ledger", "check", "--head", head, "--json").document == {
         "schema_version": 1, "intact": True, "entries": 3, "head": head, "since": 0, "faults": [],
@@ -136,8 +137,9 @@ def test_the_steward_limits_a_population(run: Run) -> None:
     assert ran.document["head"] == ledger.overview().head
     assert ran.document["grant"]["note"] == "ethics board, 12 May"
     assert "spent so far 0.35" in ran.err
+    dear = ledger.TrainingCharge(**KIND, delta=DELTA, mechanisms=(Mechanism(20.0, 1.0, 8),))
     with pytest.raises(Refused):
-        ledger.reserve("x", PEOPLE, **KIND, delta=DELTA, mechanisms=[Mechanism(20.0, 1.0, 8)])
+        ledger.reserve("x", PEOPLE, dear)
 
 
 def test_the_steward_limits_a_cohort_before_any_training(run: Run, source: Path, tmp_path: Path) -> None:
@@ -181,14 +183,14 @@ def test_a_limit_that_makes_no_sense_is_wrong_usage(run: Run, words: list[str], 
 
 def test_a_grant_says_what_it_does_not_count(run: Run) -> None:
     """Charges per image and trainings without a bound were spent on the same people all the same."""
-    ledger.reserve("images", PEOPLE, **{**KIND, "unit": "image"}, delta=DELTA, mechanisms=[CHEAP])
+    by_image = ledger.TrainingCharge(**{**KIND, "unit": "image"}, delta=DELTA, mechanisms=(CHEAP,))
+    ledger.reserve("images", PEOPLE, by_image)
     population = ledger.populations()[0].id
     granted = run("ledger", "grant", population, "--epsilon", 2, "--delta", DELTA)
     assert granted.code == 0
     assert "spent so far 0.00" in granted.out
     assert "NOT counted in this grant: per image 0." in granted.out
-    ledger.reserve(
-        "open", PEOPLE, **KIND, delta=None, mechanisms=[], why_unbounded="no DP", allow_unbounded=True
-    )
+    unbounded = ledger.TrainingCharge(**KIND, delta=None, why_unbounded="no DP")
+    ledger.reserve("open", PEOPLE, unbounded, allow_unbounded=True)
     again = run("ledger", "grant", population, "--epsilon", 2, "--delta", DELTA)
     assert "trainings without a finite bound" in again.out

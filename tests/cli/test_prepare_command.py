@@ -53,7 +53,7 @@ def test_the_command_of_the_guide_looks_and_writes_nothing(study: Path, source: 
     told = _run(study, *words)
     assert told.returncode == 0, told.stderr
     assert tree_digests(study) == before
-    for wanted in ("a/notes.txt", "is not an image", "patients", "holdout has 1 patient:", "not looked for"):
+    for wanted in ("a/notes.txt", "is not an image", "patients", "holdout has 1 patient:", "not searched"):
         assert wanted in told.stdout
     document = json.loads(_run(study, *words, "--json").stdout)
     made = json.loads(_run(study, "prepare", str(source), "--json").stdout)

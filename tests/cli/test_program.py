@@ -18,18 +18,8 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Run
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-HEAVY = {
-    "torch",
-    "numpy",
-    "pandas",
-    "pydantic",
-    "rich",
-    "pyarrow",
-    "faiss",
-    "opacus",
-    "matplotlib",
-    "sklearn",
-}
+NUMERICAL = {"dp_accounting", "faiss", "opacus", "scipy", "sklearn", "torch"}  # take seconds to import
+HEAVY = NUMERICAL | {"matplotlib", "numpy", "pandas", "pyarrow", "pydantic", "rich"}
 VERBS = (
     "demo", "init", "status", "recipes", "policies", "prepare", "plan", "train", "sample", "audit", "report",
     "keys", "keys new", "trust", "trust sign", "trust show", "verify", "release",
@@ -50,6 +40,39 @@ def _loaded(*words: str) -> tuple[int, set[str]]:
     return ran.returncode, HEAVY & set(ran.stderr.split())
 
 
+WITHOUT_THEM = (
+    "privsyn.exchange.layout", "privsyn.release.draft", "privsyn.release.verify", "privsyn.report.html",
+    "privsyn.status",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("module", WITHOUT_THEM)
+def test_reports_releases_and_exports_start_without_torch(module: str) -> None:
+    """Importing them loads none of the packages that train and account."""
+    program = f"import sys, {module}; print(*({NUMERICAL} & sys.modules.keys()))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        ["report"],
+        ["release", "draft", "--force"],
+        ["export", "--format", "imagefolder", "--out", "exported"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_commands_about_what_is_there_run_without_torch(
+    study: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From start to end, in a finished study."""
+    monkeypatch.chdir(study)
+    code, loaded = _loaded(*words)
+    assert (code, loaded & NUMERICAL) == (0, set())
+
+
 @pytest.mark.parametrize("words", [["--help"], ["--version"]])
 def test_start_up_is_light(words: list[str]) -> None:
     """Asking for help loads none of the packages that do the work."""
@@ -57,10 +80,10 @@ def test_start_up_is_light(words: list[str]) -> None:
 
 
 def test_the_recipients_check_needs_no_packages_for_arrays(study: Path) -> None:
-    """`verify` loads no torch and its kind; numpy alone comes with dp-accounting, where that is installed."""
+    """`verify` loads torch in no case; dp-accounting, where it is installed, brings numpy and scipy."""
     code, loaded = _loaded("verify", str(study / "release"))
     assert code == 3
-    assert loaded <= {"pydantic", "rich", "numpy"}  # pydantic and rich belong to the command line
+    assert loaded <= {"pydantic", "rich", "numpy", "scipy", "dp_accounting"}  # the first two: command line
 
 
 def test_the_verbs_are_the_documented_ones() -> None:

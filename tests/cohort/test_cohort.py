@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from privsyn.cohort.cohort import Cohort, load_cohort
-from privsyn.cohort.prepare import prepare
+from privsyn.cohort.document import DuplicateCounts
+from privsyn.cohort.prepare import SourceSpec, prepare
 from privsyn.cohort.split import SPLITS
 from privsyn.errors import CohortError, RecipeError, StudyError
 from privsyn.files import tree_digests
@@ -45,12 +46,12 @@ def test_digits_become_a_cohort(make_study: MakeStudy) -> None:
     """All images, split 60/20/20 and by label, each its own patient, pixels and records in the same order."""
     cohort = prepare(make_study('data.classes=["0","1","2","3","4","5","6","7","8","9"]'), "digits")
     assert cohort.images.shape == (1797, 8, 8, 1)
-    assert cohort.document["patient_ids"] == "none: every image counts as one patient"
+    assert cohort.document.patient_ids == "none: every image counts as one patient"
     for split, share in zip(SPLITS, (0.6, 0.2, 0.2), strict=True):
-        part, counts = cohort.part(split), cohort.document["counts"][split]
-        assert abs(counts["images"] - share * 1797) <= 2
-        assert len(part.images) == len(part.labels) == len(set(part.patients)) == counts["patients"]
-        assert list(np.bincount(part.labels)) == [counts["classes"][str(digit)] for digit in range(10)]
+        part, counts = cohort.part(split), cohort.document.counts[split]
+        assert abs(counts.images - share * 1797) <= 2
+        assert len(part.images) == len(part.labels) == len(set(part.patients)) == counts.patients
+        assert list(np.bincount(part.labels)) == [counts.classes[str(digit)] for digit in range(10)]
         assert not part.images.flags.writeable
         np.testing.assert_array_equal(part.images, cohort.images[part.rows])
     digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in cohort.images]
@@ -90,8 +91,8 @@ def test_a_table_with_patients_keeps_each_in_one_part(
         tmp_path / "t.csv", index=False
     )
     study = make_study()
-    cohort = prepare(study, class_folders, table=tmp_path / "t.csv")
-    assert cohort.document["patient_ids"] == "given"
+    cohort = prepare(study, SourceSpec(class_folders, table=tmp_path / "t.csv"))
+    assert cohort.document.patient_ids == "given"
     assert cohort.records["label_name"].value_counts().to_dict() == {"a": 6, "b": 6}
     wanted = {
         hmac.new(patient_key(), f"patient Meier-{number}".encode(), hashlib.sha256).hexdigest()
@@ -111,8 +112,8 @@ def test_images_without_an_id_among_others_are_told(
     """A gap in the patients makes an image its own patient, and the cohort says how many."""
     source = _npz(tmp_path / "a.npz", noise(8, 8, 8), groups=["p", "p", "q", "q", "r", "", " ", "r"])
     document = prepare(make_study(), source).document
-    assert document["patient_ids"].startswith("partly given: each of the 2 images without one")
-    assert sum(document["counts"][split]["patients"] for split in SPLITS) == 5
+    assert document.patient_ids.startswith("partly given: each of the 2 images without one")
+    assert sum(document.counts[split].patients for split in SPLITS) == 5
 
 
 def test_exact_duplicates_are_reported_and_never_straddle(
@@ -123,7 +124,7 @@ def test_exact_duplicates_are_reported_and_never_straddle(
     images[20:25], images[25] = images[:5], images[0]
     for name, extra in (("plain", {}), ("ids", {"groups": np.arange(30)})):
         cohort = prepare(make_study(name=name), _npz(tmp_path / f"{name}.npz", images, **extra))
-        assert cohort.document["duplicates"] == {"exact_images": 6, "groups": 5, "linked_patients": 11}
+        assert cohort.document.duplicates == DuplicateCounts(exact_images=6, groups=5, linked_patients=11)
         assert cohort.records.groupby("sha256")["split"].nunique().eq(1).all()
         assert cohort.records["patient"].nunique() == 30
 
@@ -151,7 +152,7 @@ def test_the_seed_decides_the_split_and_the_machine_does_not(
     reseeded = prepare(make_study(name="reseeded"), source, settings=["seed=1"])
     assert _rows(reseeded) != _rows(one)
     assert reseeded.fingerprint == one.fingerprint
-    assert reseeded.document["records_sha256"] != one.document["records_sha256"]
+    assert reseeded.document.records_sha256 != one.document.records_sha256
     monkeypatch.setenv("PRIVSYN_HOME", str(tmp_path / "another-machine"))
     moved = prepare(make_study(name="moved"), source)
     assert _rows(moved) == _rows(one)
@@ -384,32 +385,3 @@ def test_an_unknown_split_is_refused(make_study: MakeStudy, class_folders: Path)
     """There are three."""
     with pytest.raises(CohortError, match="no split 'valid': choose from train, holdout, test"):
         prepare(make_study(), class_folders).part("valid")
-
-
-def test_pneumoniamnist_is_pooled_and_its_duplicates_stay_together(
-    make_study: MakeStudy, shared_data: Path
-) -> None:
-    """Real chest X-rays: 5,856 images, 29 of which equal an earlier one."""
-    study = make_study("data.size=28", 'data.classes=["normal", "pneumonia"]')
-    cohort = prepare(study, shared_data / "pneumoniamnist.npz")
-    assert cohort.images.shape == (5856, 28, 28, 1)
-    assert cohort.document["duplicates"]["exact_images"] == 29
-    assert cohort.records.groupby("sha256")["split"].nunique().eq(1).all()
-    sizes = [cohort.document["counts"][split]["images"] for split in SPLITS]
-    np.testing.assert_allclose(sizes, [0.6 * 5856, 0.2 * 5856, 0.2 * 5856], atol=2)
-
-
-def test_blood_cells_are_split_by_smear(make_study: MakeStudy, shared_data: Path) -> None:
-    """Real RGB cells from 364 smears: a smear is a patient, and shares hold for smears."""
-    study = make_study("data.size=32", "data.channels=3", 'data.classes=["Platelets", "RBC", "WBC"]')
-    cohort = prepare(study, shared_data / "bccd32.npz")
-    assert cohort.document["patient_ids"] == "given"
-    assert cohort.records.groupby("patient")["split"].nunique().eq(1).all()
-    patients = {split: set(cohort.part(split).patients) for split in SPLITS}
-    assert sum(map(len, patients.values())) == 364
-    assert abs(len(patients["train"]) - 0.6 * 364) <= 2
-    assert cohort.records["label_name"].value_counts().to_dict() == {
-        "RBC": 4153,
-        "WBC": 372,
-        "Platelets": 360,
-    }

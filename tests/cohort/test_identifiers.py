@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from privsyn.cohort.prepare import check
+from privsyn.cohort.prepare import SourceSpec, check
 from privsyn.recipe import Data
 from privsyn.study import Study, init
 
@@ -63,7 +63,7 @@ def test_each_sample_is_ingested_or_named_with_a_reason(
     """One call: the files that are read, refused and passed over are all there are."""
     document = json.loads(prepared[1]["stdout"])
     study = _study(prepared[0] / "again", "data.text_scan=0")
-    report = check(study, tree, skip_unusable=True).to_dict()
+    report = check(study, SourceSpec(tree, skip_unusable=True)).to_dict()
     files = sum(path.is_file() for path in tree.rglob("*"))
     assert report["files"] == document["identifiers"]["files"]
     named = [*report["refused"], *report["passed_over"]]
@@ -128,9 +128,9 @@ def test_text_is_found_where_it_is_and_nowhere_else(tree: Path, tmp_path: Path) 
     flagged = {where.split(".dcm")[0] for where in report.text.where}
     assert flagged == TEXT
     assert report.document is not None
-    text = report.document["identifiers"]["text"]
-    assert (text["policy"], text["looked_at"], text["of"]) == ("mask", text["of"], text["looked_at"])
-    assert text["flagged"] == len(report.text.where)
+    text = report.document.identifiers.text
+    assert (text.policy, text.looked_at, text.of) == ("mask", text.of, text.looked_at)
+    assert text.flagged == len(report.text.where)
 
 
 def test_a_real_chest_x_ray_looks_like_one(tree: Path, tmp_path: Path) -> None:

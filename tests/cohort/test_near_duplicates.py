@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from privsyn.auditing.attacks.planted_leaks import jpeg
-from privsyn.cohort.cohort import load_cohort, units_of_parts
+from privsyn.cohort.cohort import clusters_of_parts, load_cohort
 from privsyn.cohort.near_duplicates import correlation
 from privsyn.cohort.prepare import check, prepare
 from privsyn.study import Study, init
@@ -54,7 +54,7 @@ def test_planted_near_duplicates_are_found_and_strangers_left_alone(
     together = np.concatenate([images, np.stack(planted)])
     np.savez(tmp_path / "a.npz", images=together, labels=np.arange(len(together)) % 3)
     report = check(_study(tmp_path / "study", size, channels, "report"), tmp_path / "a.npz")
-    rows = [tuple(int(where.split("[")[1][:-1]) for where in pair[:2]) for pair in report.near]
+    rows = [tuple(int(where.split("[")[1][:-1]) for where in (pair.one, pair.other)) for pair in report.near]
     hits = {max(pair) for pair in rows if abs(pair[0] - pair[1]) and max(pair) - 700 == min(pair)}
     others = {image for pair in rows for image in pair if max(pair) - 700 != min(pair)}
     assert len(hits) >= 0.8 * len(planted)
@@ -74,11 +74,11 @@ def test_linked_near_duplicates_stay_in_one_part(shared_data: Path, tmp_path: Pa
         torn[mode] = sum(
             parts[one.tobytes()] != parts[other.tobytes()] for one, other in zip(images, copies, strict=True)
         )
-        assert cohort.document["near_duplicates"]["looked_for"] == mode
-        assert cohort.document["near_duplicates"]["pairs"] >= 110
+        assert cohort.document.near_duplicates.looked_for == mode
+        assert cohort.document.near_duplicates.pairs >= 110
         assert ("group" in cohort.records) == (mode == "link")
         train, holdout = load_cohort(cohort.folder).part("train"), cohort.part("holdout")
-        units = units_of_parts(train, holdout)
+        units = clusters_of_parts(train, holdout)
         assert units[0] == 0
         assert not set(units[: len(train.labels)]) & set(units[len(train.labels) :])
         unit = dict(zip((image.tobytes() for image in train.images), units, strict=False))

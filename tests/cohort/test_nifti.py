@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from privsyn.cohort.entries import Picture
+from privsyn.cohort.entries import SourceImage
 from privsyn.cohort.nifti import looks_like_nifti, read_nifti
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
@@ -26,7 +26,7 @@ SAMPLES = Path(nibabel.__file__).parent / "tests" / "data"
 RIGHT, FRONT, TOP = (3, 2, 2), (2, 3, 2), (2, 2, 3)  # voxels of a 5x5x5 head, one step from its centre in RAS
 
 
-def _pictures(path: Path, **settings: Any) -> list[Picture]:
+def _pictures(path: Path, **settings: Any) -> list[SourceImage]:
     return list(read_nifti(path, Data(size=64, channels=1, classes=("a",), **settings)))
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from privsyn.cohort.entries import NotAnImage, Picture
+from privsyn.cohort.entries import NotAnImage, SourceImage
 from privsyn.cohort.reading import read_file, seems_a_picture
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
@@ -25,7 +25,7 @@ Noise = Callable[..., NDArray[np.uint8]]
 GREY = Data(size=8, channels=1, classes=("a",))
 
 
-def _read(path: Path, data: Data = GREY) -> list[Picture]:
+def _read(path: Path, data: Data = GREY) -> list[SourceImage]:
     return list(read_file(str(path), data))
 
 

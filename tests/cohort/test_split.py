@@ -10,7 +10,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from privsyn.cohort.split import SPLITS, draw, joined_groups, linked_groups, patient_strata, split_patients
+from privsyn.cohort.split import (
+    SPLITS,
+    draw,
+    joined_clusters,
+    linked_clusters,
+    patient_strata,
+    split_patients,
+)
 from privsyn.errors import CohortError
 
 SHARES = (0.6, 0.2, 0.2)
@@ -32,7 +39,7 @@ def _split(
 ) -> NDArray[np.str_]:
     """The name of every image's part, as `prepare` comes to it."""
     draws = np.array([draw(seed, patient) for patient in patients.tolist()], dtype="S32")
-    groups = linked_groups(patients, pictures)
+    groups = linked_clusters(patients, pictures)
     return np.array(SPLITS)[split_patients(labels, patients, groups, draws=draws, shares=shares, seed=seed)]
 
 
@@ -49,7 +56,7 @@ def test_the_laws_of_the_split(
 ) -> None:
     """No shared patient, no shared picture, no empty part, shares kept, source order without influence."""
     labels, patients, digests = _arrays(table)
-    groups = linked_groups(patients, digests)
+    groups = linked_clusters(patients, digests)
     assume(len(set(groups)) >= 3)
     part = _split(labels, patients, digests, shares=wanted, seed=seed)
 
@@ -96,7 +103,7 @@ def test_seeds_differ_and_every_patient_is_trained_on_as_often_as_its_share() ->
     assert np.abs(trained / 400 - 0.6).max() < 0.1
 
 
-def test_huge_linked_groups_do_not_upset_the_shares() -> None:
+def test_huge_clusters_do_not_upset_the_shares() -> None:
     """Two black frames, each shared by 20 of 100 patients: the others make up for them, in every stratum."""
     ids = np.array([f"{number:05}" for number in range(100)])
     pictures = np.where(np.arange(100) < 40, np.arange(100) // 20, np.arange(100))
@@ -113,7 +120,7 @@ def test_huge_linked_groups_do_not_upset_the_shares() -> None:
 def test_patients_are_linked_along_chains() -> None:
     """A shares a picture with B and B another with C: the three are one group."""
     patients = np.array(["A", "B", "B", "C", "D"])
-    groups = linked_groups(patients, np.array(["1", "1", "2", "2", "3"]))
+    groups = linked_clusters(patients, np.array(["1", "1", "2", "2", "3"]))
     assert len(set(groups[:4])) == 1
     assert groups[4] not in groups[:4]
 
@@ -132,7 +139,7 @@ def test_fewer_than_three_groups_cannot_be_split() -> None:
         _split(labels, np.array(["A"] * 4), pictures, seed=0)
     with pytest.raises(CohortError, match=r"has 2 patients:"):
         _split(labels, np.array(["A", "A", "B", "B"]), pictures, seed=0)
-    with pytest.raises(CohortError, match=r"has 4 patients, linked by identical images into 2 groups:"):
+    with pytest.raises(CohortError, match=r"has 4 patients, linked by identical images into 2 clusters:"):
         _split(labels, np.array(["A", "B", "C", "D"]), np.array(["1", "1", "1", "2"]), seed=0)
 
 
@@ -140,7 +147,7 @@ def test_rows_that_belong_together_join_their_groups() -> None:
     """Also in a chain; the groups are numbered by first appearance, and nothing else changes."""
     groups = np.array([0, 1, 2, 1, 3])
     np.testing.assert_array_equal(
-        joined_groups(groups, np.array([0, 3]), np.array([1, 4])), np.array([0, 0, 1, 0, 0])
+        joined_clusters(groups, np.array([0, 3]), np.array([1, 4])), np.array([0, 0, 1, 0, 0])
     )
     empty = np.empty(0, np.int64)
-    np.testing.assert_array_equal(joined_groups(groups, empty, empty), groups)
+    np.testing.assert_array_equal(joined_clusters(groups, empty, empty), groups)

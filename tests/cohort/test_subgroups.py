@@ -1,23 +1,19 @@
-"""Subgroups: one short text for each image, if asked for; in the cohort, and nowhere else."""
+"""Subgroups reach the cohort as the source says, and nothing that leaves it."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from digits_study import weights
 from numpy.typing import NDArray
@@ -25,28 +21,31 @@ from PIL import Image
 from stopping import Stops
 
 from privsyn.cohort.cohort import Cohort, Part, load_cohort
-from privsyn.cohort.prepare import WORKING, check, prepare
-from privsyn.cohort.sources import open_source
+from privsyn.cohort.prepare import WORKING, SourceSpec, check, prepare
 from privsyn.cohort.split import SPLITS
 from privsyn.errors import CohortError
 from privsyn.files import tree_digests
-from privsyn.recipe import Data
 from privsyn.study import Study
 
 Noise = Callable[..., NDArray[np.uint8]]
 MakeStudy = Callable[..., Study]
 Row = Mapping[str, object]
 
+
 SEX = {"subgroup": "sex"}
+
+
 GROUPS = ("women", "men", "")
+
 
 ALONE = """
 import sys
 from pathlib import Path
-from privsyn.cohort.prepare import prepare
+from privsyn.cohort.prepare import SourceSpec, prepare
 if __name__ == "__main__":
     table, processes = Path(sys.argv[3]), int(sys.argv[4])
-    prepare(sys.argv[1], sys.argv[2], table=table, columns={"subgroup": "sex"}, processes=processes)
+    spec = SourceSpec(sys.argv[2], table=table, columns={"subgroup": "sex"}, processes=processes)
+    prepare(sys.argv[1], spec)
 """
 
 
@@ -95,12 +94,12 @@ def test_each_image_of_a_part_has_its_own_subgroup(
 ) -> None:
     """As the table says it, whoever decodes; counts of each and part are in `cohort.json`."""
     table = _table(images.parent / "t.csv", rows)
-    cohort = prepare(make_study(), images, table=table, columns=SEX, processes=processes)
+    cohort = prepare(make_study(), SourceSpec(images, table=table, columns=SEX, processes=processes))
     wanted = _by_pixels(images, rows)
     for split in SPLITS:
         part = cohort.part(split)
         assert _subgroups(part) == [wanted[image.tobytes()] for image in part.images]
-        counts = {name: found[split] for name, found in cohort.document["subgroups"].items()}
+        counts = {name: found[split] for name, found in cohort.document.subgroups.items()}
         assert counts == {name: _subgroups(part).count(name) for name in ("", "men", "women")}
     assert list(cohort.records)[-1] == "subgroup"
     assert cohort.records["subgroup"].value_counts().to_dict() == dict.fromkeys(GROUPS, 200)
@@ -115,7 +114,9 @@ def test_without_being_asked_nothing_is_read(
         table = pd.DataFrame(rows).rename(columns={"sex": name})
         table = table.drop(columns="nothing", errors="ignore")
         table.to_csv(images.parent / f"{name}.csv", index=False)
-        cohorts.append(prepare(make_study(name=name), images, table=images.parent / f"{name}.csv"))
+        cohorts.append(
+            prepare(make_study(name=name), SourceSpec(images, table=images.parent / f"{name}.csv"))
+        )
     assert (
         tree_digests(cohorts[0].folder) == tree_digests(cohorts[1].folder) == tree_digests(cohorts[2].folder)
     )
@@ -123,7 +124,8 @@ def test_without_being_asked_nothing_is_read(
     assert list(pd.read_parquet(cohorts[1].folder / "records.parquet")) == [
         "index", "label", "label_name", "patient", "split", "sha256",
     ]  # fmt: skip
-    assert "subgroups" not in cohorts[1].document
+    assert cohorts[1].document.subgroups is None
+    assert b"subgroups" not in (cohorts[1].folder / "cohort.json").read_bytes()
     written = b"".join(path.read_bytes() for path in cohorts[1].folder.iterdir())
     assert b"women" not in written
 
@@ -133,95 +135,13 @@ def test_the_same_images_are_the_same_population_with_and_without(
 ) -> None:
     """The fingerprint and the split stay, and the digest of the records tells that there is more in them."""
     table = _table(images.parent / "t.csv", rows)
-    plain = prepare(make_study(name="plain"), images, table=table)
-    grouped = prepare(make_study(name="grouped"), images, table=table, columns=SEX)
+    plain = prepare(make_study(name="plain"), SourceSpec(images, table=table))
+    grouped = prepare(make_study(name="grouped"), SourceSpec(images, table=table, columns=SEX))
     assert grouped.fingerprint == plain.fingerprint
     assert grouped.digest != plain.digest
     pd.testing.assert_frame_equal(grouped.records.drop(columns="subgroup"), plain.records)
-    told = dict(grouped.document)
-    assert told.pop("subgroups")
-    assert {**told, "records_sha256": plain.digest} == plain.document
-
-
-def _write(rows: Sequence[Row], path: Path) -> None:
-    frame = pd.DataFrame(rows)
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
-    elif path.suffix == ".jsonl":
-        frame.to_json(path, orient="records", lines=True)
-    else:
-        frame.to_parquet(path, index=False)
-
-
-def _said(source: Path, **options: object) -> list[str | None]:
-    data = Data(size=8, classes=("a", "b"))
-    return [entry.subgroup for entry in open_source(source, data, **options)]  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_tables_and_metadata_say_it_in_a_column_that_is_named(class_folders: Path, kind: str) -> None:
-    """Gaps are the empty text, numbers are text; without the name it is None."""
-    rows = [{"file": f"a/scan-{n}.png", "label": "a", "age": (70, 80, None)[n]} for n in range(3)]
-    table = class_folders.parent / f"table.{kind}"
-    _write([{**row, "age": None if row["age"] is None else str(row["age"])} for row in rows], table)
-    assert _said(class_folders, table=table, columns={"subgroup": "age"}) == ["70", "80", ""]
-    assert _said(class_folders, table=table) == [None, None, None]
-    _write([{"file_name": row["file"], "subgroup": "x"} for row in rows], class_folders / f"metadata.{kind}")
-    assert _said(class_folders) == [None, None, None]
-    assert _said(class_folders, columns={"subgroup": "subgroup"}) == ["x", "x", "x"]
-    for where in ({"table": table}, {}):
-        with pytest.raises(CohortError, match=r"no column 'sex' \(it has: 'file.*--column subgroup="):
-            _said(class_folders, columns=SEX, **where)
-
-
-def _cell(image: NDArray[np.uint8]) -> dict[str, object]:
-    held = io.BytesIO()
-    Image.fromarray(image).save(held, "PNG")
-    return {"bytes": held.getvalue(), "path": None}
-
-
-def test_parquet_sources_say_it_too(tmp_path: Path, noise: Noise) -> None:
-    """Text, numbers with gaps, and the names of a ClassLabel; any column may say two things."""
-    cells, labels = [_cell(image) for image in noise(3, 8, 8)], ["a", "b", "a"]
-    columns = {"image": cells, "label": labels, "sex": [1, 0, None], "age": [70.0, None, 8.5]}
-    table = pa.table({**columns, "subgroup": ["x", "y", "z"]})
-    features = {"sex": {"_type": "ClassLabel", "names": ["women", "men"]}}
-    told = json.dumps({"info": {"features": features}})
-    pq.write_table(table.replace_schema_metadata({"huggingface": told}), tmp_path / "a.parquet")
-    for source in (tmp_path / "a.parquet", tmp_path):
-        assert _said(source) == [None, None, None]
-        assert _said(source, columns=SEX) == ["men", "women", ""]
-        assert _said(source, columns={"subgroup": "age"}) == ["70", "", "8.5"]
-        assert _said(source, columns={"subgroup": "label"}) == labels
-        with pytest.raises(CohortError, match=r"no column 'site' \(it has: 'image'.*--column"):
-            _said(source, columns={"subgroup": "site"})
-
-
-def test_a_parquet_source_becomes_a_cohort_with_subgroups(
-    make_study: MakeStudy, tmp_path: Path, noise: Noise
-) -> None:
-    """Each image with its own."""
-    pixels = noise(30, 8, 8)
-    names = [f"site {number % 4}" for number in range(30)]
-    cells = [_cell(image) for image in pixels]
-    pq.write_table(pa.table({"image": cells, "label": [0, 1] * 15, "sex": names}), tmp_path / "a.parquet")
-    cohort = prepare(make_study(), tmp_path / "a.parquet", columns=SEX)
-    said = dict(zip((hashlib.sha256(image).hexdigest() for image in pixels), names, strict=True))
-    assert dict(zip(cohort.records["sha256"], cohort.records["subgroup"], strict=True)) == said
-
-
-def test_sources_without_a_table_cannot_say_it(class_folders: Path, tmp_path: Path, noise: Noise) -> None:
-    """Refused, as any other name of a column is: folders, trees by tag, tars, arrays, the digits."""
-    np.savez(tmp_path / "a.npz", images=noise(2, 8, 8), labels=[0, 1])
-    (tmp_path / "tars").mkdir()
-    with tarfile.open(tmp_path / "tars" / "a.tar", "w") as tar:
-        tar.add(class_folders / "a" / "scan-0.png", "scan-0.png")
-    for source in (class_folders, tmp_path / "tars", tmp_path / "a.npz", Path("digits")):
-        with pytest.raises(CohortError, match="column names need a table: pass --table FILE"):
-            _said(source, columns=SEX)
-    tagged = Data(size=8, classes=("a", "b"), label_tag="BodyPartExamined")
-    with pytest.raises(CohortError, match="column names need a table"):
-        open_source(class_folders, tagged, columns=SEX)
+    assert grouped.document.subgroups
+    assert replace(grouped.document, subgroups=None, records_sha256=plain.digest) == plain.document
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -233,15 +153,15 @@ def test_a_column_that_singles_patients_out_is_refused(
     sorted_ages = [{**row, "sex": f"{number // 19} years"} for number, row in enumerate(rows)]
     assert len({row["sex"] for row in sorted_ages}) == 32
     table = _table(images.parent / "t.csv", sorted_ages)
-    report = check(study, images, table=table, columns=SEX)
+    report = check(study, SourceSpec(images, table=table, columns=SEX))
     assert report.document is not None
-    assert len(report.document["subgroups"]) == 32
+    assert len(report.document.subgroups) == 32
     table = _table(images.parent / "t.csv", [*sorted_ages[:-1], {**sorted_ages[-1], "sex": "99 years"}])
     for look in (check, prepare):
         with pytest.raises(
             CohortError, match=r"more than 32 different subgroups: .* such as an age band"
         ) as e:
-            look(study, images, table=table, columns=SEX, processes=processes)
+            look(study, SourceSpec(images, table=table, columns=SEX, processes=processes))
         assert "single patients out" in str(e.value)
         assert "years" not in str(e.value)
     assert not study.cohort.exists()
@@ -259,7 +179,7 @@ def test_a_subgroup_is_a_short_text(
     rows[7]["sex"] = text
     table = _table(images.parent / "t.csv", rows)
     with pytest.raises(CohortError, match=message) as caught:
-        prepare(make_study(), images, table=table, columns=SEX)
+        prepare(make_study(), SourceSpec(images, table=table, columns=SEX))
     assert text not in str(caught.value)
 
 
@@ -272,7 +192,7 @@ def test_spellings_of_one_text_are_one_subgroup(
     ):
         row["sex"] = text
     table = _table(images.parent / "t.csv", rows)
-    cohort = prepare(make_study(), images, table=table, columns=SEX)
+    cohort = prepare(make_study(), SourceSpec(images, table=table, columns=SEX))
     assert cohort.records["subgroup"].value_counts().to_dict() == {"Z\u00fcrich": 450, "y" * 64: 150}
 
 
@@ -288,7 +208,7 @@ def test_neither_the_order_of_the_table_nor_the_workers_show(
     digests = []
     for name, (order, processes) in enumerate(zip(orders, (1, 1, 3), strict=True)):
         table, study = _table(images.parent / "t.csv", order), make_study(name=str(name))
-        prepare(study, images, table=table, columns=SEX, processes=processes)
+        prepare(study, SourceSpec(images, table=table, columns=SEX, processes=processes))
         digests.append(tree_digests(study.cohort))
     assert digests[0] == digests[1] == digests[2]
 
@@ -300,12 +220,12 @@ def test_a_run_that_is_resumed_knows_them_still(
     for number, row in enumerate(rows):
         row["sex"] = f"site {number // 30}"  # some are met before the stop, some after it
     table, whole, study = _table(images.parent / "t.csv", rows), make_study(name="whole"), make_study()
-    prepare(whole, images, table=table, columns=SEX)
+    prepare(whole, SourceSpec(images, table=table, columns=SEX))
     for after in (100, 200):
         with pytest.raises(KeyboardInterrupt):
-            prepare(study, images, table=table, columns=SEX, progress=Stops(after))
+            prepare(study, SourceSpec(images, table=table, columns=SEX), progress=Stops(after))
     progress = Stops()
-    prepare(study, images, table=table, columns=SEX, progress=progress)
+    prepare(study, SourceSpec(images, table=table, columns=SEX), progress=progress)
     assert progress.read < 300
     assert tree_digests(study.cohort) == tree_digests(whole.cohort)
 
@@ -316,19 +236,19 @@ def test_another_table_or_another_wish_is_not_answered_from_before(
     """A stopped run with subgroups, then one with a corrected table, then one without."""
     table, study = _table(images.parent / "t.csv", rows), make_study()
     with pytest.raises(KeyboardInterrupt):
-        prepare(study, images, table=table, columns=SEX, progress=Stops(400))
+        prepare(study, SourceSpec(images, table=table, columns=SEX), progress=Stops(400))
     rows[0]["sex"] = "men"
     table = _table(images.parent / "t.csv", rows)
     with pytest.raises(KeyboardInterrupt):
-        prepare(study, images, table=table, columns=SEX, progress=Stops(600))
+        prepare(study, SourceSpec(images, table=table, columns=SEX), progress=Stops(600))
     wanted = _by_pixels(images, rows)
-    cohort = prepare(study, images, table=table, columns=SEX)
+    cohort = prepare(study, SourceSpec(images, table=table, columns=SEX))
     for split in SPLITS:
         part = cohort.part(split)
         assert _subgroups(part) == [wanted[image.tobytes()] for image in part.images]
     with pytest.raises(KeyboardInterrupt):
-        prepare(study, images, table=table, columns=SEX, progress=Stops(400), force=True)
-    assert prepare(study, images, table=table, force=True).part("test").subgroups is None
+        prepare(study, SourceSpec(images, table=table, columns=SEX), progress=Stops(400), force=True)
+    assert prepare(study, SourceSpec(images, table=table), force=True).part("test").subgroups is None
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -337,7 +257,7 @@ def test_a_killed_run_keeps_them(
 ) -> None:
     """SIGKILL in the midst of one preparation, also twice."""
     table, whole, study = _table(images.parent / "t.csv", rows), make_study(name="whole"), make_study()
-    prepare(whole, images, table=table, columns=SEX)
+    prepare(whole, SourceSpec(images, table=table, columns=SEX))
     program = images.parent / "alone.py"
     program.write_text(ALONE)
     command = [sys.executable, str(program), str(study.root), str(images), str(table), str(processes)]
@@ -348,7 +268,7 @@ def test_a_killed_run_keeps_them(
             while _noted(study) == before and running.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.002)
             os.killpg(running.pid, signal.SIGKILL)
-    prepare(study, images, table=table, columns=SEX, force=True)
+    prepare(study, SourceSpec(images, table=table, columns=SEX), force=True)
     assert tree_digests(study.cohort) == tree_digests(whole.cohort)
 
 
@@ -368,8 +288,8 @@ def test_only_subgroups_of_images_in_the_cohort_are_named(
     listed = images.parent / "opt-outs.txt"
     listed.write_text("p2\n")
     table, study = _table(images.parent / "t.csv", rows), make_study()
-    cohort = prepare(study, images, table=table, columns=SEX, opt_outs=listed, skip_unusable=True)
-    assert list(cohort.document["subgroups"]) == ["", "men", "women"]
+    cohort = prepare(study, SourceSpec(images, table=table, columns=SEX, opt_outs=listed, skip_unusable=True))
+    assert list(cohort.document.subgroups) == ["", "men", "women"]
     written = b"".join(path.read_bytes() for path in study.cohort.iterdir())
     assert b"only of" not in written
 
@@ -394,7 +314,7 @@ def test_neither_model_nor_synthetic_set_nor_report_knows_of_them(
     quick = ("train.steps=2", "train.warmup_steps=1", "sample.count=8", "sample.steps=2")
     for name, columns in (("with", SEX), ("without", None)):
         study = make_study(*quick, name=name)
-        prepare(study, images, table=table, columns=columns)
+        prepare(study, SourceSpec(images, table=table, columns=columns))
         train(study)
         sample(study)
         made[name] = study

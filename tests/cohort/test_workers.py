@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-from privsyn.cohort.workers import Again, Lost, Part, in_process, in_processes
+from privsyn.cohort.workers import ChunkRestarted, ChunkResult, ItemLost, in_process, in_processes
 
 CHUNKS = [[0, 1, 2], [3, 4], [5, 6, 7, 8], [9]]
 
@@ -59,12 +59,12 @@ def _gathered(events: object) -> tuple[dict[int, list[int]], list[tuple[int, str
     lost, last = [], set()
     for event in events:  # type: ignore[attr-defined]
         assert event.chunk not in last
-        if isinstance(event, Again):
+        if isinstance(event, ChunkRestarted):
             values.pop(event.chunk, None)
             continue
-        if isinstance(event, Lost):
+        if isinstance(event, ItemLost):
             lost.append((event.item, event.why))
-        elif isinstance(event, Part):
+        elif isinstance(event, ChunkResult):
             values[event.chunk] += event.value
         if event.last:
             last.add(event.chunk)

@@ -13,7 +13,7 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 
-from privsyn.diffusion.interchange import LABELS, WEIGHTS, labelled, read_diffusers
+from privsyn.diffusion.interchange import LABEL_WEIGHTS, WEIGHTS, labelled, read_diffusers
 from privsyn.diffusion.interchange_process import (
     BETAS,
     SCHEDULER_DEFAULTS,
@@ -193,7 +193,7 @@ def test_half_precision_is_read_as_it_is(tmp_path: Path) -> None:
     network.save_pretrained(tmp_path)
     imported = read_diffusers(tmp_path)
     assert {value.dtype for value in imported.weights.values()} == {torch.float32}
-    assert torch.equal(imported.weights[LABELS], network.class_embedding.weight.float())
+    assert torch.equal(imported.weights[LABEL_WEIGHTS], network.class_embedding.weight.float())
 
 
 def test_an_image_of_any_size_is_padded_by_us_alone() -> None:
@@ -214,16 +214,16 @@ def test_class_embeddings_are_made_to_fit(tmp_path: Path) -> None:
     theirs_small(num_class_embeds=4).save_pretrained(tmp_path / "some")
     some = read_diffusers(tmp_path / "some")
     assert some.classes == 4
-    assert torch.equal(labelled(some, 3)[LABELS], some.weights[LABELS])
-    with_null = labelled(some, 4)[LABELS]
-    assert torch.equal(with_null[:4], some.weights[LABELS])
-    torch.testing.assert_close(with_null[4], some.weights[LABELS].mean(dim=0))
+    assert torch.equal(labelled(some, 3)[LABEL_WEIGHTS], some.weights[LABEL_WEIGHTS])
+    with_null = labelled(some, 4)[LABEL_WEIGHTS]
+    assert torch.equal(with_null[:4], some.weights[LABEL_WEIGHTS])
+    torch.testing.assert_close(with_null[4], some.weights[LABEL_WEIGHTS].mean(dim=0))
     with pytest.raises(RecipeError, match=r"4 class embeddings.*data\.classes names 7: name 4 classes, or 3"):
         labelled(some, 7)
     theirs_small(num_class_embeds=None).save_pretrained(tmp_path / "none")
     none = read_diffusers(tmp_path / "none")
-    assert (none.classes, LABELS in none.weights) == (0, False)
-    assert torch.equal(labelled(none, 2)[LABELS], torch.zeros(3, 32))
+    assert (none.classes, LABEL_WEIGHTS in none.weights) == (0, False)
+    assert torch.equal(labelled(none, 2)[LABEL_WEIGHTS], torch.zeros(3, 32))
 
 
 def test_what_a_config_leaves_out_is_taken_as_they_take_it() -> None:
@@ -316,7 +316,7 @@ def test_their_scheduler_is_our_process(schedule: str, timesteps: int, target: s
     settings = {"schedule": schedule, "timesteps": timesteps, "target": target}
     wanted = recipe(diffusion=settings)
     scheduler = DDPMScheduler.from_config(json.loads(json.dumps(scheduler_config(wanted))))
-    ours = build_model(wanted).process.alphas_cumprod.numpy()
+    ours = build_model(wanted).process.log_snrs.sigmoid().numpy()
     np.testing.assert_allclose(scheduler.alphas_cumprod.numpy(), ours, atol=1e-6)
     assert process_settings(dict(scheduler.config), "", learned_variance=False) == {
         "schedule": schedule, "timesteps": timesteps, "target": target,

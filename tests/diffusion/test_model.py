@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from privsyn.diffusion.model import DiffusionModel, build_model, build_process, device_of, to_float, to_pixels
-from privsyn.diffusion.posterior import bound
+from privsyn.diffusion.networks.swin_unet import SwinBlocks
+from privsyn.diffusion.posterior import variational_bound
 from privsyn.diffusion.process import SamplingLaw
-from privsyn.diffusion.swin_unet import SwinBlocks
 from privsyn.errors import RecipeError
 from privsyn.recipe import Recipe, find_shipped, load_recipe
 
@@ -67,7 +67,7 @@ def test_edm_loss_is_that_of_its_paper() -> None:
     """
     model, data = trained("diffusion.target=edm", "diffusion.sigma_data=0.3"), 0.3
     images, labels, times, noise = batch()
-    abar = model.process.alphas_cumprod[times]
+    abar = model.process.log_snrs.sigmoid()[times]
     s = ((1 - abar) / abar).sqrt().float()[:, None, None, None]
     noisy = images + s * noise
     said = model.network(noisy / (s**2 + data**2).sqrt(), times, labels)
@@ -84,7 +84,7 @@ def test_min_snr_loss_is_that_of_its_paper() -> None:
     process = model.process
     noisy = process.add_noise(images, noise, times)
     clean = process.denoise(model.network(noisy, times, labels), noisy, times)
-    abar = process.alphas_cumprod[times]
+    abar = process.log_snrs.sigmoid()[times]
     weight = (abar / (1 - abar)).clamp(max=5)
     expected = weight * (clean - images).double().square().mean(dim=(1, 2, 3))
     torch.testing.assert_close(
@@ -108,7 +108,7 @@ def test_loss_with_learned_variance_adds_the_bound(channels: int, bits: int, whi
     assert share.shape == target.shape == images.shape
     simple = (target - process.target_of(images, noise, times)).square().mean(dim=(1, 2, 3))
     clean = process.denoise(target, noisy, times)
-    expected = simple + 2 * bound(process, images, noisy, clean, share, times, white)
+    expected = simple + 2 * variational_bound(process, images, noisy, clean, share, times, white)
     torch.testing.assert_close(model.loss(images, labels, times, noise), expected)
 
 
@@ -171,7 +171,7 @@ def test_the_process_is_what_the_recipe_declares() -> None:
         )
     )
     assert process.timesteps == 50
-    assert process.alphas_cumprod[0].item() == pytest.approx(1 - 20 * 1e-4)
+    assert process.log_snrs.sigmoid()[0].item() == pytest.approx(1 - 20 * 1e-4)
     assert (process.target, process.continuous, process.sigma_data) == ("edm", True, 0.25)
     assert (process.min_snr, process.learned_variance) == (4, False)
     assert process.law == SamplingLaw("normal", 1.5, 2.5)

@@ -270,7 +270,7 @@ def test_ddpm_has_the_law_that_its_steps_give() -> None:
     """On normal data every step is linear, so mean and variance after 20 steps follow by a recursion."""
     process, start, times = cosine(), normal(), respaced(T, 20)
     found = ddpm(exact(process, ONE_MODE), process, start, times, noise=noise_like(start))
-    (_, centre, spread), abar = ONE_MODE[0], process.alphas_cumprod.tolist()
+    (_, centre, spread), abar = ONE_MODE[0], process.log_snrs.sigmoid().tolist()
     mean, variance = np.zeros(2), 1.0
     for t, s in pairwise([*times, None]):
         gain = math.sqrt(abar[t]) * spread**2 / (abar[t] * spread**2 + 1 - abar[t])

@@ -52,7 +52,7 @@ from privsyn.diffusion.batches import Draws, draw
 from privsyn.dp import clipping
 from privsyn.dp.clipping import StepFacts, private_step
 from privsyn.dp.generators import CPU, keyed_generator
-from privsyn.dp.gradients import Found
+from privsyn.dp.gradients import UnitGradients
 from privsyn.dp.sampling import poisson_sample, units_of
 from privsyn.training import steps
 
@@ -277,14 +277,14 @@ def global_seed(self: DPOptimizer, parameter: Tensor) -> Tensor:
 
 
 def no_noise_when_empty(
-    optimizer: DPOptimizer, passes: Iterable[Found], generator: torch.Generator
+    optimizer: DPOptimizer, passes: Iterable[UnitGradients], generator: torch.Generator
 ) -> StepFacts:
     found = list(passes)
     return private_step(optimizer, found, generator) if found else StepFacts(math.nan, 0, 0)
 
 
 def dividing_by_the_sample(
-    optimizer: DPOptimizer, passes: Iterable[Found], generator: torch.Generator
+    optimizer: DPOptimizer, passes: Iterable[UnitGradients], generator: torch.Generator
 ) -> StepFacts:
     found = list(passes)
     units = max(1, sum(len(losses) for _, losses in found))

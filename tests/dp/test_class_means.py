@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from privsyn.dp.class_means import SENSITIVITY, central_images, contribution, noisy_sum
+from privsyn.dp.class_means import SENSITIVITY, contribution, noisy_class_means, noisy_sum
 from privsyn.dp.generators import keyed_generator, secret_generator
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def test_the_bound_is_reached() -> None:
 def test_without_noise_they_are_the_class_means() -> None:
     """Each unit counts once, a unit with two classes as half of each."""
     units = [unit_of(0, 1.0), unit_of(0, 0.0), unit_of([0, 1], -1.0)]
-    means = central_images(summed(units), SHAPE, noise_multiplier=0.0)
+    means = noisy_class_means(summed(units), SHAPE, noise_multiplier=0.0)
     assert means.shape == (3, *SHAPE)
     assert means[0].mean().item() == pytest.approx((1 + 0 - 0.5) / 2.5)
     assert means[1].mean().item() == pytest.approx(-1.0)
@@ -61,11 +61,11 @@ def test_an_absent_class_is_grey_and_finite() -> None:
     sigma, generator = 2.0, keyed_generator(CPU, 1)
     like = torch.zeros(3, math.prod(SHAPE) + 1)
     parts = [contribution(*unit_of(0, 0.5), 3) for _ in range(400)]
-    means = central_images(noisy_sum(parts, like, sigma, generator), SHAPE, sigma)
+    means = noisy_class_means(noisy_sum(parts, like, sigma, generator), SHAPE, sigma)
     assert means.isfinite().all()
     assert means.abs().max() <= 1
     assert (means[0] - 0.5).abs().max() < 6 * math.sqrt(2 * math.prod(SHAPE)) * sigma / 400
-    assert central_images(like, SHAPE, sigma).abs().max() == 0
+    assert noisy_class_means(like, SHAPE, sigma).abs().max() == 0
 
 
 def test_noise_has_the_scale_that_is_accounted_for() -> None:

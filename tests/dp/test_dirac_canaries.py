@@ -9,11 +9,16 @@ import pytest
 import torch
 
 from privsyn.claim.document import Mechanism
-from privsyn.dp.dirac_canaries import MARK, MarkScores, add_marks, marked
+from privsyn.dp.dirac_canaries import (
+    CANARY_SCALE,
+    DiracCanaryScores,
+    add_canary_weights,
+    with_canary_gradients,
+)
 
 
-def marks_of(number: int) -> torch.nn.Parameter:
-    return add_marks(
+def weights_of(number: int) -> torch.nn.Parameter:
+    return add_canary_weights(
         torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=1.0), number, torch.device("cpu")
     )
 
@@ -21,20 +26,20 @@ def marks_of(number: int) -> torch.nn.Parameter:
 def test_a_mark_is_a_multiple_of_its_images_gradient() -> None:
     """On the canary's own weight, over all parameters together; a patient has none."""
     gradients = [torch.tensor([[3.0, 0.0], [3.0, 0.0]]), torch.tensor([[[0.0], [4.0]], [[0.0], [4.0]]])]
-    *same, own = marked(gradients, np.array([-1, 2]), marks_of(4), clip_norm=1.0)
+    *same, own = with_canary_gradients(gradients, np.array([-1, 2]), weights_of(4), clip_norm=1.0)
     assert all(a is b for a, b in zip(same, gradients, strict=True))
-    torch.testing.assert_close(own, torch.tensor([[0.0] * 4, [0.0, 0.0, 5 * MARK, 0.0]]))
+    torch.testing.assert_close(own, torch.tensor([[0.0] * 4, [0.0, 0.0, 5 * CANARY_SCALE, 0.0]]))
 
 
 def test_a_flat_loss_does_not_hide_a_canary() -> None:
     """Its mark is as long as the clip norm asks for, so it is clipped whatever the image does."""
-    own = marked([torch.zeros(1, 3)], np.array([0]), marks_of(1), clip_norm=0.25)[-1]
-    assert own.item() == MARK * 0.25
+    own = with_canary_gradients([torch.zeros(1, 3)], np.array([0]), weights_of(1), clip_norm=0.25)[-1]
+    assert own.item() == CANARY_SCALE * 0.25
 
 
 def test_a_gradient_that_is_not_finite_makes_a_mark_that_is_not() -> None:
     """So that the unit is dropped as a patient's would be."""
-    own = marked([torch.tensor([[math.inf]])], np.array([0]), marks_of(1), clip_norm=1.0)[-1]
+    own = with_canary_gradients([torch.tensor([[math.inf]])], np.array([0]), weights_of(1), clip_norm=1.0)[-1]
     assert not own.isfinite()
 
 
@@ -42,9 +47,9 @@ def test_the_marks_are_the_optimisers_last_parameter() -> None:
     """Weights keep their places in its memory."""
     weight = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.AdamW([weight])
-    marks = add_marks(optimizer, 3, torch.device("cpu"))
+    canary_weights = add_canary_weights(optimizer, 3, torch.device("cpu"))
     assert optimizer.param_groups[0]["params"][0] is weight
-    assert optimizer.param_groups[0]["params"][1] is marks
+    assert optimizer.param_groups[0]["params"][1] is canary_weights
 
 
 @pytest.mark.parametrize("rate", [0.1, 1.0])
@@ -55,20 +60,20 @@ def test_scores_are_log_likelihood_ratios(rate: float) -> None:
     def density(centre: float) -> np.ndarray:
         return np.exp(-((read - centre) ** 2) / (2 * noise**2))
 
-    scored = MarkScores(Mechanism(noise, rate, 7), clip_norm, 3, ())
+    scored = DiracCanaryScores(Mechanism(noise, rate, 7), clip_norm, 3, ())
     noised = [torch.zeros(5), torch.tensor(read * clip_norm)]
     scored(noised)
-    signal = MARK / math.sqrt(1 + MARK**2)
+    signal = CANARY_SCALE / math.sqrt(1 + CANARY_SCALE**2)
     expected = np.log(((1 - rate) * density(0.0) + rate * density(signal)) / density(0.0))
     np.testing.assert_allclose(scored.scores, expected, rtol=1e-5)
     scored(noised)
     np.testing.assert_allclose(scored.scores, 2 * expected, rtol=1e-5)
-    assert MarkScores(Mechanism(noise, rate, 7), clip_norm, 3, scored.scores).scores == scored.scores
+    assert DiracCanaryScores(Mechanism(noise, rate, 7), clip_norm, 3, scored.scores).scores == scored.scores
 
 
 def test_sums_without_clipping_do_not_overflow_a_score() -> None:
     """A leak of any size is a high score, not a broken one."""
-    scored = MarkScores(Mechanism(0.5, 0.1, 7), 1e-3, 2, ())
+    scored = DiracCanaryScores(Mechanism(0.5, 0.1, 7), 1e-3, 2, ())
     scored([torch.tensor([1e4, -1e4])])
     assert math.isfinite(scored.scores[0])
     assert scored.scores[0] > 1e6 > abs(scored.scores[1])

@@ -1,4 +1,4 @@
-"""Per-unit gradients: both ways, against naive autograd and against Opacus."""
+"""Per-unit gradients: both methods, against naive autograd and against Opacus."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from privsyn.dp.generators import keyed_generator
 from privsyn.dp.gradients import (
     PASS_FLOATS,
     Batch,
-    Found,
+    GradientMethod,
     Pass,
-    Way,
+    UnitGradients,
     gradients_at_once,
     gradients_in_turn,
+    methods_agree,
     plan_pass,
-    ways_agree,
 )
 from privsyn.dp.layers import check_supported
 from privsyn.errors import RecipeError
 from privsyn.recipe import find_shipped, load_recipe
 
 CPU = torch.device("cpu")
-WAYS = [gradients_in_turn, gradients_at_once]
+METHODS = [gradients_in_turn, gradients_at_once]
 
 
 class EveryLayer(nn.Module):
@@ -110,14 +110,16 @@ def assert_same(ours: Sequence[Tensor], theirs: Sequence[Tensor], rtol: float = 
         assert float((mine - other).norm()) <= rtol * max(float(other.norm()), 1e-3 * largest)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("network", ["unet", "every layer"])
 @pytest.mark.parametrize(("images", "draws"), [(m, K) for m in (1, 2, 3) for K in (1, 2, 3, 4)])
-def test_a_units_gradient_is_that_of_its_mean_loss(way: Way, network: str, images: int, draws: int) -> None:
+def test_a_units_gradient_is_that_of_its_mean_loss(
+    method: GradientMethod, network: str, images: int, draws: int
+) -> None:
     """Equal to naive autograd, one unit and one row at a time, to 1e-10 in float64 for every parameter."""
     model = unet() if network == "unet" else shaken(EveryLayer())
     given, parameters = batch_of(model, 3, images, draws), list(model.parameters())
-    gradients, losses = way(model, parameters, given)
+    gradients, losses = method(model, parameters, given)
     for unit in range(3):
         alone = [model(*(part[unit, row, None] for part in given)) for row in range(images * draws)]
         loss = torch.cat(alone).mean()
@@ -131,7 +133,7 @@ def test_gradients_are_those_of_opacus_hooks_averaged_over_the_unit(network: str
     """Opacus keeps one gradient per row; their mean over a unit's m x K rows is ours."""
     model = unet() if network == "unet" else shaken(EveryLayer(opacus=True))
     given, parameters = batch_of(model, 3, 2, 4), list(model.parameters())
-    ours = [way(model, parameters, given)[0] for way in WAYS]
+    ours = [method(model, parameters, given)[0] for method in METHODS]
     hooked = GradSampleModule(model, strict=False)  # strict refuses any buffer
     hooked(*(part.flatten(0, 1) for part in given)).mean().backward()
     theirs = [parameter.grad_sample.reshape(3, 8, *parameter.shape).mean(dim=1) for parameter in parameters]
@@ -139,53 +141,53 @@ def test_gradients_are_those_of_opacus_hooks_averaged_over_the_unit(network: str
         assert_same(gradients, theirs, rtol=1e-9)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("wild", [float("nan"), float("inf"), 1e300])
-def test_a_wild_unit_does_not_reach_its_neighbours(way: Way, wild: float) -> None:
+def test_a_wild_unit_does_not_reach_its_neighbours(method: GradientMethod, wild: float) -> None:
     """Whatever one unit's pixels hold, the gradients of the others stay what they were, to the last bit."""
     model = unet()
     given, parameters = batch_of(model, 3, 1, 2), list(model.parameters())
     spoilt = tuple(part.clone() for part in given)
     spoilt[0][1] = wild
-    clean, dirty = (way(model, parameters, batch)[0] for batch in (given, spoilt))
+    clean, dirty = (method(model, parameters, batch)[0] for batch in (given, spoilt))
     for mine, other in zip(clean, dirty, strict=True):
         assert torch.equal(mine[[0, 2]], other[[0, 2]])
     assert not all(bool(gradient[1].isfinite().all()) for gradient in dirty)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_gradients_stay_float32_under_bf16(way: Way) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_stay_float32_under_bf16(method: GradientMethod) -> None:
     """The pass may be quick and rough; what is clipped and summed is float32, and close to the exact one."""
     model = unet("model.channels=16").float()
     exact = tuple(part.float() if part.is_floating_point() else part for part in batch_of(model, 2, 2, 2))
     parameters = list(model.parameters())
-    fine, _ = way(model, parameters, exact)
+    fine, _ = method(model, parameters, exact)
     with torch.autocast("cpu", torch.bfloat16):
-        rough, _ = way(model, parameters, exact)
+        rough, _ = method(model, parameters, exact)
     assert {gradient.dtype for gradient in rough} == {torch.float32}
     assert_same(rough, fine, rtol=0.1)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_dropout_is_drawn_for_every_row(way: Way) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_dropout_is_drawn_for_every_row(method: GradientMethod) -> None:
     """Units with the same content do not share a mask."""
     model = unet("model.dropout=0.5").train()
     one = batch_of(model, 1, 1, 2)
     twice = tuple(part.expand(2, *part.shape[1:]) for part in one)
     torch.manual_seed(0)
-    gradients, _ = way(model, list(model.parameters()), twice)
+    gradients, _ = method(model, list(model.parameters()), twice)
     assert any(not torch.equal(gradient[0], gradient[1]) for gradient in gradients)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_only_the_parameters_asked_for_get_gradients(way: Way) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_only_the_parameters_asked_for_get_gradients(method: GradientMethod) -> None:
     """Fine-tuning the attention alone leaves the other weights out, and nothing is left on the network."""
     model = unet()
     parameters = [parameter for name, parameter in model.named_parameters() if ".query." in name]
     everything = list(model.parameters())
     given = batch_of(model, 2, 1, 2)
-    ours, _ = way(model, parameters, given)
-    whole, _ = way(model, everything, given)
+    ours, _ = method(model, parameters, given)
+    whole, _ = method(model, everything, given)
     wanted = {id(parameter) for parameter in parameters}
     assert_same(ours, [gradient for p, gradient in zip(everything, whole, strict=True) if id(p) in wanted])
     assert all(parameter.grad is None and parameter.requires_grad for parameter in everything)
@@ -217,7 +219,7 @@ def test_a_probe_can_decide_instead() -> None:
     parameters, noise = list(model.parameters()), noise_for(model, 2)
     planned = plan_pass(model, parameters, noise, measured=True)
     batch = noise(planned.units)
-    ours, _ = planned.way(model, parameters, batch)
+    ours, _ = planned.method(model, parameters, batch)
     theirs, _ = gradients_in_turn(model, parameters, batch)
     assert_same(ours, theirs, rtol=1e-3)
     assert planned.units >= 1
@@ -234,7 +236,7 @@ def test_both_ways_agree_on_a_gpu() -> None:
         return tuple(part.cuda() for part in batch_of(model, units, 2, 2))
 
     planned = plan_pass(model, parameters, noise, measured=True)
-    ours, _ = planned.way(model, parameters, noise(planned.units))
+    ours, _ = planned.method(model, parameters, noise(planned.units))
     theirs, _ = gradients_in_turn(model, parameters, noise(planned.units))
     assert_same(ours, theirs, rtol=1e-9)
 
@@ -278,8 +280,8 @@ def test_units_go_in_turn_where_at_once_would_be_wrong(network: type[nn.Module])
     model = network()
     parameters = list(model.parameters())
     batch = [torch.randn(2, 4, 1, 1, 3, generator=torch.Generator().manual_seed(0))]
-    assert not ways_agree(model, parameters, batch)
-    assert plan_pass(model, parameters, lambda units: [batch[0][:units]]).way is gradients_in_turn
+    assert not methods_agree(model, parameters, batch)
+    assert plan_pass(model, parameters, lambda units: [batch[0][:units]]).method is gradients_in_turn
 
 
 def test_bare_parameters_are_trained_in_turn() -> None:
@@ -287,7 +289,7 @@ def test_bare_parameters_are_trained_in_turn() -> None:
     model = shaken(EveryLayer(bare=True))
     check_supported(model)
     given, parameters = batch_of(model, 2, 1, 2), list(model.parameters())
-    assert not ways_agree(model, parameters, given)
+    assert not methods_agree(model, parameters, given)
     gradients, _ = gradients_in_turn(model, parameters, given)
     place = next(i for i, parameter in enumerate(parameters) if parameter is model.temperature)
     assert gradients[place].abs().min() > 0
@@ -297,7 +299,7 @@ def test_the_networks_we_ship_are_supported_and_agree() -> None:
     """U-Net and every supported layer may be taken at once."""
     for model in (unet(), shaken(EveryLayer())):
         check_supported(model)
-        assert ways_agree(model, list(model.parameters()), batch_of(model, 2, 2, 1))
+        assert methods_agree(model, list(model.parameters()), batch_of(model, 2, 2, 1))
 
 
 @pytest.mark.parametrize(
@@ -332,8 +334,8 @@ def test_a_buffer_of_floats_is_refused() -> None:
 def test_ways_have_one_shape() -> None:
     """(units, *shape) per parameter and (units,) losses, and no graph behind them."""
     model = unet()
-    for way in WAYS:
-        found: Found = way(model, list(model.parameters()), batch_of(model, 2, 1, 1))
+    for method in METHODS:
+        found: UnitGradients = method(model, list(model.parameters()), batch_of(model, 2, 1, 1))
         assert [gradient.shape[1:] for gradient in found[0]] == [p.shape for p in model.parameters()]
         assert found[1].shape == (2,)
         assert not any(tensor.requires_grad for tensor in (*found[0], found[1]))

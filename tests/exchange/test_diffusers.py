@@ -14,6 +14,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DMode
 from digits_study import copied, in_16_bits, prepared
 
 from privsyn.auditing.run import audit
+from privsyn.claim.words import IMPORTED
 from privsyn.cohort.cohort import load_cohort
 from privsyn.diffusion.samplers import Denoised, clamped, ddpm, respaced
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError, StudyError
@@ -366,13 +367,14 @@ def test_an_imported_model_goes_through_the_chain_without_a_bound(trained: Study
     sample(study, count=40, settings=["sample.steps=2"], force=True)
     study.policy_file.write_text(POLICY)
     verdict = audit(study)
-    outcomes = {rule["id"]: (rule["outcome"], rule["reason"]) for rule in verdict["rules"]}
+    outcomes = {rule.id: (rule.outcome, rule.reason) for rule in verdict.rules}
     assert outcomes["no-exact-copies"][0] == "pass"
-    assert outcomes["bounded"] == ("inconclusive", "the model was imported: nothing is known about a bound")
+    assert outcomes["bounded"] == ("inconclusive", f"there is no valid bound: {IMPORTED}")
     internal, public = report(study)
     for page in (internal, public):
-        assert "The model was imported, and how it was trained is not known" in page.read_text(
-            encoding="utf-8"
+        assert (
+            "The model was imported, and how it was trained, or on whose images, is not known"
+            in page.read_text(encoding="utf-8")
         )
     statement = read_bundle((draft(study) / BUNDLE).read_bytes()).statement
     assert "The model was imported" in statement.predicate["privacyClaim"]["in_words"]

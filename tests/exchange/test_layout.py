@@ -415,7 +415,7 @@ def test_what_is_no_set_is_refused(tmp_path: Path) -> None:
         "nothing": "holds no data",
         "nameless": "does not name its classes",
         "twice": "names a class twice",
-        "surrogate": "is no text",
+        "surrogate": "is not valid text",
         "empty": "holds no images",
         "alpha": "is RGBA, wanted L or RGB",
         "broken": "cannot be read",

@@ -82,7 +82,7 @@ def test_rgb_and_grey_are_equals(digits: np.ndarray, name: str) -> None:
 @pytest.mark.parametrize("name", sorted(EMBEDDINGS))
 def test_every_embedding_is_told(digits: np.ndarray, name: str) -> None:
     """With the digest of its weights, the size of its input, how images get there, and its dimension."""
-    told = module.told(name)
+    told = module.embedding_info(name)
     assert {"network", "resize"} <= told.keys()
     if name != "pixels":
         assert told["sha256"] == module.LITE0_SHA256

@@ -1,4 +1,4 @@
-"""The encoder that tells patients apart: its loss, its pairs, its repeatability."""
+"""The encoder that distinguishes patients: its loss, its pairs, its repeatability."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from privsyn.features.encoder import Training, _batches, nt_xent, train_encoder
+from privsyn.features.encoder import EncoderTraining, _batches, nt_xent, train_encoder
 
 
 def test_the_loss_is_equation_1_of_the_paper() -> None:
@@ -26,7 +26,7 @@ def test_a_pair_is_two_images_of_one_patient() -> None:
     """Different images where the patient has two, the same one twice where there is one; no patient twice."""
     patients = np.array([0, 1, 1, 2, 2, 2, 3])
     generator = np.random.default_rng(0)
-    for first, second in _batches(patients, Training(steps=50, patients=3), generator):
+    for first, second in _batches(patients, EncoderTraining(steps=50, patients=3), generator):
         assert (patients[first] == patients[second]).all()
         assert len(np.unique(patients[first])) == 3
         several = np.isin(patients[first], [1, 2])
@@ -39,7 +39,7 @@ def test_one_seed_gives_one_encoder(shared_data: Path) -> None:
         images, patients = file["images"][:200], file["groups"][:200].astype(np.int64)
     state = torch.get_rng_state()
     rows = [
-        train_encoder(images, patients, np.random.default_rng(seed), Training(steps=3))(images)
+        train_encoder(images, patients, np.random.default_rng(seed), EncoderTraining(steps=3))(images)
         for seed in (1, 1, 2)
     ]
     np.testing.assert_array_equal(rows[0], rows[1])

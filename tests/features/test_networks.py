@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from privsyn.auditing.cache import Cache
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.run import audit
+from privsyn.auditing.verdict import Verdict
 from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.cohort.prepare import prepare
 from privsyn.errors import PrivsynError
@@ -302,7 +303,7 @@ def test_a_network_out_of_another_programs_wheel_works() -> None:
 def test_what_a_reader_must_know_is_told(tmp_path: Path) -> None:
     """Format, digest, size, scale and dimension, and never where the file lies."""
     network = opened(tmp_path, scripted(small()), mean=[0.5, 0.5, 0.5])
-    told = network.told()
+    told = network.embedding_info()
     assert told["network"] == "net (TorchScript)"
     assert told["sha256"] == network.network.sha256
     assert (told["size"], told["dimension"], told["channels"]) == (SIZE, 5, 3)
@@ -320,11 +321,11 @@ def test_what_a_reader_must_know_is_told(tmp_path: Path) -> None:
         (lambda: pickled(small()), "is a pickle or of an old format"),
         (
             lambda: pickled(small().state_dict(), _use_new_zipfile_serialization=False),
-            "is no TorchScript archive",
+            "is not a TorchScript archive",
         ),
-        (lambda: b"", "is no TorchScript archive"),
-        (lambda: b"not a network", "is no TorchScript archive"),
-        (lambda: scripted(small())[:2000], "is no TorchScript archive"),
+        (lambda: b"", "is not a TorchScript archive"),
+        (lambda: b"not a network", "is not a TorchScript archive"),
+        (lambda: scripted(small())[:2000], "is not a TorchScript archive"),
         (lambda: scripted(Pair()), "returns 2 outputs"),
         (lambda: scripted(Named(), traced=True), "returns a dictionary"),
         (lambda: scripted(Logarithm()), "not finite"),
@@ -382,7 +383,7 @@ def test_no_python_object_is_unpickled(tmp_path: Path, monkeypatch: pytest.Monke
             writer.write_record(record, content, len(content))
     writer.write_end_of_file()
     for content, message in (
-        (pickle.dumps(Unpickled()), "is no TorchScript archive"),
+        (pickle.dumps(Unpickled()), "is not a TorchScript archive"),
         (pickled(Unpickled()), "is a pickle"),
         (archive.getvalue(), "cannot be loaded"),
     ):
@@ -437,7 +438,7 @@ def test_onnx_that_cannot_be_used_is_refused(
 def test_what_is_no_onnx_is_refused(tmp_path: Path, onnx: nn.Conv2d) -> None:
     """TorchScript under another name, and a graph that was cut."""
     for content in (scripted(small()), graph(onnx)[:-200], b"text"):
-        with pytest.raises(PrivsynError, match="is no ONNX that can be loaded"):
+        with pytest.raises(PrivsynError, match="is not ONNX that can be loaded"):
             opened(tmp_path, content, "net.onnx")
 
 
@@ -481,10 +482,10 @@ def test_evidence_embeds_by_the_networks_of_the_policy(tmp_path: Path, cohort: C
     assert of.networks == ("net",)
     np.testing.assert_array_equal(of.embedding("net", images), network(images))
     np.testing.assert_array_equal(of.embedding("lite0", images), embed("lite0", images))
-    assert of.told("net") == network.told()
-    assert of.told("lite0")["dimension"] == 1280
+    assert of.embedding_info("net") == network.embedding_info()
+    assert of.embedding_info("lite0")["dimension"] == 1280
     assert of.representation("net")(images).shape[0] == len(images)
-    for ask in (of.told, lambda name: of.embedding(name, images)):
+    for ask in (of.embedding_info, lambda name: of.embedding(name, images)):
         with pytest.raises(PrivsynError, match=r"'inception': choose from pixels, lite0-mid, lite0, net"):
             ask("inception")
 
@@ -532,7 +533,7 @@ def test_an_audit_opens_the_networks_beside_the_policy_first(tmp_path: Path, coh
     test = cohort.part("test")
     np.savez(tmp_path / "set.npz", images=test.images[:50], labels=test.labels[:50])
 
-    def run(out: str) -> dict[str, Any]:
+    def run(out: str) -> Verdict:
         return audit(
             synthetic=tmp_path / "set.npz",
             cohort=cohort.folder,
@@ -540,7 +541,7 @@ def test_an_audit_opens_the_networks_beside_the_policy_first(tmp_path: Path, coh
             out=tmp_path / out,
         )
 
-    assert run("first")["verdict"] == "pass"
+    assert run("first").outcome == "pass"
     (tmp_path / "nets" / "net.pt").write_bytes(scripted(Small()))
     with pytest.raises(PrivsynError, match="not the file that the policy names"):
         run("second")

@@ -12,6 +12,7 @@ from privsyn import ledger
 from privsyn.claim.document import Mechanism
 from privsyn.errors import PrivsynError
 from privsyn.home import home
+from privsyn.ledger.events import LimitGranted
 
 KIND = {"unit": "patient", "neighbouring": "add-or-remove-one"}
 DELTA = 1e-5
@@ -27,13 +28,19 @@ def patients(first: int, last: int) -> list[str]:
     return [hashlib.sha256(f"patient {number}".encode()).hexdigest() for number in range(first, last)]
 
 
-def reserve(reference: str, people: list[str], *mechanisms: Mechanism, **changed: Any) -> ledger.Entry:
+def reserve(reference: str, people: list[str], *mechanisms: Mechanism, **changed: Any) -> ledger.LedgerRecord:
     """A training per patient, CHEAP unless told otherwise."""
+    allowed = {key: changed.pop(key) for key in ("allow_unbounded",) if key in changed}
+    return ledger.reserve(reference, people, charge(*mechanisms, **changed), **allowed)
+
+
+def charge(*mechanisms: Mechanism, **changed: Any) -> ledger.TrainingCharge:
+    """Of a training per patient, CHEAP unless told otherwise."""
     asked: dict[str, Any] = {**KIND, "delta": DELTA, "mechanisms": mechanisms or (CHEAP,)}
-    return ledger.reserve(reference, people, **{**asked, **changed})
+    return ledger.TrainingCharge(**{**asked, **changed})
 
 
-def reserve_unbounded(reference: str, people: list[str], **changed: Any) -> ledger.Entry:
+def reserve_unbounded(reference: str, people: list[str], **changed: Any) -> ledger.LedgerRecord:
     """A training without differential privacy."""
     unbounded = {"delta": None, "mechanisms": (), "why_unbounded": NO_BOUND}
     return reserve(reference, people, **{**unbounded, **changed})
@@ -42,7 +49,8 @@ def reserve_unbounded(reference: str, people: list[str], **changed: Any) -> ledg
 def granted(people: list[str], epsilon: float, **changed: Any) -> str:
     """The id of the population of these patients, which now has a grant."""
     entry = ledger.grant(people, **{"unit": "patient", "epsilon": epsilon, "delta": DELTA, **changed})
-    return str(entry.body["population"])
+    assert isinstance(entry.event, LimitGranted)
+    return entry.event.population
 
 
 def the_only() -> ledger.Population:

@@ -17,9 +17,20 @@ import pytest
 from ledger_cases import CHEAP, PROCESSES, in_process, patients, reserve, rows
 
 from privsyn import ledger
+from privsyn.claim.document import Mechanism
 from privsyn.errors import PrivsynError
 from privsyn.home import home
 from privsyn.ledger import hash_chain
+from privsyn.ledger.events import (
+    ImagesReleased,
+    LimitGranted,
+    PatientsJoined,
+    TrainingReserved,
+    TrainingSettled,
+    TrainingVoided,
+    read_event,
+    to_text,
+)
 
 NOBODY = 65534
 
@@ -140,7 +151,7 @@ def test_a_ledger_that_is_gone_is_found_by_a_head_alone(path: Path) -> None:
     kept = ledger.overview().head
     path.unlink()
     assert ledger.populations() == []
-    assert ledger.check() == ledger.Checked(0, None, ())
+    assert ledger.check() == ledger.ChainCheck(0, None, ())
     assert not ledger.check(kept)
     assert not path.exists()
     with pytest.raises(PrivsynError, match="64 hexadecimal digits"):
@@ -253,6 +264,29 @@ def test_a_ledger_of_another_version_is_left_to_it(path: Path) -> None:
     for use in (lambda: reserve("third", patients(0, 5)), ledger.populations, ledger.check):
         with pytest.raises(PrivsynError, match="is of version 9, not 2"):
             use()
+
+
+def test_the_text_of_an_event_never_changes() -> None:
+    """The hash chain covers it: a ledger that was written once must be read, and go on, for good."""
+    mechanism = Mechanism(1.5, 0.25, 4)
+    texts = {
+        PatientsJoined("p", ("q",), 2, "ab", "cd"): '{"joined":["q"],"key_check":"cd","members_sha256":"ab",'
+        '"patients":2,"population":"p"}',
+        LimitGranted("patient", "add-or-remove-one", 8.0, 1e-05, "\u00e9", "p"): '{"delta":1e-05,'
+        '"epsilon":8.0,"neighbouring":"add-or-remove-one","note":"\\u00e9","population":"p","unit":"patient"}',
+        TrainingReserved("r", 2, "ab", "image", "add-or-remove-one", None, (), "why", "p"): '{"delta":null,'
+        '"mechanisms":[],"neighbouring":"add-or-remove-one","patients":2,"patients_sha256":"ab",'
+        '"population":"p","reference":"r","unbounded":"why","unit":"image"}',
+        TrainingSettled("r", (mechanism,), "ab"): '{"mechanisms":[{"noise_multiplier":1.5,"sample_rate":0.25,'
+        '"steps":4}],"outcome":"ab","reference":"r"}',
+        TrainingVoided("r"): '{"reference":"r"}',
+        ImagesReleased("r", "ab"): '{"reference":"r","statement":"ab"}',
+    }
+    for event, text in texts.items():
+        assert to_text(event) == text
+        assert read_event(event.kind, text) == event
+    long = LimitGranted("patient", "add-or-remove-one", 8.0, 1e-05, "x" * 20_000, "p")
+    assert read_event("grant", to_text(long)) == long
 
 
 @pytest.mark.usefixtures("path")

@@ -17,6 +17,7 @@ from ledger_cases import (
     KIND,
     NO_BOUND,
     PROCESSES,
+    charge,
     granted,
     patients,
     reserve,
@@ -25,7 +26,7 @@ from ledger_cases import (
 )
 
 from privsyn import ledger
-from privsyn.claim.document import Mechanism
+from privsyn.claim.document import LedgerEntry, Mechanism
 from privsyn.dp.accounting import epsilon
 from privsyn.errors import PrivsynError, Refused
 from privsyn.home import home
@@ -178,7 +179,7 @@ def test_a_charge_is_only_ever_corrected_downward_in_steps(run: list[Mechanism])
     """Anything else than what was reserved leaves the reservation as it was."""
     reserve("first", PEOPLE)
     before = ledger.overview()
-    with pytest.raises(PrivsynError, match="stays charged as it was"):
+    with pytest.raises(PrivsynError, match="so its charge is unchanged"):
         ledger.settle("first", run)
     assert ledger.overview() == before
 
@@ -295,16 +296,13 @@ def test_under_a_grant_a_training_without_a_bound_needs_to_be_allowed() -> None:
 
 
 def test_an_account_does_not_change_when_others_write() -> None:
-    """It names the newest entry of the training, and its figure is that of the books at that entry."""
+    """It names the newest entry of the training, and its figure is that of the balances at that entry."""
     reserve("first", PEOPLE)
     settled = ledger.settle("first", [CHEAP])
     account = ledger.account("first")
-    assert account["ledger"] == {
-        "population": the_only().id,
-        "entry": settled.seq,
-        "head": settled.hash,
-    }
-    assert account["cumulative"] == {
+    entry, cumulative = account
+    assert entry == LedgerEntry(the_only().id, settled.seq, settled.hash)
+    assert cumulative.to_dict() == {
         **KIND,
         "epsilon": epsilon([CHEAP], DELTA),
         "epsilon_rdp": pytest.approx(epsilon([CHEAP], DELTA), rel=0.2),
@@ -317,40 +315,40 @@ def test_an_account_does_not_change_when_others_write() -> None:
     reserve_unbounded("open", patients(3, 9))
     granted(PEOPLE, 9.0, delta=1e-7)
     assert ledger.account("first") == account
-    assert ledger.account("second")["cumulative"]["epsilon"] == epsilon([Mechanism(20.0, 1.0, 8)], 1e-6)
-    assert ledger.account("open")["cumulative"]["finite"] is False
-    assert ledger.check(account["ledger"]["head"])
+    assert ledger.account("second")[1].epsilon == epsilon([Mechanism(20.0, 1.0, 8)], 1e-6)
+    assert ledger.account("open")[1].finite is False
+    assert ledger.check(entry.head)
 
 
 def test_an_account_is_at_the_delta_of_the_grant() -> None:
     """Where there is one; else at the smallest that a training named."""
     reserve("first", PEOPLE, delta=1e-6)
-    assert ledger.account("first")["cumulative"]["delta"] == 1e-6
+    assert ledger.account("first")[1].delta == 1e-6
     granted(PEOPLE, 9.0, delta=1e-4)
     reserve("second", PEOPLE)
-    assert ledger.account("second")["cumulative"]["delta"] == 1e-4
+    assert ledger.account("second")[1].delta == 1e-4
 
 
 def test_an_outlook_is_the_answer_without_the_charge() -> None:
     """Before, after, and whether; nothing is written, not even an empty ledger."""
-    asked: dict[str, Any] = {**KIND, "delta": DELTA, "mechanisms": [CHEAP]}
-    fresh = ledger.outlook(PEOPLE, **asked)
+    asked = charge()
+    fresh = ledger.outlook(PEOPLE, asked)
     assert (fresh.population, fresh.before.epsilon, fresh.allowed) == (None, 0, True)
     assert fresh.after.epsilon == epsilon([CHEAP], DELTA)
     assert list(home().iterdir()) == []
     population = granted(PEOPLE, TWICE)
     reserve("first", PEOPLE)
     before = ledger.overview()
-    seen = ledger.outlook(patients(4, 6), **asked)
+    seen = ledger.outlook(patients(4, 6), asked)
     assert (seen.population, seen.allowed, seen.reason) == (population, True, "")
     assert (seen.before.epsilon, seen.after.epsilon) == (epsilon([CHEAP], DELTA), TWICE)
     assert [limit.epsilon for limit in seen.grants] == [TWICE]
-    refused = ledger.outlook(PEOPLE, **{**asked, "mechanisms": [Mechanism(20.0, 1.0, 5)]})
+    refused = ledger.outlook(PEOPLE, charge(Mechanism(20.0, 1.0, 5)))
     assert not refused.allowed
     assert "is granted" in refused.reason
-    unbounded = {**asked, "mechanisms": [], "why_unbounded": NO_BOUND}
-    assert not ledger.outlook(PEOPLE, **unbounded).allowed
-    assert ledger.outlook(PEOPLE, **unbounded, allow_unbounded=True).after.finite is False
+    unbounded = charge(mechanisms=(), why_unbounded=NO_BOUND)
+    assert not ledger.outlook(PEOPLE, unbounded).allowed
+    assert ledger.outlook(PEOPLE, unbounded, allow_unbounded=True).after.finite is False
     assert ledger.overview() == before
 
 

@@ -76,7 +76,7 @@ def test_a_training_goes_on_when_its_population_was_joined() -> None:
     ledger.register(patients(4, 11))
     assert reserve("second", patients(10, 15)) == second
     ledger.settle("second", [CHEAP])
-    assert ledger.account("second")["ledger"]["population"] == the_only().id
+    assert ledger.account("second")[0].population == the_only().id
     assert the_only().seen[0].epsilon == TWICE
 
 

@@ -11,6 +11,7 @@ from ledger_cases import CHEAP, DELTA, patients, reserve, reserve_unbounded, the
 from privsyn import ledger
 from privsyn.dp.accounting import epsilon
 from privsyn.home import home
+from privsyn.ledger.events import ImagesReleased
 from privsyn.ledger.hash_chain import schema
 
 PEOPLE = patients(0, 5)
@@ -25,7 +26,7 @@ def test_only_what_was_released_counts_as_released() -> None:
     for statement in (FIRST, SECOND):
         entry = ledger.release(one.hash, statement)
         assert entry is not None
-        assert (entry.kind, entry.body) == ("release", {"reference": "one", "statement": statement})
+        assert (entry.kind, entry.event) == ("release", ImagesReleased("one", statement))
     (seen,), (released,) = the_only().seen, the_only().released
     assert released.epsilon == epsilon([CHEAP], DELTA)
     assert seen.epsilon == epsilon([CHEAP, CHEAP], DELTA)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from privsyn.auditing.policy import load_policy
+from privsyn.claim.reader import read_claim
 from privsyn.cohort.prepare import prepare
 from privsyn.files import file_digest, json_digest, read_json, write_json
 from privsyn.report.html import report
 from privsyn.study import Study, init
 from privsyn.synthetic.dataset import read_synthetic, write_synthetic
+from privsyn.synthetic.provenance import Provenance
 
 WEIGHTS = "ab" * 32
 AUC_ON_REAL_DATA = 0.5378913
@@ -51,6 +54,7 @@ reference = "choice of this policy"
 CLAIM = {
     "schema_version": 1,
     "kind": "dp",
+    "statement": "a promise",
     "unit": "patient",
     "neighbouring": "add-or-remove-one",
     "epsilon": 8.0,
@@ -69,39 +73,58 @@ CLAIM = {
         "composed": [],
     },
     "accountant": {"name": "pld", "library": "dp-accounting", "version": "0.6.0"},
-    "public": {"size": 8},
+    "group": [],
+    "public": {"classes": ["a", "b"], "size": 8, "channels": 1, "value_range": [0, 255]},
+    "public_data": False,
     "not_covered": ["the class list"],
     "valid_for_release": True,
     "reason": "",
     "ledger": None,
     "cumulative": None,
-    "provenance": {"weights_sha256": WEIGHTS, "cohort_fingerprint": "private", "recipe_sha256": "cd" * 32},
+    "provenance": {
+        "weights_sha256": WEIGHTS,
+        "cohort_fingerprint": "private",
+        "cohort_sha256": "ef" * 32,
+        "recipe_sha256": "cd" * 32,
+        "steps_done": 10,
+    },
 }
 
 
-def write_set(study: Study, *, seed: int = 0, force: bool = False) -> None:
-    """Draw the study's synthetic set anew."""
+def write_set(
+    study: Study, *, seed: int = 0, force: bool = False, near_copies_rejected: bool = False
+) -> None:
+    """Draw the study's synthetic set again."""
     images = np.random.default_rng(seed).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
-    provenance = {
-        "generator": "privsyn",
-        "version": "0.1.0",
-        "model_sha256": WEIGHTS,
-        "seed": seed,
-        "count": 20,
-    }
+    provenance = Provenance(
+        version="0.1.0",
+        model_sha256=WEIGHTS,
+        recipe_sha256="cd" * 32,
+        seed=seed,
+        count=20,
+        near_copies_rejected=near_copies_rejected,
+        sampling={},
+    )
     write_synthetic(
         study.synthetic,
         images,
         np.arange(20) % 2,
         ["a", "b"],
         name="s",
-        claim=CLAIM,
+        claim=read_claim(CLAIM),
         provenance=provenance,
         force=force,
     )
 
 
-def write_audit(study: Study, *, verdict: str = "pass", partial: bool = False, attempt: int = 1) -> None:
+def write_audit(
+    study: Study,
+    *,
+    verdict: str = "pass",
+    partial: bool = False,
+    attempt: int = 1,
+    waivable_by: Sequence[str] = ("data-custodian",),
+) -> None:
     """Write what an audit of the study's set would leave, with one rule."""
     finding = {
         "audit": "membership-model",
@@ -125,6 +148,7 @@ def write_audit(study: Study, *, verdict: str = "pass", partial: bool = False, a
         "interval": [0.51, AUC_ON_REAL_DATA],
         "rationale": "an attacker must do no better than chance",
         "reason": f"measured {AUC_ON_REAL_DATA}",
+        "waivable_by": list(waivable_by),
     }
     cohort = read_json(study.cohort / "cohort.json")
     found = read_synthetic(study.synthetic, size=8, channels=1, classes=["a", "b"])

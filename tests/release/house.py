@@ -13,12 +13,12 @@ from securesystemslib.signer import CryptoSigner
 
 from privsyn.files import tree_digests
 from privsyn.release.approvals import Approval, read_approval
-from privsyn.release.bundle import Bundle, certificate_payload, gate_payload
+from privsyn.release.bundle import Bundle, Certificate, certificate_payload, gate_payload
 from privsyn.release.envelope import IN_TOTO, STATUS, TRUST, Envelope, public_key
-from privsyn.release.manifest import BUNDLE, Statement, state
-from privsyn.release.status_list import Entry, status_payload
+from privsyn.release.manifest import BUNDLE, Statement, make_statement
+from privsyn.release.status_list import StatusEntry, status_payload
 from privsyn.release.trust import Person, Role, Trust, parse_trust, trust_payload
-from privsyn.release.verify import Verification
+from privsyn.release.verify import ReleaseVerification
 from privsyn.strict_json import now_or, spelled
 
 NOW = now_or(None)  # what runs in a process of its own has no other clock
@@ -90,10 +90,10 @@ def state_of(folder: Path, predicate: Mapping[str, Any]) -> Statement:
     """The statement about the files in a folder."""
     digests = {name: digest for name, digest in tree_digests(folder).items() if name != BUNDLE}
     sizes = {file: (folder / file).stat().st_size for file in digests}
-    return state(digests, sizes, predicate)
+    return make_statement(digests, sizes, predicate)
 
 
-def words(found: Verification, name: str) -> str:
+def words(found: ReleaseVerification, name: str) -> str:
     """What a verification says to one question."""
     return " ".join(check.words for check in found.checks if check.name == name)
 
@@ -177,10 +177,7 @@ class House:
             for a in map(read_approval, approvals)
             for waiver in a.waivers
         }
-        waivers = [{"rule": rule, "person": who, "reason": why} for rule, (who, why) in granted.items()]
-        payload = certificate_payload(
-            found, trust={"id": "st-elsewhere", "version": self.version}, waivers=waivers, at=at
-        )
+        payload = certificate_payload(found, Certificate("st-elsewhere", self.version, granted, at))
         certificate = self.signed(Envelope(payload, IN_TOTO), by)
         return Bundle(found.envelope, found.statement, found.gate, found.approvals, certificate)
 
@@ -192,7 +189,7 @@ class House:
         (folder / BUNDLE).write_bytes(bundle.to_bytes())
         return bundle
 
-    def status(self, *entries: Entry, version: int = 1, by: str = "ada", age: timedelta = DAY) -> bytes:
+    def status(self, *entries: StatusEntry, version: int = 1, by: str = "ada", age: timedelta = DAY) -> bytes:
         """A status list, issued so long ago and valid for a week."""
         issued = NOW - age
         payload = status_payload("st-elsewhere", version, issued, issued + 7 * DAY, entries)

@@ -38,7 +38,7 @@ def answer(given: str, comment: str | None = None, role: str = OFFICER) -> dict[
 def why(asked: dict[str, Any], given: Any = None, predicate: dict[str, Any] = PREDICATE) -> str | None:
     """Why one item is open, or `None` if it is closed."""
     found = open_items([asked], predicate, {} if given is None else {"q": given})
-    return found[0]["why"] if found else None
+    return found[0].why if found else None
 
 
 def test_a_full_statement_answers_all_evidence_that_a_policy_can_name() -> None:
@@ -144,8 +144,8 @@ def test_open_items_come_as_they_are_and_in_order() -> None:
     """A reader can show them: every key of an item, and why it is open."""
     items = [item(id="b"), item(id="a", evidence="verdict"), item(id="c")]
     found = open_items(items, PREDICATE, {"elsewhere": answer("yes")})
-    assert [each["id"] for each in found] == ["b", "c"]
-    assert {key: value for key, value in found[0].items() if key != "why"} == items[0]
+    assert [each.item.id for each in found] == ["b", "c"]
+    assert found[0].item.to_dict() == items[0]
 
 
 @pytest.mark.parametrize("name", sorted(shipped("policies")))
@@ -155,7 +155,7 @@ def test_shipped_checklists_can_be_closed_and_nothing_closes_them_unasked(name: 
     answers = {each["id"]: answer("yes", "seen", role=each["role"]) for each in items}
     assert open_items(items, {}, answers) == []
     left = open_items(items, PREDICATE, {})
-    assert {each["role"] for each in left} == {"data-custodian", OFFICER, "clinical-lead"}
+    assert {each.item.role for each in left} == {"data-custodian", OFFICER, "clinical-lead"}
 
 
 @pytest.mark.parametrize(

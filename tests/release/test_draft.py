@@ -22,7 +22,7 @@ from privsyn.release.manifest import BUNDLE
 from privsyn.release.verify import verify
 from privsyn.report.html import report
 from privsyn.study import Study
-from privsyn.synthetic.dataset import read_synthetic
+from privsyn.synthetic.dataset import read_synthetic, write_synthetic
 
 
 def predicate(study: Study) -> dict[str, Any]:
@@ -60,6 +60,19 @@ def test_it_is_written_whatever_the_verdict(study: Study, verdict: str) -> None:
     assert [(rule["id"], rule["outcome"], rule["threshold"]) for rule in found["rules"]] == [
         ("members-not-told-apart", verdict, 0.55)
     ]
+
+
+def test_who_may_waive_a_rule_is_taken_from_the_verdict(study: Study) -> None:
+    """As the audit wrote it; a verdict of an earlier version, without it, leaves no rule waivable."""
+    write_audit(study, verdict="fail", waivable_by=["clinical-lead"])
+    report(study)
+    draft(study)
+    assert [rule["waivable_by"] for rule in predicate(study)["verdict"]["rules"]] == [["clinical-lead"]]
+    verdict = read_json(study.verdict_file)
+    del verdict["rules"][0]["waivable_by"]
+    write_json(study.verdict_file, verdict)
+    draft(study, force=True)
+    assert [rule["waivable_by"] for rule in predicate(study)["verdict"]["rules"]] == [[]]
 
 
 def test_the_statement_says_what_is_claimed(study: Study) -> None:
@@ -191,6 +204,30 @@ def test_a_set_without_a_model_claims_nothing(study: Study) -> None:
     claim = predicate(study)["privacyClaim"]
     assert claim["kind"] == "none"
     assert "No claim" in claim["in_words"]
+
+
+def test_a_set_from_elsewhere_names_the_ledger_of_the_study(study: Study) -> None:
+    """It makes no claim, and yet its sealing is recorded with the training that the study charged."""
+    ledger = {"population": "p", "entry": 1, "head": "ab" * 32}
+    write_json(study.privacy_file, {**CLAIM, "ledger": ledger})
+    drawn = read_synthetic(study.synthetic, size=8, channels=1, classes=["a", "b"])
+    write_synthetic(
+        study.synthetic,
+        drawn.images,
+        drawn.labels,
+        ["a", "b"],
+        name="s",
+        claim=None,
+        provenance=None,
+        force=True,
+    )
+    write_audit(study)
+    report(study)
+    draft(study)
+    found = predicate(study)
+    assert found["privacyClaim"]["kind"] == "none"
+    assert found["ledger"] == {**ledger, "cumulative": None}
+    assert found["source"] == {"population": "p"}
 
 
 KILL = """

@@ -176,10 +176,10 @@ def test_a_failed_rule_is_waived_by_who_may(office: Office) -> None:
 def test_an_author_a_stranger_and_the_pipeline_do_not_approve(office: Office) -> None:
     """Each is refused by name before anything is written."""
     assert office.release("draft", "machine", "--author", "bob")[0] == 0
-    assert "whoever made it does not approve it" in office.approve("bob")[2]
+    assert "an author cannot approve it" in office.approve("bob")[2]
     assert office.run("keys", "new", office.folder / "eve", "--unencrypted")[0] == 0
     stranger = office.release("approve", "eve", "--role", "privacy-officer")
-    assert (stranger[0], "knows nobody with this key" in stranger[2]) == (1, True)
+    assert (stranger[0], "has no person with this key" in stranger[2]) == (1, True)
     machine = office.release("approve", "machine", "--role", "privacy-officer")
     assert (machine[0], "may approve as: nothing" in machine[2]) == (1, True)
     assert not office.study.approvals.exists()
@@ -229,7 +229,7 @@ def test_a_policy_edited_after_the_audit_is_refused(office: Office) -> None:
     [
         (["--decision", "maybe"], "expected one of approve, reject, changes"),
         (["--decision", "reject"], "needs a --comment"),
-        (["--answer", "clinically-plausible=yes"], "is no question for the role"),
+        (["--answer", "clinically-plausible=yes"], "is not a question for the role"),
         (["--answer", "residual-risk"], "expected NAME=VALUE"),
         (["--waive", "members-not-told-apart=x"], "needs no waiver"),
         (["--answers", "nowhere.toml"], "not a TOML file of answers"),

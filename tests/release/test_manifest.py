@@ -11,7 +11,7 @@ import pytest
 from privsyn.errors import Refused
 from privsyn.files import json_text, tree_digest
 from privsyn.release.envelope import STATEMENT_TYPE
-from privsyn.release.manifest import BUNDLE, PREDICATE_TYPE, parse, state
+from privsyn.release.manifest import BUNDLE, RELEASE_TYPE, make_statement, parse_statement
 
 EMPTY = hashlib.sha256(b"").hexdigest()
 
@@ -22,41 +22,43 @@ def document(names: list[str] | None = None, **changes: Any) -> dict[str, Any]:
     return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": name, "digest": {"sha256": EMPTY}} for name in names],
-        "predicateType": PREDICATE_TYPE,
+        "predicateType": RELEASE_TYPE,
         "predicate": {"tree": tree},
         **changes,
     }
 
 
 def test_a_statement_survives_writing_and_reading() -> None:
-    """parse(to_bytes(statement)) is the statement."""
-    written = state({"b": EMPTY, "a/c.d": "0" * 64}, {"b": 0, "a/c.d": 7}, {"release": {"name": "日本"}})
-    assert parse(written.to_bytes()) == written
-    assert written.predicate["tree"]["bytes"] == 7
+    """parse_statement(to_bytes(statement)) is the statement."""
+    written = make_statement(
+        {"b": EMPTY, "a/c.d": "0" * 64}, {"b": 0, "a/c.d": 7}, {"release": {"name": "日本"}}
+    )
+    assert parse_statement(written.to_bytes()) == written
+    assert json.loads(written.to_bytes())["predicate"]["tree"]["bytes"] == 7
     assert written.digest == hashlib.sha256(written.to_bytes()).hexdigest()
 
 
 def test_the_document_has_the_shape_of_an_in_toto_statement() -> None:
     """_type, subject with digests, predicateType and predicate, and nothing else."""
-    found = json.loads(state({"b": EMPTY}, {"b": 0}, {}).to_bytes())
+    found = json.loads(make_statement({"b": EMPTY}, {"b": 0}, {}).to_bytes())
     assert sorted(found) == ["_type", "predicate", "predicateType", "subject"]
     assert found["subject"] == [{"name": "b", "digest": {"sha256": EMPTY}}]
-    assert (found["_type"], found["predicateType"]) == (STATEMENT_TYPE, PREDICATE_TYPE)
+    assert (found["_type"], found["predicateType"]) == (STATEMENT_TYPE, RELEASE_TYPE)
 
 
 def test_claims_cannot_pose_as_the_tree() -> None:
     """Whatever the claims say, the tree is that of the files."""
-    predicate = state({"b": EMPTY}, {"b": 0}, {"tree": {}}).predicate
-    assert predicate["tree"]["sha256"] == tree_digest({"b": EMPTY})
+    statement = make_statement({"b": EMPTY}, {"b": 0}, {"tree": {}})
+    assert statement.tree == tree_digest({"b": EMPTY})
 
 
 def test_a_statement_has_one_spelling() -> None:
     """Spaces, another order of keys, a key more: refused, so that what is shown is what was signed."""
     raw = json_text(document()).encode()
-    parse(raw)
+    parse_statement(raw)
     for other in (raw + b" ", json.dumps(document()).encode(), json_text(document(more=1)).encode()):
         with pytest.raises(Refused):
-            parse(other)
+            parse_statement(other)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_a_verdict_must_follow_from_its_rules(outcome: str, partial: bool, rules
     """Blocking rules that did not pass are named; a verdict that hides one, or is partial, is refused."""
     rows = [{"id": name, "severity": severity, "outcome": how} for name, severity, how in rules]
     verdict = {"outcome": outcome, "partial": partial, "rules": rows}
-    statement = state({"b": EMPTY}, {"b": 0}, {"verdict": verdict})
+    statement = make_statement({"b": EMPTY}, {"b": 0}, {"verdict": verdict})
     if failing is None:
         with pytest.raises(Refused):
             statement.failing_rules  # noqa: B018 - it is the asking that refuses
@@ -131,7 +133,7 @@ def subject(name: Any = "a", digest: Any = EMPTY) -> dict[str, Any]:
 def test_what_is_no_statement_of_ours_is_refused(found: Any, message: str) -> None:
     """Wrong types, unsafe or ambiguous names, digests that are none: refused in words."""
     with pytest.raises(Refused, match=message):
-        parse(json_text(found).encode())
+        parse_statement(json_text(found).encode())
 
 
 @pytest.mark.parametrize(
@@ -141,8 +143,8 @@ def test_what_is_no_statement_of_ours_is_refused(found: Any, message: str) -> No
         (b"\xff\xfe", "not valid JSON"),
         (b"{", "not valid JSON"),
         (b'{"a": 1, "a": 2}', "same key twice"),
-        (b'{"a": NaN}', "no JSON number"),
-        (b'{"a": -Infinity}', "no JSON number"),
+        (b'{"a": NaN}', "not a JSON number"),
+        (b'{"a": -Infinity}', "not a JSON number"),
         (b'{"a": 1e999}', "too large"),
         (b'{"a": ' + b"9" * 10_000 + b"}", "not valid JSON"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
@@ -156,12 +158,12 @@ def test_what_is_no_statement_of_ours_is_refused(found: Any, message: str) -> No
 def test_hostile_json_is_refused(raw: bytes, message: str) -> None:
     """Deep nesting, huge numbers, double keys, broken text: one line each, never a traceback."""
     with pytest.raises(Refused, match=message) as caught:
-        parse(raw)
+        parse_statement(raw)
     assert len(str(caught.value)) < 300
     assert str(caught.value).isprintable()
 
 
 def test_unsafe_names_are_not_stated() -> None:
-    """What `parse` would refuse is refused before it is written."""
+    """What `parse_statement` would refuse is refused before it is written."""
     with pytest.raises(Refused, match="plain relative path"):
-        state({"data/a b.parquet": EMPTY}, {"data/a b.parquet": 0}, {})
+        make_statement({"data/a b.parquet": EMPTY}, {"data/a b.parquet": 0}, {})

@@ -12,7 +12,7 @@ from house import House, claims, dp
 
 from privsyn.errors import PrivsynError
 from privsyn.release.manifest import BUNDLE
-from privsyn.release.portable import write_portable
+from privsyn.release.portable import needed_modules, write_portable
 from privsyn.release.verify import verify
 
 
@@ -78,6 +78,19 @@ def test_the_claim_is_bounded_without_dp_accounting(
     house.release(tmp_path / "release", claims(privacyClaim=dp(epsilon=epsilon)))
     done = run(pyz, tmp_path / "release", "--trust", house.write_trust(tmp_path / "t.json"), home=tmp_path)
     assert (done[0], said in done[1]) == (code, True), done
+
+
+def test_its_modules_follow_from_its_imports() -> None:
+    """What the check imports goes in, and what only the sender needs does not; nobody keeps a list."""
+    found = set(needed_modules())
+    assert {"privsyn", "privsyn.strict_json", "privsyn.claim.recompute", "privsyn.release.verify"} <= found
+    assert not found & {"privsyn.release.draft", "privsyn.dp.accounting", "privsyn.study"}
+
+
+def test_an_import_that_recipients_lack_is_named() -> None:
+    """The draft needs pydantic and more: as a verifier it would not start anywhere else."""
+    with pytest.raises(PrivsynError, match="which a recipient of"):
+        needed_modules("privsyn.release.draft")
 
 
 def test_one_set_of_modules_gives_one_file(pyz: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from privsyn.cohort.cohort import load_cohort
+from privsyn.release.approvals import GivenAnswer
 from privsyn.release.bundle import Bundle, read_bundle
 from privsyn.release.draft import draft
 from privsyn.release.manifest import BUNDLE
@@ -55,7 +56,7 @@ def sealed(study: Study, house: House) -> Path:
         "report": found.statement.report,
         "decided_at": now_or(None),
     }
-    yes = {"answer": "yes", "comment": ""}
+    yes = GivenAnswer("yes")
     answered = {"ada": "opt-outs-applied", "bob": "residual-risk", "cyd": "clinically-plausible"}
     approvals = [
         house.approval(found.statement, person, answers={item: yes}, **given)
@@ -100,7 +101,7 @@ def leaks(release: Path, study: Study) -> list[str]:
     real = np.load(study.cohort / "images.npy")
     records = cohort.records
     words = {str(study.root), str(study.root.parent), *records["patient"], *records["sha256"]}
-    words |= {str(cohort.document[key]) for key in ("fingerprint", "records_sha256")}
+    words |= {cohort.document.fingerprint, cohort.document.records_sha256}
     found = []
     for file in sorted(path for path in release.rglob("*") if path.is_file()):
         raw = file.read_bytes()
@@ -131,7 +132,7 @@ def test_the_scan_finds_what_is_planted(sealed: Path, study: Study) -> None:
     plants = (
         str(study.root).encode(),
         str(cohort.records["patient"].iloc[3]).encode(),
-        str(cohort.document["fingerprint"]).encode(),
+        cohort.document.fingerprint.encode(),
         real[5].tobytes(),
         encode_png(real[7]),
     )

@@ -20,29 +20,31 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from house import APPROVERS, DAY, NOW, ROLES, House, claims, dp, fill, new_signer, rule, state_of, words
 from securesystemslib.signer import CryptoSigner
 
-from privsyn.claim import recompute
-from privsyn.claim.recompute import Query, epsilon_bound
+from privsyn.claim.document import Mechanism
+from privsyn.claim.recompute import epsilon_bound
 from privsyn.errors import PrivsynError, Refused
 from privsyn.files import json_text
 from privsyn.home import home
-from privsyn.release.approvals import Waiver
-from privsyn.release.approve import approve, current, standing
-from privsyn.release.bundle import Bundle, certificate_payload
+from privsyn.release.approvals import GivenAnswer, Waiver
+from privsyn.release.approve import ApprovalRequest, approve, current_draft, standing
+from privsyn.release.bundle import Bundle, Certificate, certificate_payload
 from privsyn.release.draft import draft
 from privsyn.release.envelope import IN_TOTO, Envelope, key_document, public_key
 from privsyn.release.keys import new_key, open_key
 from privsyn.release.manifest import BUNDLE, Statement
-from privsyn.release.seal import revoke
-from privsyn.release.status_list import Entry, read_status
+from privsyn.release.revoke import revoke
+from privsyn.release.status_list import StatusEntry, read_status
 from privsyn.release.trust import read_trust
 from privsyn.release.verify import verify
 from privsyn.study import Study
+
+OFFICER = ApprovalRequest("privacy-officer")
 
 
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """A recipient without dp-accounting."""
-    monkeypatch.setattr(recompute, "_exact", lambda *_: None)
+    monkeypatch.setattr("privsyn.release.claim_check.installed_accountant", lambda: None)
 
 
 def put(folder: Path, bundle: Bundle) -> Path:
@@ -58,8 +60,8 @@ def closed(house: House, draft_: Bundle, approvals: list[Envelope], by: tuple[st
            at: datetime = NOW - DAY / 2, **changes: Any) -> Bundle:  # fmt: skip
     """A bundle whose certificate has other fields than `seal` would write."""
     found = Bundle(draft_.envelope, draft_.statement, draft_.gate, tuple(approvals))
-    fields: dict[str, Any] = {"trust": {"id": "st-elsewhere", "version": 1}, "waivers": [], **changes}
-    certificate = house.signed(Envelope(certificate_payload(found, at=at, **fields), IN_TOTO), *by)
+    stated = replace(Certificate("st-elsewhere", 1, {}, at), **changes)
+    certificate = house.signed(Envelope(certificate_payload(found, stated), IN_TOTO), *by)
     return replace(found, certificate=certificate)
 
 
@@ -76,8 +78,8 @@ def test_no_noise_at_all_confirms_no_claim(house: House, folder: Path, trust: Pa
 
 def test_the_bound_is_one_for_tiny_rates_and_many_steps() -> None:
     """log of a sum that rounds to 1 loses what each step costs: 170 at order 2 alone becomes nothing."""
-    assert epsilon_bound([Query(1.0, 1e-9, 10**20)], 1e-5) > 50
-    assert epsilon_bound([Query(1e8, 0.5, 10**17)], 1e-5) > 5
+    assert epsilon_bound([Mechanism(1.0, 1e-9, 10**20)], 1e-5) > 50
+    assert epsilon_bound([Mechanism(1e8, 0.5, 10**17)], 1e-5) > 5
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -130,7 +132,7 @@ def test_a_stranger_does_not_choose_how_long_the_check_takes(
     def asked(*_: Any) -> float:
         pytest.fail("dp-accounting was asked")
 
-    monkeypatch.setattr(recompute, "_exact", asked)
+    monkeypatch.setattr("privsyn.release.claim_check.installed_accountant", lambda: asked)
     assert verify(make_release(privacyClaim=dp(mechanism, **changes)), now=NOW).exit_code != 0
 
 
@@ -139,7 +141,7 @@ def test_a_claim_that_means_something_else_is_not_confirmed(
     house: House, folder: Path, trust: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     """What is computed is for adding or removing one unit; the claim is about something else, or nothing."""
-    monkeypatch.setattr(recompute, "_exact", lambda *_: 20.0)
+    monkeypatch.setattr("privsyn.release.claim_check.installed_accountant", lambda: lambda *_: 20.0)
     house.release(folder, claims(privacyClaim=dp(**changes)))
     assert verify(folder, trust=trust, now=NOW).exit_code != 0
 
@@ -162,7 +164,7 @@ def test_every_digest_of_a_release_can_be_revoked(
 ) -> None:
     """`revoke` takes any digest, and `verify` looks for three of them: the rest is revoked in vain."""
     listed = folder.parent / "status.json"
-    listed.write_bytes(house.status(Entry(digest(house.release(folder)), "revoked", "x", NOW - DAY)))
+    listed.write_bytes(house.status(StatusEntry(digest(house.release(folder)), "revoked", "x", NOW - DAY)))
     assert verify(folder, trust=trust, status=listed, now=NOW).exit_code == 1
 
 
@@ -177,7 +179,7 @@ def test_a_revoked_certificate_stays_revoked(
     whole = closed(house, drafted, everybody(house, drafted.statement), ("ada", "eve"))
     assert whole.certificate is not None
     listed = tmp_path / "status.json"
-    listed.write_bytes(house.status(Entry(whole.certificate.digest, "revoked", "x", NOW - DAY)))
+    listed.write_bytes(house.status(StatusEntry(whole.certificate.digest, "revoked", "x", NOW - DAY)))
     trust = house.write_trust(tmp_path / "trust.json")
     other = replace(whole.certificate, signatures=change(whole.certificate.signatures))
     found = verify(put(folder, replace(whole, certificate=other)), trust=trust, status=listed, now=NOW)
@@ -187,7 +189,7 @@ def test_a_revoked_certificate_stays_revoked(
 def test_a_revocation_that_was_seen_is_not_forgotten(house: House, folder: Path, trust: Path) -> None:
     """This machine has checked a list that revokes the release; leaving --status out makes it pass again."""
     bundle, listed = house.release(folder), folder.parent / "status.json"
-    listed.write_bytes(house.status(Entry(bundle.statement.digest, "revoked", "x", NOW - DAY)))
+    listed.write_bytes(house.status(StatusEntry(bundle.statement.digest, "revoked", "x", NOW - DAY)))
     assert verify(folder, trust=trust, status=listed, now=NOW).exit_code == 1
     assert verify(folder, trust=trust, now=NOW).exit_code == 1
 
@@ -195,7 +197,7 @@ def test_a_revocation_that_was_seen_is_not_forgotten(house: House, folder: Path,
 def test_a_later_list_does_not_drop_a_revocation(house: House, folder: Path, trust: Path) -> None:
     """Version 2 without the entry that version 1 had."""
     bundle, listed = house.release(folder), folder.parent / "status.json"
-    listed.write_bytes(house.status(Entry(bundle.statement.digest, "revoked", "x", NOW - DAY)))
+    listed.write_bytes(house.status(StatusEntry(bundle.statement.digest, "revoked", "x", NOW - DAY)))
     assert verify(folder, trust=trust, status=listed, now=NOW).exit_code == 1
     listed.write_bytes(house.status(version=2))
     assert verify(folder, trust=trust, status=listed, now=NOW).exit_code == 1
@@ -287,8 +289,8 @@ def test_a_memory_that_cannot_be_read_is_said(house: House, folder: Path, trust:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"trust": {"id": "another-house", "version": 1}},
-        {"waivers": [{"rule": "no-copies", "person": "rosa", "reason": "never granted"}]},
+        {"organisation": "another-house"},
+        {"waivers": {"no-copies": ("rosa", "never granted")}},
     ],
 )
 def test_a_certificate_says_what_is_so(
@@ -342,7 +344,7 @@ def test_an_objection_outlives_an_approval_that_does_not_count(
     yes = house.approval(drafted.statement, "eve", **ends)
     put(folder, house.sealed(drafted, [no, yes, *everybody(house, drafted.statement)]))
     listed = folder.parent / "status.json"
-    entry = [Entry(yes.digest, "revoked", "a mistake", NOW - DAY)] if how == "revoked" else []
+    entry = [StatusEntry(yes.digest, "revoked", "a mistake", NOW - DAY)] if how == "revoked" else []
     listed.write_bytes(house.status(*entry))
     assert verify(folder, trust=trust, status=listed, now=NOW).exit_code == 1
 
@@ -361,7 +363,7 @@ def test_one_person_does_not_answer_in_a_second_role(house: House, folder: Path,
     item = {"id": "seen", "question": "Seen?", "role": "clinical-lead", "evidence": None, "reference": "x"}
     fill(folder)
     drafted = house.drafted(state_of(folder, claims(checklist=[item])))
-    yes = {"seen": {"answer": "yes", "comment": ""}}
+    yes = {"seen": GivenAnswer("yes")}
     second = house.approval(drafted.statement, "bob", "clinical-lead", answers=yes)
     put(folder, house.sealed(drafted, [second, *everybody(house, drafted.statement)]))
     assert verify(folder, trust=trust, now=NOW).exit_code == 1
@@ -454,7 +456,7 @@ def test_nobody_approves_under_a_policy_that_changed(study: Study, house: House,
     text = study.policy_file.read_text(encoding="utf-8")
     study.policy_file.write_text(text.replace("0.55", "0.95"), encoding="utf-8")
     with pytest.raises(PrivsynError):
-        approve(study, signer=house.signers["bob"], trust=office, role="privacy-officer")
+        approve(study, OFFICER, signer=house.signers["bob"], trust=office)
 
 
 def test_an_approval_does_not_overwrite_a_key(
@@ -465,9 +467,7 @@ def test_an_approval_does_not_overwrite_a_key(
     new_key(tmp_path / "bob", None)
     before = (tmp_path / "bob").read_bytes()
     with pytest.raises(PrivsynError):
-        approve(
-            study, signer=house.signers["bob"], trust=office, role="privacy-officer", out=tmp_path / "bob"
-        )
+        approve(study, OFFICER, signer=house.signers["bob"], trust=office, out=tmp_path / "bob")
     assert (tmp_path / "bob").read_bytes() == before
 
 
@@ -482,14 +482,14 @@ def test_a_uri_does_not_open_a_key_in_a_study(study: Study, tmp_path: Path) -> N
 def test_a_junk_decision_does_not_steer_the_clock(study: Study, house: House, office: Any) -> None:
     """Nobody signed it, and it dates Bob's next decision to the year 9999, where it counts no more."""
     draft(study, signer=house.signers["machine"])
-    statement = current(study).statement
+    statement = current_draft(study).statement
     late = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
     forged = house.approval(
         statement, "bob", "privacy-officer", policy=statement.policy, report=statement.report, decided_at=late
     )
     study.approvals.mkdir()
     (study.approvals / "x.json").write_bytes(Envelope(forged.payload, IN_TOTO).line)
-    file = approve(study, signer=house.signers["bob"], trust=office, role="privacy-officer")
+    file = approve(study, OFFICER, signer=house.signers["bob"], trust=office)
     assert b"9999" not in base64.b64decode(json.loads(file.read_bytes())["payload"])
 
 
@@ -498,7 +498,7 @@ def test_the_blind_phase_does_not_end_by_decisions_out_of_role(
 ) -> None:
     """Eve holds one role and signs in all three: `status` calls it complete and shows what Ada decided."""
     draft(study, signer=house.signers["machine"])
-    statement = current(study).statement
+    statement = current_draft(study).statement
     study.approvals.mkdir()
     same = {"policy": statement.policy, "report": statement.report}
     for role in ("data-custodian", "privacy-officer", "clinical-lead"):

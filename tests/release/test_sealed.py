@@ -28,13 +28,13 @@ from house import (
 from privsyn.errors import Refused
 from privsyn.files import json_text
 from privsyn.home import home
-from privsyn.release.approvals import Waiver
+from privsyn.release.approvals import GivenAnswer, Waiver
 from privsyn.release.bundle import Bundle
 from privsyn.release.envelope import IN_TOTO, Envelope, key_document, public_key
 from privsyn.release.manifest import BUNDLE
-from privsyn.release.status_list import Entry
+from privsyn.release.status_list import StatusEntry
 from privsyn.release.trust import read_trust
-from privsyn.release.verify import Verification, verify
+from privsyn.release.verify import ReleaseVerification, verify
 from privsyn.strict_json import spelled
 
 
@@ -61,7 +61,7 @@ def test_a_draft_is_not_a_release(house: House, folder: Path, trust: Path) -> No
     rewritten(folder, house.drafted(state_of(folder, claims())))
     found = verify(folder, trust=trust, now=NOW)
     assert found.exit_code == 1
-    assert "nobody sealed" in words(found, "certificate")
+    assert "was not sealed" in words(found, "certificate")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_the_author_does_not_approve(house: House, folder: Path, trust: Path) ->
     """Whom the statement names as an author is not counted, though everything else is in order."""
     house.release(folder, claims(authors=["bob"]))
     found = verify(folder, trust=trust, now=NOW)
-    assert "whoever made the release" in words(found, "approvals")
+    assert "an author of the release cannot approve it" in words(found, "approvals")
     assert found.exit_code == 1
 
 
@@ -155,7 +155,7 @@ def test_a_waiver_needs_a_rule_that_allows_it(
         assert "no-copies was waived by bob: seen by eye" in words(found, "approvals")
     unwaived = house.sealed(draft, [house.approval(draft.statement, person) for person in APPROVERS])
     refused = verify(rewritten(folder, unwaived), trust=trust, now=NOW)
-    assert "nobody who may has waived it" in words(refused, "approvals")
+    assert "has no valid waiver" in words(refused, "approvals")
 
 
 def test_an_open_question_is_named(house: House, folder: Path, trust: Path) -> None:
@@ -164,11 +164,11 @@ def test_an_open_question_is_named(house: House, folder: Path, trust: Path) -> N
     fill(folder)
     draft = house.drafted(state_of(folder, claims(checklist=[item])))
 
-    def answered(**answers: dict[str, Any]) -> Verification:
+    def answered(**answers: dict[str, Any]) -> ReleaseVerification:
         approvals = [house.approval(draft.statement, p, answers=answers.get(p, {})) for p in APPROVERS]
         return verify(rewritten(folder, house.sealed(draft, approvals)), trust=trust, now=NOW)
 
-    yes, no = {"seen": {"answer": "yes", "comment": ""}}, {"seen": {"answer": "no", "comment": ""}}
+    yes, no = {"seen": GivenAnswer("yes")}, {"seen": GivenAnswer("no")}
     assert answered(cyd=yes).exit_code == 0
     for answers in ({}, {"bob": yes}, {"cyd": yes, "bob": no}):
         found = answered(**answers)
@@ -239,7 +239,7 @@ def test_what_was_revoked_is_refused(house: House, folder: Path, trust: Path, st
     listed = folder.parent / "status.json"
     entries = []
     for version, digest, code in ((1, "c" * 64, 0), (2, bundle.statement.digest, 1)):
-        entries.append(Entry(digest, state, "a patient withdrew", NOW - DAY))
+        entries.append(StatusEntry(digest, state, "a patient withdrew", NOW - DAY))
         listed.write_bytes(house.status(*entries, version=version))
         found = verify(folder, trust=trust, status=listed, now=NOW)
         assert found.exit_code == code, found.lines()
@@ -251,7 +251,7 @@ def test_a_withdrawn_approval_no_longer_counts(house: House, folder: Path, trust
     """The status list can name the envelope of one decision."""
     bundle = house.release(folder)
     listed = folder.parent / "status.json"
-    listed.write_bytes(house.status(Entry(bundle.approvals[1].digest, "revoked", "mistake", NOW - DAY)))
+    listed.write_bytes(house.status(StatusEntry(bundle.approvals[1].digest, "revoked", "mistake", NOW - DAY)))
     found = verify(folder, trust=trust, status=listed, now=NOW)
     assert found.exit_code == 1
     assert "it was revoked" in words(found, "approvals")
@@ -280,7 +280,7 @@ def test_older_files_than_seen_before_are_refused(
     new, old, other = tmp_path / "s2", tmp_path / "s1", tmp_path / "s2b"
     new.write_bytes(house.status(version=2))
     old.write_bytes(house.status(version=1))
-    other.write_bytes(house.status(Entry("c" * 64, "revoked", "x", NOW), version=2))
+    other.write_bytes(house.status(StatusEntry("c" * 64, "revoked", "x", NOW), version=2))
     assert verify(folder, trust=trust, status=new, now=NOW).exit_code == 0
     for status in (old, other):
         found = verify(folder, trust=trust, status=status, now=NOW)
@@ -380,7 +380,7 @@ def test_a_release_expires(house: House, folder: Path, trust: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "code", "said"),
     [
-        ({"epsilon": 22.0}, 0, "computed again by dp-accounting"),
+        ({"epsilon": 22.0}, 0, "recomputed by dp-accounting"),
         ({"epsilon": 2.0}, 1, "does not hold"),
         ({"valid_for_release": False}, 1, "not valid for a release"),
         ({"mechanism": None}, 1, "not a JSON object"),

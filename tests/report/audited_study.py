@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_digits
 
+from privsyn.claim.reader import read_claim
 from privsyn.cohort.cohort import Cohort
 from privsyn.cohort.prepare import prepare
 from privsyn.files import file_digest, read_json, write_json
 from privsyn.study import Study, init
 from privsyn.synthetic.dataset import read_synthetic, write_synthetic
+from privsyn.synthetic.provenance import Provenance
 
 HOSTILE = '<script>alert("x")</script>'
 CLASSES = [*"0123456", HOSTILE, '=HYPERLINK("a")&amp;', r"$\alpha$ {{ 7 * 7 }}"]
@@ -24,7 +26,7 @@ CONTROLS = {
     "negative": {"passed": True, "description": "test patients in place of the set", "p_value": 0.42},
 }
 
-PRIVACY = {
+PRIVACY: dict[str, Any] = {
     "schema_version": 1,
     "kind": "dp",
     "unit": "patient",
@@ -45,13 +47,26 @@ PRIVACY = {
         "composed": [],
     },
     "accountant": {"name": "pld", "library": "dp-accounting", "version": "0.6.0"},
-    "public": ["the list of classes", "image size and value range", "expected number of units: 1,000"],
+    "statement": "The bound holds for each patient.",
+    "public": {
+        "classes": CLASSES,
+        "size": 8,
+        "channels": 1,
+        "value_range": [0, 255],
+        "hyper_parameters": f"the whole recipe, sha256 {RECIPE}",
+        "expected_units": 1000,
+    },
+    "public_data": False,
+    "group": [],
     "not_covered": ["what is true of patients in general", "the choice of hyper-parameters"],
+    "valid_for_release": True,
+    "reason": "",
     "ledger": None,
     "cumulative": None,
     "provenance": {
         "recipe_sha256": RECIPE,
         "cohort_fingerprint": "0e" * 32,
+        "cohort_sha256": "0f" * 32,
         "weights_sha256": MODEL,
         "steps_done": 500,
     },
@@ -103,18 +118,16 @@ def _write_synthetic(study: Study, cohort: Cohort) -> None:
         labels,
         CLASSES,
         name=study.name,
-        claim=PRIVACY,
-        provenance={
-            "generator": "privsyn",
-            "version": "0.1.0",
-            "model_sha256": MODEL,
-            "recipe_sha256": RECIPE,
-            "seed": 0,
-            "steps": 50,
-            "eta": 1.0,
-            "guidance_scale": 1.0,
-            "count": len(labels),
-        },
+        claim=read_claim(PRIVACY),
+        provenance=Provenance(
+            version="0.1.0",
+            model_sha256=MODEL,
+            recipe_sha256=RECIPE,
+            seed=0,
+            count=len(labels),
+            near_copies_rejected=False,
+            sampling={"steps": 50, "eta": 1.0, "guidance_scale": 1.0},
+        ),
     )
 
 

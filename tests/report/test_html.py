@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,19 @@ import pytest
 from audited_study import CLASSES, HOSTILE, alter, alter_findings
 from pages import Outline, pages, shown_images
 
+from privsyn.claim.document import CanaryCommitment, CumulativeCost, LedgerEntry
+from privsyn.claim.reader import read_claim
 from privsyn.cohort.cohort import load_cohort
 from privsyn.errors import StudyError
-from privsyn.files import read_json, write_json
-from privsyn.report.html import public_view, report
+from privsyn.files import file_digest, read_json, write_json
+from privsyn.report.documents import load_claim
+from privsyn.report.html import report
 from privsyn.report.material import gather
+from privsyn.report.public import WITHHELD, public_view
 from privsyn.report.words import NOTHING
 from privsyn.study import Study
-from privsyn.synthetic.dataset import read_synthetic
+from privsyn.synthetic.dataset import read_synthetic, write_synthetic
+from privsyn.training.claiming import INSECURE
 
 
 def test_report_writes_both_pages_into_the_audit_folder(study: Study) -> None:
@@ -176,7 +182,9 @@ def test_public_page_holds_nothing_measured_on_patients(study: Study) -> None:
     for finding in read_json(study.findings_file)["findings"]:
         for measured in [finding["value"], *(finding["interval"] or ())] if "value" in finding else []:
             assert f"{measured:.4g}" not in text or measured == 0.5
-    for count in (part[key] for part in cohort.document["counts"].values() for key in ("images", "patients")):
+    for count in (
+        number for part in cohort.document.counts.values() for number in (part.images, part.patients)
+    ):
         assert f"{count:,}" not in text
         assert str(count) not in text.split()
     assert "1,077" not in text
@@ -209,11 +217,22 @@ def test_new_keys_stay_inside(study: Study) -> None:
 
 def test_public_view_has_no_place_for_measurements(study: Study) -> None:
     """The templates of the public page are never handed a value, an interval, a reason or a fingerprint."""
-    view = public_view(gather(study))
+    total = CumulativeCost("patient", "add-or-remove-one", 9.5, 10.0, 1e-5, 3, finite=True, note="")
+    claim = replace(
+        load_claim(study.privacy_file),
+        ledger=LedgerEntry("a population", 1, "ab" * 32),
+        cumulative=total,
+        canaries=CanaryCommitment(100, "cd" * 32, "a statement"),
+    )
+    write_json(study.privacy_file, claim.to_document())
+    material = gather(study)
+    assert material.claim == claim
+    view = public_view(material)
     assert view.claim is not None
-    assert not {"value", "interval", "reason"} & {key for rule in view.rules for key in rule}
-    assert not {"provenance", "ledger"} & view.claim.keys()
-    assert "findings" not in view.inputs
+    assert not {"value", "interval", "reason"} & {key for rule in view.rules for key in vars(rule)}
+    assert view.claim.provenance == WITHHELD
+    assert view.claim.ledger is view.claim.cumulative is view.claim.canaries is None
+    assert "findings" not in vars(view.inputs)
 
 
 def test_public_page_says_what_was_required_and_how_to_verify(study: Study) -> None:
@@ -248,22 +267,64 @@ def test_partial_verdict_is_called_partial(study: Study) -> None:
 
 def test_model_without_dp_has_no_bound(study: Study) -> None:
     """A claim of kind none is spelt out and draws no bound in the ROC."""
-    provenance = read_json(study.privacy_file)["provenance"]
-    document = {"schema_version": 1, "kind": "none", "unit": "patient", "provenance": provenance}
-    write_json(study.privacy_file, document)
+    write_json(study.privacy_file, replace(load_claim(study.privacy_file), bound=None).to_document())
     internal, public = pages(study)
     assert "There is no bound." in Outline(internal).text
     assert "There is no bound." in Outline(public).text
     assert "most that the claim allows" not in internal
 
 
-def test_claim_with_repeatable_noise_is_not_valid(study: Study) -> None:
-    """A claim that its training marked invalid is called so on both pages and bounds nothing in the ROC."""
-    alter(study.privacy_file, lambda document: document.update(valid_for_release=False))
+REPEATABLE, COPIES = "can repeat the noise", "near copies were rejected"
+
+
+def _with_repeatable_noise(study: Study) -> None:
+    alter(study.privacy_file, lambda claim: claim.update(valid_for_release=False, reason=INSECURE))
+
+
+def _without_near_copies(study: Study) -> None:
+    """Draw the same set again, by a sampling that compared it with the training images."""
+    drawn = read_synthetic(study.synthetic, size=8, channels=1, classes=CLASSES)
+    assert drawn.provenance is not None
+    write_synthetic(
+        study.synthetic,
+        drawn.images,
+        drawn.labels,
+        CLASSES,
+        name=study.name,
+        claim=read_claim(read_json(study.privacy_file)),
+        provenance=replace(drawn.provenance, near_copies_rejected=True),
+        force=True,
+    )
+    digest = read_synthetic(study.synthetic, size=8, channels=1, classes=CLASSES).digest
+    alter(study.verdict_file, lambda verdict: verdict["inputs"].update(synthetic=digest))
+
+
+@pytest.mark.parametrize(
+    ("invalidate", "reasons", "others"),
+    [
+        ([_with_repeatable_noise], [REPEATABLE], [COPIES]),
+        ([_without_near_copies], [COPIES], [REPEATABLE, "insecure_seed"]),
+        ([_with_repeatable_noise, _without_near_copies], [REPEATABLE, COPIES], []),
+    ],
+    ids=["insecure seed", "near copies rejected", "both"],
+)
+def test_an_invalid_claim_says_why_and_bounds_nothing(
+    study: Study, invalidate: list[Callable[[Study], None]], reasons: list[str], others: list[str]
+) -> None:
+    """Both pages give the reasons that hold for this set and no other, and draw no bound in the ROC."""
+    for change in invalidate:
+        change(study)
     internal, public = pages(study)
-    assert "NOT VALID: the noise" in Outline(internal).text
-    assert "NOT VALID: the noise" in Outline(public).text
+    for page in (internal, public):
+        text = Outline(page).text
+        void = text.partition("NOT VALID: ")[2].partition(" What follows is void.")[0]
+        assert void.endswith(".")
+        assert not void.endswith("..")
+        assert all(reason in void for reason in reasons)
+        assert not any(reason in page for reason in others)
+        assert "Privacy claim NOT VALID ε = 7.995 does not hold" in text
     assert "most that the claim allows" not in internal
+    assert "dotted line" not in internal
 
 
 def test_study_without_a_model_has_no_claim(study: Study) -> None:
@@ -298,6 +359,18 @@ def test_audit_of_another_cohort_is_refused(study: Study) -> None:
     alter(study.verdict_file, lambda verdict: verdict.update(cohort_fingerprint="00" * 32))
     with pytest.raises(StudyError, match="another cohort"):
         report(study)
+
+
+def test_documents_of_another_version_are_refused(study: Study) -> None:
+    """A claim, a verdict or findings that this version cannot read are bad input, not a traceback."""
+    for path in (study.privacy_file, study.findings_file, study.verdict_file):
+        alter(path, lambda document: document.update(schema_version=2))
+        digest = file_digest(study.findings_file)
+        alter(study.verdict_file, lambda verdict, digest=digest: verdict["inputs"].update(findings=digest))
+        with pytest.raises(StudyError, match=rf"{path.name} is not a document of schema version 1: make it"):
+            report(study)
+        alter(path, lambda document: document.update(schema_version=1))
+    assert not study.internal_report.exists()
 
 
 def test_missing_audit_says_which_command_makes_it(study: Study) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from privsyn.report.pictures import (
     PAIR_EDGE,
     SHEET_EDGE,
-    Picture,
+    InlineImage,
     contact_sheet,
     sheet,
     thumbnail,
@@ -21,11 +21,11 @@ from privsyn.report.pictures import (
 )
 
 
-def content(picture: Picture) -> bytes:
+def content(picture: InlineImage) -> bytes:
     return base64.b64decode(picture.uri.removeprefix("data:image/png;base64,"))
 
 
-def pixels(picture: Picture) -> np.ndarray[Any, Any]:
+def pixels(picture: InlineImage) -> np.ndarray[Any, Any]:
     with Image.open(io.BytesIO(content(picture))) as image:
         return np.asarray(image)
 

@@ -9,12 +9,13 @@ from audited_study import CLASSES, HOSTILE, NETWORK, alter, alter_findings
 from pages import Outline, pages, shown_images
 
 from privsyn.auditing.findings import Finding
+from privsyn.auditing.verdict import RuleOutcome, RuleResult
 from privsyn.cohort.cohort import load_cohort
 from privsyn.errors import StudyError
 from privsyn.files import read_json
-from privsyn.report.details import Plane, read
+from privsyn.report.details import FeaturePlane, read
 from privsyn.report.html import report
-from privsyn.report.quality import LONG, Block, outcomes, tables, verdict_rows
+from privsyn.report.quality import LONG, ScopeBlock, outcomes, tables, verdict_rows
 from privsyn.study import Study
 from privsyn.synthetic.dataset import read_synthetic
 
@@ -25,12 +26,23 @@ def finding(statistic: str = "gap", **known: Any) -> Finding:
     )
 
 
-def rule(judged: Finding, outcome: str, value: float | None, op: str = "<=") -> dict[str, Any]:
-    keys = {"audit": judged.audit, "statistic": judged.statistic, "scope": judged.scope}
-    return {"id": "teaches", "outcome": outcome, "value": value, "op": op, **keys}
+def rule(judged: Finding, outcome: RuleOutcome, value: float | None, op: str = "<=") -> RuleResult:
+    return RuleResult(
+        id="teaches",
+        severity="block",
+        audit=judged.audit,
+        statistic=judged.statistic,
+        side="value",
+        op=op,
+        threshold=0.5,
+        rationale="Why this limit.",
+        outcome=outcome,
+        scope=judged.scope,
+        value=value,
+    )
 
 
-def scopes(blocks: tuple[Block, ...]) -> list[dict[str, str]]:
+def scopes(blocks: tuple[ScopeBlock, ...]) -> list[dict[str, str]]:
     return [line.finding.scope for block in blocks for line in block.lines]
 
 
@@ -218,7 +230,7 @@ def test_map_without_places_is_refused() -> None:
         "synthetic_labels": [0],
     }
     with pytest.raises(StudyError, match="finite number"):
-        read(finding(details={"map": plane}), "map", Plane)
+        read(finding(details={"map": plane}), "map", FeaturePlane)
 
 
 def test_broken_network_is_refused(useful: Study) -> None:
@@ -292,7 +304,7 @@ def test_worst_row_is_the_furthest_out_of_the_worst_outcome(op: str, worst: floa
     told = [("pass", 99.0), ("fail", 0.2), ("fail", 0.9), ("inconclusive", None), ("pass", -99.0)]
     rows = [rule(each, outcome, value, op) for each, (outcome, value) in zip(found, told, strict=True)]
     (shown,) = verdict_rows(rows, found)
-    assert shown.rule["value"] == worst
+    assert shown.rule.value == worst
     assert (shown.among, shown.outcomes) == (5, "2 fail, 1 inconclusive, 2 pass")
 
 

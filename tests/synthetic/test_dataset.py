@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from claims import dp_claim
+from claims import dp_claim, no_claim
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from synthetic_sets import ODD_NAMES, PROVENANCE, parquet, png, recipient
@@ -195,7 +195,7 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     assert "epsilon = 8.001, delta = 1e-05" in card
     assert "load_dataset(" in card
     assert "privsyn verify" in card
-    make(tmp_path / "none", claim={"kind": "none", "unit": "patient"})
+    make(tmp_path / "none", claim=no_claim())
     assert "without differential privacy" in (tmp_path / "none/README.md").read_text(encoding="utf-8")
     make(tmp_path / "repeatable", claim=dp_claim(invalid="its noise can be repeated"))
     assert "No valid bound" in (tmp_path / "repeatable/README.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.cohort.prepare import prepare
 from privsyn.errors import PrivsynError, Refused
 from privsyn.study import Study, init
-from privsyn.synthetic.rejection_filter import NATURAL, NearCopies
+from privsyn.synthetic.rejection_filter import TEST_SHARE, NearCopies
 from privsyn.synthetic.sampling import COMPUTE_BATCH, _unlike, sample
 from privsyn.training.loop import train
 
@@ -41,7 +41,7 @@ def test_copies_are_near_and_fresh_patients_are_not(cohort: Cohort, near: NearCo
     assert near.among(LIGHT.plant(some)).mean() > 0.5
     holdout = cohort.part("holdout").images
     # two representations, each image and its mirror image: four looks of which each may hit by nature
-    assert near.among(holdout).mean() <= 4 * NATURAL + 3 * np.sqrt(4 * NATURAL / len(holdout))
+    assert near.among(holdout).mean() <= 4 * TEST_SHARE + 3 * np.sqrt(4 * TEST_SHARE / len(holdout))
 
 
 def test_copies_are_near_in_16_bits(tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ from privsyn.cohort.cohort import Part
 from privsyn.errors import CheckpointError
 from privsyn.files import read_json, write_json
 from privsyn.recipe import Data
-from privsyn.training.canaries import KINDS, PLANTED, SEED, make_canaries, plant, planted, with_canaries
+from privsyn.training.canaries import (
+    CANARY_KINDS,
+    PLANTED,
+    SEED,
+    make_canaries,
+    plant,
+    planted,
+    with_canaries,
+)
 
 KEY = bytes(range(32))
 DATA = Data(size=8, classes=("a", "b", "c"))
@@ -26,7 +34,9 @@ def test_they_come_in_any_size_and_colour(size: int, channels: int) -> None:
     found = make_canaries(KEY, 120, data)
     assert found.images.shape == (120, size, size, channels)
     assert len(np.unique(found.images.reshape(120, -1), axis=0)) == 120
-    assert {kind: int((found.kinds == kind).sum()) for kind in KINDS} == dict.fromkeys(KINDS, 30)
+    assert {kind: int((found.kinds == kind).sum()) for kind in CANARY_KINDS} == dict.fromkeys(
+        CANARY_KINDS, 30
+    )
     assert np.bincount(found.labels).tolist() == [40, 40, 40]
 
 

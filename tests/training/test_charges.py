@@ -26,8 +26,9 @@ from privsyn.dp.accounting import epsilon
 from privsyn.errors import CheckpointError, PrivsynError, RecipeError, Refused
 from privsyn.files import read_json, tree_digests
 from privsyn.study import Study, init
+from privsyn.training.budget import planned_query
 from privsyn.training.checkpoint import load_state, newest
-from privsyn.training.loop import planned_query, train
+from privsyn.training.loop import train
 
 SHORT = ("train.steps=12", "train.checkpoint_every=2", "train.warmup_steps=3", "privacy.epsilon=2.0")
 DELTA = 1000**-1.1
@@ -247,7 +248,7 @@ def test_a_finished_training_cannot_go_on_from_an_older_checkpoint(template: Stu
     study = copied(template, tmp_path)
     document = train(study, dp=True).to_document()
     shutil.rmtree(newest(study.checkpoints))
-    with pytest.raises(CheckpointError, match="train anew with --force"):
+    with pytest.raises(CheckpointError, match="train again with --force"):
         train(study, dp=True, resume=True)
     assert read_json(study.privacy_file) == document
 
@@ -286,14 +287,15 @@ def test_a_model_that_is_not_public_starts_nothing(template: Study, tmp_path: Pa
 
 def test_public_data_are_not_trained_on_with_privacy(template: Study, tmp_path: Path) -> None:
     """One of the two declarations is wrong."""
-    with pytest.raises(RecipeError, match="protects nobody"):
+    with pytest.raises(RecipeError, match="protects no patient"):
         train(copied(template, tmp_path, "privacy.public_data=true"), dp=True)
 
 
 PROGRAM = """
 import sys
 from pathlib import Path
-from privsyn.training.loop import planned_query, train
+from privsyn.training.loop import train
+from privsyn.training.budget import planned_query
 print("ready", flush=True)
 sys.stdin.readline()
 train(Path(sys.argv[1]), dp=True, resume=True)

@@ -65,8 +65,8 @@ def test_state_from_another_version_is_refused(trained: Study, tmp_path: Path) -
     """A layout of the future is not guessed at."""
     study = copied(trained, tmp_path)
     path = newest(study.checkpoints) / "state.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 2}))
-    with pytest.raises(CheckpointError, match="not of version 1"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 3}))
+    with pytest.raises(CheckpointError, match="not of version 2"):
         load_state(path.parent)
 
 

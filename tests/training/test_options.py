@@ -11,6 +11,7 @@ import torch
 from digits_study import copied, prepared
 
 from privsyn.diffusion.batches import noise_draws
+from privsyn.diffusion.check import check_recipe
 from privsyn.diffusion.model import precision_on
 from privsyn.dp.adam import AdamBC
 from privsyn.dp.generators import CPU, keyed_generator
@@ -163,7 +164,7 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         "model.network=swin-unet": "model.heads belongs to the network swin-unet, which needs it",
     }.items():
         with pytest.raises(RecipeError, match=words):
-            toy(setting)
+            check_recipe(toy(setting))
     with pytest.raises(RecipeError, match="whole timesteps"):
         toy("diffusion.learned_variance=true", "diffusion.continuous=true")
     with pytest.raises(RecipeError, match=r"lower diffusion\.law_mean instead"):

@@ -12,7 +12,7 @@ from digits_study import KillAt, Killed, copied, weights
 from privsyn import ledger
 from privsyn.auditing.run import audit
 from privsyn.cohort.cohort import load_cohort
-from privsyn.dp.dirac_canaries import MarkScores
+from privsyn.dp.dirac_canaries import DiracCanaryScores
 from privsyn.errors import CheckpointError, StudyError
 from privsyn.files import read_json
 from privsyn.status import status
@@ -84,7 +84,7 @@ def test_scoring_leaves_the_weights_alone(
     begun(unscored, 40)
     with_the_same_seed(unscored, scored)
     train(scored, resume=True)
-    monkeypatch.setattr(MarkScores, "__call__", lambda self, noised: None)  # noqa: ARG005
+    monkeypatch.setattr(DiracCanaryScores, "__call__", lambda self, noised: None)  # noqa: ARG005
     train(unscored, resume=True)
     assert set(state_of(unscored).canary_scores) == {0.0}
     assert weights(unscored) == weights(scored)

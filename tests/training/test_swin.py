@@ -84,7 +84,7 @@ if sys.argv[1] == "dp":
         training.model, training.optimizer, noise_multiplier=1.0, clip_norm=1e-3, divisor=1
     )
     planned = planned_passes(training.model, recipe, CPU)(1)
-    private_step(optimizer, [planned.way(training.model, parameters, draws)], secret_generator(CPU))
+    private_step(optimizer, [planned.method(training.model, parameters, draws)], secret_generator(CPU))
 else:
     plain_step(training.model, training.optimizer, draws)
 seconds = time.monotonic() - began

@@ -57,7 +57,7 @@ def test_the_covariance_is_a_query_of_its_own(template: Study, tmp_path: Path) -
     (population,) = ledger.populations()
     assert population.entries[-1].mechanisms[:-1] == asked
     assert document["epsilon"] <= 3.0
-    moments = load_file(study.central_images)
+    moments = load_file(study.class_means)
     assert moments["directions"].shape[1:] == (1, 8, 8)
     assert len(moments["directions"]) > 2
     pictures, labels = pictures_of(moments, study.recipe())
@@ -81,7 +81,7 @@ def test_its_pictures_teach_more_than_the_means_alone(template: Study, tmp_path:
         )
         train(study)
         part = load_cohort(study.cohort).part("train")
-        moments = load_file(study.central_images)
+        moments = load_file(study.class_means)
         right = {}
         for name, some in (("gaussian", moments), ("means", {"means": moments["means"]})):
             pictures, labels = pictures_of(some, study.recipe())
@@ -128,7 +128,7 @@ def test_the_network_learns_from_the_means(template: Study, tmp_path: Path) -> N
     study = copied(template, tmp_path)
     with pytest.raises(Killed):
         train(study, progress=KillAt(2))
-    means = load_file(study.central_images)["means"]
+    means = load_file(study.class_means)["means"]
     assert means.shape == (2, 10, 8, 8, 1)
     assert means.dtype == torch.uint8
     zeros = means[:, 0].float().mean(dim=0)[..., 0]
@@ -155,9 +155,9 @@ def test_a_killed_warm_up_does_not_ask_twice(template: Study, tmp_path: Path) ->
     study = copied(template, tmp_path)
     with pytest.raises(Killed):
         train(study, progress=KillWarmUp(10))
-    asked = file_digest(study.central_images)
+    asked = file_digest(study.class_means)
     document = train(study, resume=True).to_document()
-    assert file_digest(study.central_images) == asked
+    assert file_digest(study.class_means) == asked
     assert document["mechanism"]["composed"][0]["steps"] == 2
     (population,) = ledger.populations()
     assert [charge.state for charge in population.entries] == ["settled"]
@@ -169,7 +169,7 @@ def test_two_runs_get_different_noise_and_a_repeatable_one_the_same(template: St
     for name in ("one", "two"):
         study = copied(template, tmp_path / name, "train.steps=1")
         train(study)
-        means.append(load_file(study.central_images)["means"])
+        means.append(load_file(study.class_means)["means"])
         seeded = copied(template, tmp_path / f"seeded-{name}", "train.steps=1", "privacy.insecure_seed=3")
         train(seeded)
         digests.append(weights(seeded))

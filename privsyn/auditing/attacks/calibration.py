@@ -1,8 +1,8 @@
-"""How high would anybody like this score? Thresholds per person, learned from people never trained on.
+"""Per-patient thresholds of a membership score, from quantile regression on non-members.
 
-An image that is easy for everybody scores high although nobody trained on it. So a quantile of the score is
-regressed on what the images look like, among people known not to be members, and a person is judged by the
-margin: Bertran et al. 2023, "Scalable Membership Inference Attacks via Quantile Regression",
+An image that is easy for any model scores high although no model was trained on it. So a quantile of the
+score is regressed on the appearance of the images of known non-members, and a patient is judged by the margin
+above it: Bertran et al. 2023, "Scalable Membership Inference Attacks via Quantile Regression",
 https://arxiv.org/abs/2307.03694; for diffusion models Tang et al. 2023, https://arxiv.org/abs/2312.05140.
 """
 
@@ -14,45 +14,52 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import QuantileRegressor
 
-from privsyn.auditing.attacks.membership import Sides
+from privsyn.auditing.attacks.membership import AttackScores
 
 QUANTILE = 0.9  # of non-members; nearer to 1 the regression rests on few of them
-COMPONENTS = 32  # of the looks
-EACH = 8  # people, at the least, for a component
+REGRESSION_COMPONENTS = 32  # of the appearance
+PATIENTS_PER_COMPONENT = 8  # at least
 
 Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Looks:
-    """What the people of both sides look like: (l, d) and (n, d), the components that matter first."""
+class PatientAppearance:
+    """What the people of both scores look like: (l, d) and (n, d), the components that matter first."""
 
     members: Scores
     nonmembers: Scores
 
 
-def margins(sides: Sides, looks: Looks, quantile: float = QUANTILE) -> Sides:
-    """Each score minus the quantile that non-members of the same looks have.
+def margins(scores: AttackScores, appearance: PatientAppearance, quantile: float = QUANTILE) -> AttackScores:
+    """Each score minus the quantile of non-members of the same appearance.
 
-    Cross-fitted in two folds: those at even places are judged by what the non-members at odd places teach,
-    and the other way round. The places must be random. Within a fold nobody, on either side, is judged by a
-    regression that saw his score, so if nobody's score knows who is a member, neither does anybody's margin.
+    Cross-fitted in two folds: even rows are judged by a regression on the non-members in odd rows, and the
+    other way round. The rows must be in random order. Within a fold no patient, member or not, is judged by a
+    regression that used its score, so if the scores do not depend on membership, neither do the margins.
     """
-    components = max(1, min(COMPONENTS, len(sides.nonmembers) // (2 * EACH), looks.nonmembers.shape[1]))
-    members, nonmembers = np.empty_like(sides.members), np.empty_like(sides.nonmembers)
+    components = max(
+        1,
+        min(
+            REGRESSION_COMPONENTS,
+            len(scores.nonmembers) // (2 * PATIENTS_PER_COMPONENT),
+            appearance.nonmembers.shape[1],
+        ),
+    )
+    members, nonmembers = np.empty_like(scores.members), np.empty_like(scores.nonmembers)
     for fold in (0, 1):
         there, here = slice(1 - fold, None, 2), slice(fold, None, 2)
         thresholds = Thresholds.learned(
-            looks.nonmembers[there, :components], sides.nonmembers[there], quantile
+            appearance.nonmembers[there, :components], scores.nonmembers[there], quantile
         )
-        members[here] = sides.members[here] - thresholds(looks.members[here, :components])
-        nonmembers[here] = sides.nonmembers[here] - thresholds(looks.nonmembers[here, :components])
-    return Sides(members, nonmembers)
+        members[here] = scores.members[here] - thresholds(appearance.members[here, :components])
+        nonmembers[here] = scores.nonmembers[here] - thresholds(appearance.nonmembers[here, :components])
+    return AttackScores(members, nonmembers)
 
 
 @dataclass(frozen=True, eq=False)
 class Thresholds:
-    """A quantile of the score as a linear function of the looks (Koenker & Bassett 1978).
+    """A quantile of the score as a linear function of the appearance (Koenker & Bassett 1978).
 
     Attributes:
         spread: (k,) of each component, so that all weigh alike.
@@ -63,13 +70,15 @@ class Thresholds:
     spread: Scores
 
     @classmethod
-    def learned(cls, looks: Scores, scores: Scores, quantile: float) -> Thresholds:
-        """From (m, k) looks and (m,) scores."""
-        spread = np.maximum(looks.std(axis=0), 1e-12)
-        fitted = QuantileRegressor(quantile=quantile, alpha=0, solver="highs").fit(looks / spread, scores)
+    def learned(cls, appearance: Scores, scores: Scores, quantile: float) -> Thresholds:
+        """From (m, k) appearance and (m,) scores."""
+        spread = np.maximum(appearance.std(axis=0), 1e-12)
+        fitted = QuantileRegressor(quantile=quantile, alpha=0, solver="highs").fit(
+            appearance / spread, scores
+        )
         return cls(fitted.coef_, float(fitted.intercept_), spread)
 
-    def __call__(self, looks: Scores) -> Scores:
-        """(m,) thresholds of (m, k) looks."""
-        threshold: Scores = (looks / self.spread) @ self.slopes + self.intercept
+    def __call__(self, appearance: Scores) -> Scores:
+        """(m,) thresholds of (m, k) appearance."""
+        threshold: Scores = (appearance / self.spread) @ self.slopes + self.intercept
         return threshold

@@ -1,15 +1,15 @@
-"""Membership attacks on a diffusion model: what its denoising says of an image that it may have seen.
+"""Membership attacks on a diffusion model, from how well it denoises an image.
 
-Six attacks, each a pure function named after its paper that turns what `Asked` measured into a score per
-image, high = member-like. All look at one grid of noise levels and noises, declared here and shared by every
-image. Nothing is tuned on the images that are judged.
+Six attacks, each a pure function named after its paper that turns the measurements of `ModelQueries` into a
+score per image, high = member-like. All use one grid of noise levels and noises, declared here and shared by
+every image. Nothing is tuned on the images that are judged.
 
-An error is the mean square of (epsilon said - epsilon added) over channels and pixels. What the network says
-is turned into epsilon first, so every target gives the same attack; at a fixed level the losses of the
-targets differ by a factor alone, which a difference of logs does not see. Levels are averaged in logs, for
-otherwise the noisiest decides.
+An error is the mean square of (predicted epsilon - added epsilon) over channels and pixels. Every prediction
+target is converted to epsilon, so the attacks are the same for all targets: at a fixed level the losses of
+the targets differ by a constant factor, which cancels in a difference of logs. Levels are averaged in logs;
+otherwise the noisiest dominates.
 
-An attack costs, in passes through the network for an image:
+Cost of an attack, in passes through the network per image:
 
     loss-grid    8    Matsumoto et al. 2023, https://arxiv.org/abs/2302.03262;
                       Carlini et al. 2023, section 5.2, https://arxiv.org/abs/2301.13188
@@ -37,16 +37,16 @@ from privsyn.diffusion.process import Process
 LOG_SNRS = (5.5, 3.5, 2.0, 1.0)  # neither nearly clean nor nearly noise; t/T .03, .1, .2, .33 if cosine
 NOISES = 2
 NORM = 4  # p of PIA and SimA
-CROPS = (0.95, 0.9, 0.8, 0.7)  # sides that PFAMI keeps of an image
+CROPS = (0.95, 0.9, 0.8, 0.7)  # shares of height and width that PFAMI keeps
 SECMI_LOG_SNR = 0.5  # t_SEC, noisier than the paper's; with SECMI_STRIDE the best on an over-fitted toy
-SECMI_STEPS = 5  # to get there
-SECMI_STRIDE = 1 / 200  # of T, the step there and back; over coarser ones members come out WORSE
+SECMI_STEPS = 5  # of the inversion up to t_SEC
+SECMI_STRIDE = 1 / 200  # of T, the step further and back; with coarser steps members score lower
 _TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where every image is looked at.
+    """Noise levels and noises at which every image is queried.
 
     Attributes:
         times: (levels,) float64 at `LOG_SNRS`, whole where the process is discrete.
@@ -60,7 +60,7 @@ class Grid:
 
     @classmethod
     def declared(cls, model: DiffusionModel, seed: int) -> Grid:
-        """The grid for a model; the seed decides the noises alone."""
+        """The grid for a model; the seed determines the noises alone."""
         process = model.process
         (end,) = _times_at([SECMI_LOG_SNR], process)
         path = [_whole(end * number / SECMI_STEPS, process) for number in range(SECMI_STEPS + 1)]
@@ -71,12 +71,12 @@ class Grid:
         return cls(tuple(_times_at(LOG_SNRS, process)), noises, (*path, beyond))
 
 
-class Asked:
-    """What the network says of a batch of images at the grid; what several attacks need is asked once.
+class ModelQueries:
+    """Predictions of the network for a batch of images on the grid, computed once for all attacks.
 
     Args:
         images: (B, C, H, W) in [-1, 1].
-        labels: (B,) the classes that training told.
+        labels: (B,) the classes as in training.
     """
 
     def __init__(self, model: DiffusionModel, images: Tensor, labels: Tensor, grid: Grid) -> None:
@@ -84,11 +84,11 @@ class Asked:
         self.process = model.process
 
     def epsilon(self, noisy: Tensor, time: float, labels: Tensor | None = None) -> Tensor:
-        """The noise that the network sees in x_t, (B, C, H, W)."""
+        """The noise that the network predicts in x_t, (B, C, H, W)."""
         return self._read(noisy, time, labels)[1]
 
     def errors(self, images: Tensor, labels: Tensor | None = None, *, noises: int = NOISES) -> Tensor:
-        """(levels, noises, B) mean square of the error of epsilon at the grid."""
+        """(levels, noises, B) mean squared error of epsilon on the grid."""
         return torch.stack(
             [
                 torch.stack([self._error(images, time, noise, labels) for noise in self.grid.noises[:noises]])
@@ -97,18 +97,18 @@ class Asked:
         )
 
     @cached_property
-    def told(self) -> Tensor:
-        """(levels, noises, B) errors with the class told."""
+    def with_class(self) -> Tensor:
+        """(levels, noises, B) errors given the class."""
         return self.errors(self.images)
 
     @cached_property
-    def hidden(self) -> Tensor:
-        """(levels, noises, B) errors with the class hidden."""
+    def without_class(self) -> Tensor:
+        """(levels, noises, B) errors with the null label in place of the class."""
         return self.errors(self.images, torch.full_like(self.labels, self.model.null_label))
 
     @cached_property
     def cropped(self) -> Tensor:
-        """(crops, levels, B) errors of crops at the first noise, with the class told."""
+        """(crops, levels, B) errors of crops at the first noise, given the class."""
         return torch.stack([self.errors(crop(self.images, side), noises=1)[:, 0] for side in CROPS])
 
     @cached_property
@@ -131,7 +131,7 @@ class Asked:
 
     @cached_property
     def inverted(self) -> tuple[Tensor, Tensor]:
-        """x at t_SEC by deterministic inversion of DDIM; and where a step further and back lead to."""
+        """x at t_SEC by deterministic inversion of DDIM, and the same after a step further and back."""
         x, (*times, sec, beyond) = self.images, self.grid.inversion
         for now, following in zip(times, [*times[1:], sec], strict=True):
             x = self.ddim(x, now, following)
@@ -155,45 +155,45 @@ class Asked:
         return _power(self.epsilon(noisy, time, labels) - added, 2)
 
 
-def loss_grid(asked: Asked) -> Tensor:
-    """The better the noise is seen, the likelier was the image trained on."""
-    return -_log(asked.told.mean(dim=1)).mean(dim=0)
+def loss_grid(queries: ModelQueries) -> Tensor:
+    """Minus the mean log error: the noise in training images is predicted better."""
+    return -_log(queries.with_class.mean(dim=1)).mean(dim=0)
 
 
-def label_drop(asked: Asked) -> Tensor:
-    """How much the class helps: training fits p(x | class) more than p(x), as CLiD found of texts.
+def label_drop(queries: ModelQueries) -> Tensor:
+    """How much the class reduces the error: training fits p(x | class) more than p(x) (CLiD, for texts).
 
-    Of a model that was trained without label dropout the hidden class says nothing, and this is a second
+    Of a model that was trained without label dropout the null label says nothing, and this is a second
     loss-grid.
     """
-    difference = _log(asked.hidden.mean(dim=1)) - _log(asked.told.mean(dim=1))
+    difference = _log(queries.without_class.mean(dim=1)) - _log(queries.with_class.mean(dim=1))
     return difference.mean(dim=0)
 
 
-def sima(asked: Asked) -> Tensor:
-    """Little noise is seen in an image that was trained on. SimA: ||epsilon(x, t)||_4^4, no noise added."""
-    return -_log(_power(asked.unnoised, NORM)).mean(dim=0)
+def sima(queries: ModelQueries) -> Tensor:
+    """Little noise is predicted in a training image. SimA: ||epsilon(x, t)||_4^4, no noise added."""
+    return -_log(_power(queries.unnoised, NORM)).mean(dim=0)
 
 
-def pia(asked: Asked) -> Tensor:
-    """The noise seen in the image is seen again when it is added. PIA's R_t,p, averaged over t."""
-    first, later = asked.proximal
+def pia(queries: ModelQueries) -> Tensor:
+    """The noise predicted in a training image is predicted again after adding it: PIA's R_t,p, averaged."""
+    first, later = queries.proximal
     return -_log(_power(first - later, NORM)).mean(dim=0)
 
 
-def secmi(asked: Asked) -> Tensor:
-    """A step of DDIM and back leads to the same point. SecMI's t-error."""
-    there, back = asked.inverted
+def secmi(queries: ModelQueries) -> Tensor:
+    """For a training image a step of DDIM and back returns to the same point. SecMI's t-error."""
+    there, back = queries.inverted
     return -_log(_power(there - back, 2))
 
 
-def pfami(asked: Asked) -> Tensor:
-    """A member is a peak: its crops are denoised worse than itself. PFAMI, in log errors."""
-    rise = _log(asked.cropped) - _log(asked.told[:, 0])
+def pfami(queries: ModelQueries) -> Tensor:
+    """Crops of a training image are denoised worse than the image itself. PFAMI, in log errors."""
+    rise = _log(queries.cropped) - _log(queries.with_class[:, 0])
     return rise.mean(dim=(0, 1))
 
 
-ATTACKS: Mapping[str, Callable[[Asked], Tensor]] = {
+ATTACKS: Mapping[str, Callable[[ModelQueries], Tensor]] = {
     "loss-grid": loss_grid,
     "label-drop": label_drop,
     "sima": sima,

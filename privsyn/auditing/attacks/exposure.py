@@ -1,151 +1,58 @@
-"""Whom a synthetic set exposes, and whether those are training patients more often than chance allows.
+"""Tests whether a synthetic set exposes training patients more often than held-out patients.
 
-A synthetic image exposes the patient whose image is nearest to it, and the more so the more that neighbour
-stands out: exposure = log(median distance to 50 neighbours / distance to the nearest), the adaptive ratio of
-Carlini et al. (2023, https://arxiv.org/abs/2301.13188) on a log scale, which a merely smooth generator does
-not raise because it sits closer to everybody. What exposure is natural is calibrated on `test` patients.
-Train and holdout patients are searched together; were the generator ignorant of who was in train, every
-permutation of the two would be as likely (`privsyn.auditing.statistics.permutation.Enrichment`, exact).
+A synthetic image exposes the patient whose image is nearest to it, the more so the more that neighbour stands
+out: exposure = log(median distance to 50 neighbours / distance to the nearest), the adaptive ratio of Carlini
+et al. (2023, https://arxiv.org/abs/2301.13188) on a log scale. A merely smooth generator does not raise it,
+because its images are closer to all patients. Thresholds are calibrated on `test` patients. Train and holdout
+are searched together; if the generator does not depend on the assignment to train and holdout, all
+permutations of it are equally likely (`privsyn.auditing.statistics.permutation.Enrichment`, exact).
 
-What it cannot see: many copies of ONE patient are one observation, however many there are.
+Limit: many copies of one patient count as one observation.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
+from privsyn.auditing.attacks.embedding_space import EmbeddingSpace, Matches
+from privsyn.auditing.attacks.null_hypothesis import NullHypothesis
 from privsyn.auditing.attacks.planted_leaks import LIGHT, Leak
-from privsyn.auditing.cache import Arrays, content
+from privsyn.auditing.cache import Arrays
 from privsyn.auditing.evidence import Evidence
-from privsyn.auditing.findings import Control, Controls, Power, Settings
+from privsyn.auditing.findings import AuditId, Control, Controls, Finding, Power, Settings
 from privsyn.auditing.statistics.permutation import Enrichment
 from privsyn.bit_depth import Images
-from privsyn.features.embed import Floats
 from privsyn.features.neighbours import nearest
 
-NEIGHBOURS = 50
-POOL = 256  # planted copies prepared; the positive control cannot be larger
-TRIALS = 20  # per leak size, for the power statement
+MAX_EXPOSURE_COPIES = 256  # copies; the positive control cannot be larger
+EXPOSURE_TRIALS = 20  # per leak size, for the power statement
 PAIRS = 12  # shown to the reviewer
-NATURAL = (1.0, 0.99, 0.95, 0.8)  # quantiles of the test patients' exposure above which the tails begin
+EXPOSURE_QUANTILES = (1.0, 0.99, 0.95, 0.8)  # of test patients; each is a threshold of the test
 
 Scores = NDArray[np.float64]
-Embed = Callable[[Images], Floats]
-
-
-@dataclass(frozen=True, eq=False)
-class Matches:
-    """Per queried image and shelf of a space: how much it exposes a unit of the population, and which.
-
-    Attributes:
-        exposure: (m, shelves) log ratio of distances, high = suspicious.
-        unit, index: (m, shelves) the nearest unit, and the nearest image among the population's.
-        mirrored: (m, shelves) the mirror image was the nearer one.
-    """
-
-    exposure: Scores
-    unit: NDArray[np.int64]
-    index: NDArray[np.int64]
-    mirrored: NDArray[np.bool_]
-
-    def of(self, rows: NDArray[np.int64]) -> Matches:
-        return Matches(self.exposure[rows], self.unit[rows], self.index[rows], self.mirrored[rows])
-
-    def with_planted(self, planted: Matches, places: NDArray[np.int64]) -> Matches:
-        """These matches with those of planted images in some places."""
-        columns = []
-        for field in ("exposure", "unit", "index", "mirrored"):
-            column = getattr(self, field).copy()
-            column[places] = getattr(planted, field)
-            columns.append(column)
-        return Matches(*columns)
-
-    def per_unit(self, units: int) -> Scores:
-        """(units,) the highest exposure of each unit; -inf where no image is nearest to it."""
-        scores = np.full(units, -np.inf)
-        np.maximum.at(scores, self.unit, self.exposure)
-        return scores
-
-
-@dataclass(frozen=True, eq=False)
-class Shelf:
-    """Some images of the population, in one embedding.
-
-    Attributes:
-        images: (k,) which images of the population lie here.
-        units: (k,) the unit of each.
-        rows: (k, d) where they lie.
-    """
-
-    images: NDArray[np.int64]
-    units: NDArray[np.int64]
-    rows: Floats
-    embed: Embed
-
-    @cached_property
-    def content(self) -> NDArray[np.uint8]:
-        """(32,) digest of who lies where."""
-        return np.frombuffer(content(self.images, self.units, self.rows), np.uint8)
-
-    def match(self, images: Images) -> Matches:
-        """Find whom each image (m, H, W, C), or its mirror image, exposes on this shelf."""
-        straight = nearest(self.embed(images), self.rows, NEIGHBOURS)
-        turned = nearest(self.embed(images[:, :, ::-1]), self.rows, NEIGHBOURS)
-        mirrored = turned.distances[:, 0] < straight.distances[:, 0]
-        distances = np.where(mirrored[:, None], turned.distances, straight.distances)
-        indices = np.where(mirrored[:, None], turned.indices, straight.indices)
-        units = self.units[indices]
-        # other images of the same patient are as near as the first and would hide it
-        others = np.where(units == units[:, :1], np.nan, distances)
-        others[np.isnan(others).all(axis=1)] = distances[:, -1:][np.isnan(others).all(axis=1)]
-        exposure = np.log(np.nanmedian(others, axis=1) / np.maximum(distances[:, 0], 1e-9) + 1e-12)
-        first = self.images[indices[:, 0]]
-        return Matches(exposure[:, None], units[:, :1], first[:, None], mirrored[:, None])
-
-
-@dataclass(frozen=True, eq=False)
-class Space:
-    """One representation of the population: all of it on one shelf, or cross-fitted parts on several."""
-
-    name: str
-    shelves: tuple[Shelf, ...]
-
-    @classmethod
-    def of(cls, name: str, evidence: Evidence) -> Space:
-        """Train and holdout together, as `Evidence.representation` has them."""
-        population, embed = evidence.population, evidence.representation(name)
-        everybody = np.arange(len(population.images))
-        return cls(name, (Shelf(everybody, population.unit, embed(population.images), embed),))
-
-    def match(self, images: Images) -> Matches:
-        found = [shelf.match(images) for shelf in self.shelves]
-        fields = ("exposure", "unit", "index", "mirrored")
-        return Matches(*(np.hstack([getattr(each, field) for each in found]) for field in fields))
 
 
 class ExposureTest:
-    """A synthetic set matched in every space, and the test that judges it.
+    """The exposure test of a synthetic set, in one or several embedding spaces judged together.
 
     Args:
-        spaces: judged together; all embed the population of `evidence`.
-        group: (units,) whom the question is about; everybody if None. It must not know who is in train.
+        spaces: embeddings of the population of `evidence`.
+        group: (clusters,) the clusters under test; all if None. It must not depend on who is in train.
         leak: what the controls plant, and what the power is stated for.
     """
 
     def __init__(
         self,
         evidence: Evidence,
-        spaces: Sequence[Space],
+        spaces: Sequence[EmbeddingSpace],
         generator: np.random.Generator,
         group: NDArray[np.bool_] | None = None,
         leak: Leak = LIGHT,
@@ -156,11 +63,11 @@ class ExposureTest:
         self.group = np.ones(len(population.is_member), np.bool_) if group is None else group
         self.synthetic = self.match(evidence.synthetic.images)
         self.fresh = self.match(evidence.test.images)
-        thresholds = [[*np.quantile(fresh.exposure, NATURAL), -np.inf] for fresh in self.fresh]
-        self.test = Enrichment(evidence.redrawn, np.array(thresholds))
+        thresholds = [[*np.quantile(fresh.exposure, EXPOSURE_QUANTILES), -np.inf] for fresh in self.fresh]
+        self.test = Enrichment(NullHypothesis(evidence).member_labels, np.array(thresholds))
 
     def among(self, group: NDArray[np.bool_]) -> ExposureTest:
-        """The same test about another group (units,); what was matched of set and test patients is kept."""
+        """The same test of another group (clusters,); the matches of set and test patients are kept."""
         other = copy.copy(self)
         for about_others in ("found", "pool"):
             other.__dict__.pop(about_others, None)
@@ -169,25 +76,25 @@ class ExposureTest:
 
     @cached_property
     def pool(self) -> list[Matches]:
-        """Matches of the copies that may be planted; the same at every level, for their choice is its own."""
+        """Matches of the copies that may be planted; the same at every level."""
         return self.match(self.leak.plant(self._training_images(self.generator.spawn(1)[0])))
 
     def match(self, images: Images) -> list[Matches]:
-        """Whom images expose, in each space; kept by the content of images and space."""
+        """The nearest patients to images in each space; cached by the content of images and space."""
         return [self._match(space, images) for space in self.spaces]
 
-    def _match(self, space: Space, images: Images) -> Matches:
+    def _match(self, space: EmbeddingSpace, images: Images) -> Matches:
         found = self.evidence.kept(
             f"matches in {space.name}",
             lambda: vars(space.match(images)),
             images,
-            *(shelf.content for shelf in space.shelves),
+            *(index.content for index in space.indexes),
         )
         return Matches(**found)
 
     def scores(self, matches: Sequence[Matches]) -> Scores:
-        """(spaces, units) exposures; -inf for whoever is not in the group."""
-        scores = np.stack([each.per_unit(len(self.group)) for each in matches])
+        """(spaces, clusters) exposures; -inf outside of the group."""
+        scores = np.stack([each.per_cluster(len(self.group)) for each in matches])
         scores[:, ~self.group] = -np.inf
         return scores
 
@@ -196,50 +103,65 @@ class ExposureTest:
         """The scores of the set under audit."""
         return self.scores(self.synthetic)
 
-    def measured(self, settings: Settings) -> dict[str, Any]:
-        """For a `Finding`: how many training patients of the group are exposed, being trained on."""
+    def finding(
+        self,
+        audit: AuditId,
+        statistic: str,
+        settings: Settings,
+        *,
+        scope: Mapping[str, str],
+        n: Mapping[str, int] | None = None,
+    ) -> Finding:
+        """How many training patients of the group are exposed because they were trained on.
+
+        Args:
+            n: sizes beyond those of the set and the parts.
+        """
         level, control_level = settings.alpha, settings.control_level
         smallest = self.smallest_leak(level, control_level)
         controls = Controls(
             positive=self._positive(smallest, control_level), negative=self._negative(control_level)
         )
-        reason = _why_inconclusive(controls)
         low, high = self.test.lower_bound(self.found, level), self.test.upper_bound(self.found, level)
-        return {
-            "value": min(max(self.test.excess(self.found), low), high),  # no guess below what is proven
-            "interval": (low, high),
-            "confidence": 1 - 2 * level,
-            "n": self.evidence.sizes(),
-            "baseline": 0.0,
-            "controls": controls,
-            "power": self._power(smallest),
-            "conclusive": not reason,
-            "reason": reason,
-            "details": {"p_value": self.test.p_value(self.found), "pairs": self.pairs()},
-        }
+        return Finding.measured(
+            audit,
+            statistic,
+            scope=scope,
+            value=min(max(self.test.excess(self.found), low), high),  # never below what is proven
+            interval=(low, high),
+            confidence=1 - 2 * level,
+            n=self.evidence.sizes() | dict(n or {}),
+            baseline=0.0,
+            controls=controls,
+            power=self._power(smallest),
+            doubt=_why_inconclusive(controls),
+            details={"p_value": self.test.p_value(self.found), "pairs": self.pairs()},
+        )
 
     def smallest_leak(self, level: float, control_level: float) -> int | None:
         """Fewest planted copies that are found at `level` in at least 80 % of trials.
 
-        Twice as many must be found at `control_level` in every trial: the positive control plants them, and
-        should not fail by itself where the data suffice.
+        Twice as many must be found at `control_level` in every trial, because the positive control plants
+        them.
         """
-        thorough, most = self.test.near(self.found), len(self.pool[0].unit)
+        thorough, most = self.test.near(self.found), len(self.pool[0].cluster)
         quick = self.test.quick(max(999, int(10 / level))).near(self.found)
         sizes = np.unique(np.round(4 * 2.0 ** (np.arange(24) / 2)).astype(int))
         for size in sizes[sizes <= most].tolist():
-            seen = self._trials_found(quick, size, level) >= 0.8 * TRIALS
-            if seen and (2 * size > most or self._trials_found(thorough, 2 * size, control_level) == TRIALS):
+            seen = self._trials_found(quick, size, level) >= 0.8 * EXPOSURE_TRIALS
+            if seen and (
+                2 * size > most or self._trials_found(thorough, 2 * size, control_level) == EXPOSURE_TRIALS
+            ):
                 return int(size)
         return None
 
     def _trials_found(self, test: Enrichment, size: int, level: float) -> int:
-        return sum(test.p_value(self._planted(size)) <= level for _ in range(TRIALS))
+        return sum(test.p_value(self._planted(size)) <= level for _ in range(EXPOSURE_TRIALS))
 
     def pairs(self) -> list[JsonValue]:
-        """The most exposed training patients, in whichever space shows them best."""
-        placed = [shelf.content for space in self.spaces for shelf in space.shelves]
-        fresh = self.evidence.test.images  # say what is natural
+        """The most exposed training patients, each in the space with the highest exposure."""
+        placed = [index.content for space in self.spaces for index in space.indexes]
+        fresh = self.evidence.test.images  # they calibrate the exposure
         found = self.evidence.computed("exposed pairs", self._pairs, self.group, fresh, *placed)
         pairs: list[JsonValue] = json.loads(found["json"].tobytes())
         return pairs
@@ -249,34 +171,34 @@ class ExposureTest:
         ranked = []
         for number, (matches, fresh) in enumerate(zip(self.synthetic, self.fresh, strict=True)):
             beyond = matches.exposure / max(float(np.quantile(fresh.exposure, 0.99)), 1e-9)
-            images, shelves = np.nonzero(is_member[matches.unit])
-            ranked += [(-beyond[i, j], int(i), number, int(j)) for i, j in zip(images, shelves, strict=True)]
+            images, indexes = np.nonzero(is_member[matches.cluster])
+            ranked += [(-beyond[i, j], int(i), number, int(j)) for i, j in zip(images, indexes, strict=True)]
         chosen: dict[int, tuple[int, int]] = {}
-        for _, image, space, shelf in sorted(ranked):
+        for _, image, space, index in sorted(ranked):
             if len(chosen) < PAIRS:
-                chosen.setdefault(image, (space, shelf))
-        pairs = [self._pair(image, space, shelf) for image, (space, shelf) in chosen.items()]
+                chosen.setdefault(image, (space, index))
+        pairs = [self._pair(image, space, index) for image, (space, index) in chosen.items()]
         return {"json": np.frombuffer(json.dumps(pairs).encode(), np.uint8)}
 
     def _planted(self, size: int) -> Scores:
-        """Scores of the synthetic set in which `size` images gave way to copies drawn from the pool."""
-        copies = self.generator.choice(len(self.pool[0].unit), size, replace=False)
-        places = self.generator.choice(len(self.synthetic[0].unit), size, replace=False)
+        """Scores of the synthetic set with `size` images replaced by copies drawn from the pool."""
+        copies = self.generator.choice(len(self.pool[0].cluster), size, replace=False)
+        places = self.generator.choice(len(self.synthetic[0].cluster), size, replace=False)
         pairs = zip(self.synthetic, self.pool, strict=True)
         return self.scores([there.with_planted(pool.of(copies), places) for there, pool in pairs])
 
     def _positive(self, smallest: int | None, level: float) -> Control | None:
         """Twice the smallest leak must be found."""
-        if smallest is None or 2 * smallest > len(self.pool[0].unit):
+        if smallest is None or 2 * smallest > len(self.pool[0].cluster):
             return None
         p_value = self.test.p_value(self._planted(2 * smallest))
         what = f"{2 * smallest} {self.leak.name} planted into the set"
         return Control(passed=p_value <= level, description=what, p_value=p_value)
 
     def _negative(self, level: float) -> Control:
-        """Real test patients in place of the synthetic set must come out clean."""
-        size = min(len(self.fresh[0].unit), len(self.synthetic[0].unit))
-        some = np.sort(self.generator.choice(len(self.fresh[0].unit), size, replace=False))
+        """Real test patients in place of the synthetic set must raise no alarm."""
+        size = min(len(self.fresh[0].cluster), len(self.synthetic[0].cluster))
+        some = np.sort(self.generator.choice(len(self.fresh[0].cluster), size, replace=False))
         p_value = self.test.p_value(self.scores([fresh.of(some) for fresh in self.fresh]))
         what = f"{size} images of test patients in place of the synthetic set"
         return Control(passed=p_value > level, description=what, p_value=p_value)
@@ -284,7 +206,7 @@ class ExposureTest:
     def _power(self, smallest: int | None) -> Power:
         disturbed = ", ".join(self.leak.ways)
         if smallest is None:
-            most = len(self.pool[0].unit)
+            most = len(self.pool[0].cluster)
             return Power(
                 smallest_leak=None, description=f"no leak up to {most} copies ({disturbed}) is found reliably"
             )
@@ -295,11 +217,11 @@ class ExposureTest:
             "80 % of trials",
         )
 
-    def _pair(self, image: int, space: int, shelf: int) -> JsonValue:
-        """A synthetic image, its nearest training image, and as a control its nearest held-out one."""
-        mirrored = bool(self.synthetic[space].mirrored[image, shelf])
+    def _pair(self, image: int, space: int, index: int) -> JsonValue:
+        """A synthetic image, its nearest training image, and for comparison its nearest held-out one."""
+        mirrored = bool(self.synthetic[space].mirrored[image, index])
         pixels = self.evidence.synthetic.images[image : image + 1]
-        there, boundary = self.spaces[space].shelves[shelf], len(self.evidence.train.images)
+        there, boundary = self.spaces[space].indexes[index], len(self.evidence.train.images)
         query = there.embed(pixels[:, :, ::-1] if mirrored else pixels)
         of_train = there.images < boundary
         train = nearest(query, there.rows[of_train], 1)
@@ -316,20 +238,20 @@ class ExposureTest:
         }
 
     def _training_images(self, generator: np.random.Generator) -> Images:
-        """One image each of up to POOL training patients in the group, at most as many as the set has."""
+        """One image each of MAX_EXPOSURE_COPIES training patients of the group, or as many as there are."""
         images, patients = self.evidence.train.images, self.evidence.train.patients
         rows = np.flatnonzero(~pd.Series(patients).duplicated())
-        rows = rows[self.group[self.evidence.population.unit[rows]]]
-        most = min(POOL, len(rows), len(self.evidence.synthetic.images))
+        rows = rows[self.group[self.evidence.population.cluster[rows]]]
+        most = min(MAX_EXPOSURE_COPIES, len(rows), len(self.evidence.synthetic.images))
         chosen: Images = images[generator.choice(rows, most, replace=False)]
         return chosen
 
 
 def _why_inconclusive(controls: Controls) -> str:
     if controls.positive is None:
-        return "the set or the cohort is too small: not even the largest planted leak is found reliably"
+        return "the set or the cohort is too small: the largest planted leak is not found reliably"
     if not controls.positive.passed:
         return f"the positive control was missed: {controls.positive.description}"
     if controls.negative is None or not controls.negative.passed:
-        return "the negative control raised an alarm: fresh test patients look like copies"
+        return "the negative control raised an alarm: test patients look like copies"
     return ""

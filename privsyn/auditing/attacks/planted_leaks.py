@@ -1,6 +1,6 @@
-"""Leaks to plant: training images disturbed lightly, as a careless generator would, or strongly.
+"""Leaks to plant into a synthetic set: training images, lightly or strongly perturbed.
 
-An audit that plants its own leak shows what it can find; these are the disturbances it states its power for.
+An audit plants them as a positive control, and states its power for them.
 """
 
 from __future__ import annotations
@@ -109,11 +109,6 @@ STRONG = Leak(
         "turn by 10 degrees at contrast -25 %": lambda image: flatten(turn(image)),
     },
 )
-
-
-def planted_copies(images: Images) -> Images:
-    """Disturb each image (n, H, W, C) lightly."""
-    return LIGHT.plant(images)
 
 
 def _through_pillow(image: Images, change: Callable[[Image.Image], Image.Image]) -> Images:

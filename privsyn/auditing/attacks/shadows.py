@@ -1,8 +1,8 @@
-"""Membership by comparison with shadow models, which trained on known random halves: numbers in, numbers out.
+"""Membership attacks by comparison with shadow models, each trained on a known random half of the patients.
 
-A score phi of a person under a model is high where the model fits the person well. (N, k) `fits` are those
-of k people under N shadows, (N, k) `inside` says who was in whose half, and (k,) `target` is under the model
-that is attacked.
+Numbers in, numbers out. A score phi of a patient under a model is high where the model fits the patient well.
+`fits` (N, k) are the scores of k patients under N shadows, `inside` (N, k) says which half each shadow was
+trained on, and `target` (k,) are the scores under the attacked model.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from scipy import stats
 Scores = NDArray[np.float64]
 Halves = NDArray[np.bool_]
 
-OWN_VARIANCE = 32  # shadows on each side, from which on a person's own variance is used
+OWN_VARIANCE = 32  # shadows in and out, from which on each patient has a variance of its own
 
 
 def random_halves(strata: NDArray[np.int64], count: int, generator: np.random.Generator) -> Halves:
-    """(count, units) who trains each shadow: pairs of halves that complement each other.
+    """(count, clusters) which clusters train each shadow: pairs of complementary halves.
 
-    So everybody is inside half of the shadows (Carlini et al. 2022, section VI-A), and within a stratum the
-    halves differ by one at the most.
+    So every cluster is inside half of the shadows (Carlini et al. 2022, section VI-A), and within a stratum
+    the halves differ by at most one.
 
     Args:
-        strata: (units,) within which the halves are equal.
+        strata: (clusters,) within which the halves are equal.
         count: even.
     """
     halves = np.empty((count, len(strata)), np.bool_)
@@ -39,8 +39,8 @@ def lira(target: Scores, fits: Scores, inside: Halves) -> Scores:
     """(k,) log likelihood ratio of "inside" against "outside", both normal.
 
     Carlini et al. 2022, "Membership Inference Attacks From First Principles", algorithm 1 (online),
-    https://arxiv.org/abs/2112.03570. With few shadows each side has one variance for all people (section
-    VI-C of the paper), that within people.
+    https://arxiv.org/abs/2112.03570. With few shadows each side has one variance for all patients
+    (section VI-C of the paper), that within patients.
     """
     of_inside, of_outside = (_normal(fits, side) for side in (inside, ~inside))
     ratio = stats.norm.logpdf(target, *of_inside) - stats.norm.logpdf(target, *of_outside)
@@ -48,12 +48,12 @@ def lira(target: Scores, fits: Scores, inside: Halves) -> Scores:
 
 
 def rmia(target: Scores, fits: Scores) -> Scores:
-    """(k,) share of the other people z whom x dominates: p(model | x) / p(model | z) > 1.
+    """(k,) share of the other patients z that x dominates: p(model | x) / p(model | z) > 1.
 
     Zarifzadeh et al. 2024, "Low-Cost High-Power Membership Inference Attacks", eq. 4, gamma = 1,
     https://arxiv.org/abs/2312.03262. By Bayes p(model | x) is proportional to p(x | model) / p(x), where p(x)
-    is the mean over shadows, half of which saw x; exp(phi) stands for p(x | model). Those z are all who are
-    asked about, on both sides.
+    is the mean over shadows, half of which saw x; exp(phi) stands for p(x | model). The z are all
+    patients in `target`, members and non-members.
     """
     ratio = target - np.log(np.exp(fits - fits.mean(axis=0)).mean(axis=0)) - fits.mean(axis=0)
     dominated: Scores = np.searchsorted(np.sort(ratio), ratio) / len(ratio)

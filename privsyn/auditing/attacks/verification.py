@@ -1,4 +1,4 @@
-"""Can an embedding tell patients apart? Its verification AUC, on patients it was never trained on."""
+"""Verification AUC: how well an embedding tells patients apart that it was not trained on."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from privsyn.features.embed import Floats
+from privsyn.features.embed import FeatureRows
 
-IMAGES = 4  # per patient, at most: more would add cost, not patients
+IMAGES = 4  # per patient, at most; more would add cost, not patients
 PATIENTS = 500
 
 
 @dataclass(frozen=True, eq=False)
-class Verification:
+class PatientVerification:
     """How often two images of one patient lie closer than two of different patients.
 
     Attributes:
@@ -29,7 +29,7 @@ class Verification:
 
     @property
     def value(self) -> float:
-        """The AUC, every patient weighing the same; nan without two patients to compare."""
+        """The AUC, with equal weight for every patient; nan without two patients to compare."""
         return float(np.nanmean(self.of_patient)) if np.isfinite(self.wins).any() else float("nan")
 
     @property
@@ -38,10 +38,11 @@ class Verification:
         return _row_means(self.wins)
 
     def interval(self, confidence: float) -> tuple[float, float]:
-        """On the logit scale, from what each patient contributes as itself and as somebody else.
+        """Interval on the logit scale, from each patient's own pairs and its pairs with other patients.
 
         The AUC is a two-sample U-statistic over patients; its variance is that of the patients' projections
-        (Hoeffding, Annals of Mathematical Statistics 19, 1948, section 7), whatever their images share.
+        (Hoeffding, Annals of Mathematical Statistics 19, 1948, section 7), however the images of a patient
+        depend on each other.
         """
         value = self.value
         own, other = self.of_patient, _row_means(self.wins.T)
@@ -55,17 +56,17 @@ class Verification:
 
 
 def verify(
-    embeddings: Sequence[Floats], patients: NDArray[np.int64], labels: NDArray[np.int64]
-) -> Verification:
+    embeddings: Sequence[FeatureRows], patients: NDArray[np.int64], labels: NDArray[np.int64]
+) -> PatientVerification:
     """Compare images whose rows (n, d) in each embedding are given; several embeddings are averaged.
 
-    Patients with one image take no part. At most 500 patients and 4 images of each do, in the order given,
-    which should say nothing.
+    Patients with one image are left out. At most 500 patients and 4 images of each are compared, the first in
+    the order given, which must be random.
     """
     chosen = _chosen(patients)
     who = pd.factorize(patients[chosen])[0]
     wins = [_wins(rows[chosen].astype(np.float64), who, labels[chosen]) for rows in embeddings]
-    return Verification(np.mean(wins, axis=0))
+    return PatientVerification(np.mean(wins, axis=0))
 
 
 def with_two_images(patients: NDArray[np.int64]) -> int:

@@ -1,1 +1,1 @@
-"""What audits of usefulness have in common."""
+"""What the quality audits share: matched samples, classifiers, their scores, and findings."""

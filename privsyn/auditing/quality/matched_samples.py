@@ -1,6 +1,7 @@
-"""Real and synthetic images at equal size, for measures that depend on how many images there are.
+"""Real and synthetic images in equal numbers, for measures that depend on the number of images.
 
-The reference are `holdout` patients; `test` patients, in place of the synthetic images, show what is natural.
+The reference sample comes from `holdout` patients. The baseline sample comes from `test` patients: it shows
+which values real images reach in place of the synthetic ones.
 """
 
 from __future__ import annotations
@@ -16,104 +17,126 @@ from privsyn.auditing.findings import Settings
 from privsyn.auditing.statistics.resampling import numbered
 from privsyn.bit_depth import Images
 
-FEWEST = 30  # images, and patients: with fewer, no halves are worth comparing
-TOO_FEW = f"fewer than {FEWEST} images or patients on one side"
+MAX_SAMPLE_IMAGES = 10_000  # all pairs of two samples still fit into memory; more images change little
+MIN_SAMPLE_SIZE = 30  # images, and patients: halves of fewer are too small to compare
+TOO_FEW = f"fewer than {MIN_SAMPLE_SIZE} images or patients in one of the samples"
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
-    """Images of one kind (n, H, W, C), the units that they come from and their labels."""
+class ImageSample:
+    """Images of one kind, with patients and labels.
+
+    Attributes:
+        images: (n, H, W, C).
+        patients: (n,) number of the patient; each synthetic image counts as a patient of its own.
+        labels: (n,) index of the class.
+    """
 
     images: Images
-    units: Ints
+    patients: Ints
     labels: Ints
 
-    def of(self, rows: Ints) -> Side:
-        return Side(self.images[rows], self.units[rows], self.labels[rows])
+    def take(self, rows: Ints) -> ImageSample:
+        return ImageSample(self.images[rows], self.patients[rows], self.labels[rows])
 
-    def some(self, count: int, generator: np.random.Generator) -> Side:
-        """`count` images at random, so of many units, each with the share that it has among the images."""
-        return self.of(np.sort(_shuffled(np.arange(len(self)), generator)[:count]))
+    def random_subset(self, count: int, generator: np.random.Generator) -> ImageSample:
+        """`count` images drawn without replacement; whole patients would be too few."""
+        return self.take(np.sort(_shuffled(np.arange(len(self)), generator)[:count]))
 
-    def mixed(self, counts: Mapping[int, int], generator: np.random.Generator) -> Side:
-        """So many images of each class."""
-        rows = []
-        for label, count in counts.items():
-            rows.append(_shuffled(np.flatnonzero(self.labels == label), generator)[:count])
-        return self.of(np.sort(np.concatenate(rows)))
+    def stratified_subset(self, counts: Mapping[int, int], generator: np.random.Generator) -> ImageSample:
+        """`counts[label]` images of each class, drawn without replacement."""
+        rows = [
+            _shuffled(np.flatnonzero(self.labels == label), generator)[:count]
+            for label, count in counts.items()
+        ]
+        return self.take(np.sort(np.concatenate(rows)))
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 @dataclass(frozen=True, eq=False)
-class Sides:
-    """Three sides of equal size: the reference, a second sample of real images, and what is measured.
+class MatchedSamples:
+    """Three samples with equally many images.
 
     Attributes:
-        alike: all have the classes in the shares of the reference; else each has its own.
+        reference: of `holdout` patients; the other two are compared with it.
+        baseline: of `test` patients, in place of the synthetic images.
+        synthetic: the images that are measured.
+        same_class_shares: all three have the class shares of the reference; otherwise each has its own.
     """
 
-    real: Side
-    floor: Side
-    synthetic: Side
-    alike: bool
+    reference: ImageSample
+    baseline: ImageSample
+    synthetic: ImageSample
+    same_class_shares: bool
 
     @property
     def n(self) -> dict[str, int]:
-        """For `Finding.n`."""
+        """Sizes for `Finding.n`."""
         return {
             "synthetic_images": len(self.synthetic),
-            "holdout_images": len(self.real),
-            "holdout_patients": len(np.unique(self.real.units)),
-            "test_images": len(self.floor),
-            "test_patients": len(np.unique(self.floor.units)),
+            "holdout_images": len(self.reference),
+            "holdout_patients": len(np.unique(self.reference.patients)),
+            "test_images": len(self.baseline),
+            "test_patients": len(np.unique(self.baseline.patients)),
         }
 
     @property
     def too_few(self) -> bool:
-        return min(self.n.values()) < FEWEST
+        return min(self.n.values()) < MIN_SAMPLE_SIZE
+
+
+def samples_by_scope(
+    evidence: Evidence, settings: Settings, max_images: int = MAX_SAMPLE_IMAGES
+) -> Iterator[tuple[dict[str, str], MatchedSamples]]:
+    """Matched samples of all images (scope `{}`), then of each class if there are several.
+
+    Args:
+        max_images: in each of the three samples.
+    """
+    holdout, test, synthetic = evidence.holdout, evidence.test, evidence.synthetic
+    samples = (
+        ImageSample(holdout.images, numbered(holdout.patients), holdout.labels),
+        ImageSample(test.images, numbered(test.patients), test.labels),
+        ImageSample(synthetic.images, np.arange(len(synthetic.labels)), synthetic.labels),
+    )
+    yield {}, _matched(samples, max_images, evidence.generator("sides", settings))
+    classes = evidence.cohort.classes
+    for label, name in enumerate(classes) if len(classes) > 1 else ():
+        of_class = [sample.take(np.flatnonzero(sample.labels == label)) for sample in samples]
+        generator = evidence.generator(f"sides, class {label}", settings)
+        yield {"class": name}, _matched(of_class, max_images, generator)
+
+
+def _matched(
+    samples: Sequence[ImageSample], max_images: int, generator: np.random.Generator
+) -> MatchedSamples:
+    """Matched samples out of the reference, the baseline and the synthetic images."""
+    count = min(max_images, *map(len, samples))
+    if class_counts := _common_class_counts(samples, count):
+        samples = [sample.stratified_subset(class_counts, generator) for sample in samples]
+        count = min(map(len, samples))
+    reference, baseline, synthetic = (sample.random_subset(count, generator) for sample in samples)
+    return MatchedSamples(reference, baseline, synthetic, same_class_shares=bool(class_counts))
+
+
+def _common_class_counts(samples: Sequence[ImageSample], count: int) -> dict[int, int]:
+    """Images of each class, in the class shares of the reference, that every sample can provide.
+
+    A set with other class shares, such as a balanced one, is not worse for that alone, so the shares are made
+    equal. If that would leave fewer than half of the images, as for a set that lacks a class, the result is
+    empty and each sample keeps its own shares.
+    """
+    labels, of_class = np.unique(samples[0].labels, return_counts=True)
+    shares = dict(zip(labels.tolist(), of_class / of_class.sum(), strict=True))
+    limits = [np.sum(sample.labels == label) / share for sample in samples for label, share in shares.items()]
+    total = min([count, *map(int, limits)])
+    return {label: round(total * share) for label, share in shares.items()} if 2 * total >= count else {}
 
 
 def _shuffled(rows: Ints, generator: np.random.Generator) -> Ints:
     shuffled: Ints = rows[np.argsort(generator.permutation(len(rows)))]
     return shuffled
-
-
-def scopes(evidence: Evidence, settings: Settings, most: int) -> Iterator[tuple[dict[str, str], Sides]]:
-    """Everything, then each class if there are several; at most `most` images on each side."""
-    holdout, test, drawn = evidence.holdout, evidence.test, evidence.synthetic
-    real = Side(holdout.images, numbered(holdout.patients), holdout.labels)
-    floor = Side(test.images, numbered(test.patients), test.labels)
-    synthetic = Side(drawn.images, np.arange(len(drawn.labels)), drawn.labels)
-    classes = evidence.cohort.classes
-    every = (real, floor, synthetic)
-    yield {}, _equal(every, most, evidence.generator("sides", settings))
-    for label, name in enumerate(classes) if len(classes) > 1 else ():
-        sides = [side.of(np.flatnonzero(side.labels == label)) for side in every]
-        yield {"class": name}, _equal(sides, most, evidence.generator(f"sides, class {label}", settings))
-
-
-def _equal(sides: Sequence[Side], most: int, generator: np.random.Generator) -> Sides:
-    count = min(most, *map(len, sides))
-    if mix := _common_mix(sides, count):
-        sides = [side.mixed(mix, generator) for side in sides]
-        count = min(map(len, sides))
-    real, floor, synthetic = (side.some(count, generator) for side in sides)
-    return Sides(real, floor, synthetic, alike=bool(mix))
-
-
-def _common_mix(sides: Sequence[Side], count: int) -> dict[int, int]:
-    """Images of each class, in the shares of the reference, that all sides have; empty where few are left.
-
-    A set drawn with other shares, such as balanced ones, is not to be called unlike for that alone; one that
-    lacks a class is.
-    """
-    labels, of = np.unique(sides[0].labels, return_counts=True)
-    shares = dict(zip(labels.tolist(), of / of.sum(), strict=True))
-    there = [(np.sum(side.labels == label), share) for side in sides for label, share in shares.items()]
-    most = min(has / share for has, share in there)
-    total = min(count, int(most))
-    return {label: round(total * share) for label, share in shares.items()} if 2 * total >= count else {}

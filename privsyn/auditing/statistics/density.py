@@ -1,4 +1,4 @@
-"""Kernel density estimates, as scipy has them and some times as fast."""
+"""Gaussian kernel density estimates, equal to scipy's and several times faster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def log_density(around: Floats, at: Floats) -> Floats:
     """(n,) log density at the rows of `at` (n, d) under Gaussian kernels around those of `around` (m, d).
 
     The kernels have the covariance of `around` times m ** (-2 / (d + 4)) (Scott, Multivariate Density
-    Estimation, 1992), as `scipy.stats.gaussian_kde` has them, some times as fast.
+    Estimation, 1992), as in `scipy.stats.gaussian_kde`.
     """
     m, d = around.shape
     root = np.linalg.cholesky(np.atleast_2d(np.cov(around, rowvar=False)) * m ** (-2 / (d + 4)))

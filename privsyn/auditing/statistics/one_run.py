@@ -9,12 +9,12 @@ https://arxiv.org/abs/2410.22235); an (epsilon, delta) claim does not say so, he
 contradict it.
 
 How many guesses are made must not depend on the data they are judged on. The grid `SHARES` was fixed
-beforehand, and Bonferroni over it is exact. `hull_bound` chooses its thresholds on the data; it is kept to be
-compared with published figures and must not judge anybody.
+beforehand, and Bonferroni over it is exact. `hull_bound` chooses its thresholds on the data; it serves
+for comparison with published figures and is not a valid test.
 
-The coins are fair, so nothing distinguishes "in" from "out", and the Gaussian mechanism's likelihood ratio is
-as sharp on the low side as on the high one: as many guesses are made at either end. At the same depth that
-is twice the guesses of the one-sided attack at the same accuracy, and never showed less for Gaussian scores.
+The coins are fair and the Gaussian mechanism's likelihood ratio is symmetric, so as many guesses are made at
+the low end of the scores as at the high end. That is twice the guesses of the one-sided attack at the same
+accuracy, and its bound was never lower for Gaussian scores.
 """
 
 from __future__ import annotations
@@ -30,12 +30,7 @@ from scipy import optimize, special, stats
 Floats = NDArray[np.float64]
 Coins = NDArray[np.bool_]
 
-SHARES = (
-    0.05,
-    0.15,
-    0.4,
-    1.0,
-)  # of the canaries that are guessed; small for noisy scores, 1 for perfect ones
+SHARES = (0.05, 0.15, 0.4, 1.0)  # of the canaries that are guessed; small for noisy scores, 1 for perfect
 TOLERANCE = 1e-7  # of mu
 
 
@@ -48,7 +43,7 @@ class Guesses:
 
 
 @dataclass(frozen=True)
-class Bound:
+class EpsilonLowerBound:
     """What the guesses show at a level.
 
     Attributes:
@@ -64,7 +59,7 @@ class Bound:
 
 def lower_bound(
     scores: Floats, is_in: Coins, delta: float, alpha: float, shares: Sequence[float] = SHARES
-) -> Bound:
+) -> EpsilonLowerBound:
     """Lower bounds on epsilon, each true with chance 1 - alpha, over a grid fixed beforehand.
 
     Args:
@@ -80,7 +75,7 @@ def lower_bound(
     mu = 0.0
     for each in guesses:
         mu = mu_bound(each, m, level, at_least=mu)
-    return Bound(epsilon, epsilon_of_mu(mu, delta), guesses)
+    return EpsilonLowerBound(epsilon, epsilon_of_mu(mu, delta), guesses)
 
 
 def ceiling(
@@ -229,7 +224,7 @@ def mu_of_epsilon(epsilon: float, delta: float) -> float:
     return float(optimize.brentq(lambda mu: _delta_of(epsilon, mu) - delta, 1e-9, high))
 
 
-def hull_bound(scores: Floats, is_in: Coins, delta: float, alpha: float) -> Bound:
+def hull_bound(scores: Floats, is_in: Coins, delta: float, alpha: float) -> EpsilonLowerBound:
     """The bound of other libraries: guess "in" alone, Bonferroni over the vertices of the ROC's convex hull.
 
     NOT valid as a test: which thresholds are vertices is read off the coins that are guessed.
@@ -241,7 +236,7 @@ def hull_bound(scores: Floats, is_in: Coins, delta: float, alpha: float) -> Boun
         if p_value(epsilon, each, m, delta) < level:
             epsilon = max(epsilon, epsilon_bound(each, m, delta, level))
         mu = mu_bound(each, m, level, at_least=mu)
-    return Bound(epsilon, epsilon_of_mu(mu, delta), guesses)
+    return EpsilonLowerBound(epsilon, epsilon_of_mu(mu, delta), guesses)
 
 
 def _guess(scores: Floats, is_in: Coins, share: float) -> Guesses:

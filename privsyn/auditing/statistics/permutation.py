@@ -21,16 +21,16 @@ _BLOCK = 64  # rows at a time: so many labels fit into the sum of an int8
 
 @dataclass(frozen=True, eq=False)
 class Counted:
-    """Who is above each threshold (kinds, t, units), and how many of them are members (kinds, t, P + 1)."""
+    """Clusters above each threshold (kinds, t, clusters), and the number of members among them."""
 
     above: NDArray[np.bool_]
-    members: Ints
+    members: Ints  # (kinds, t, P + 1)
 
 
-def redrawn_members(
+def permuted_members(
     is_member: NDArray[np.bool_], strata: Ints, permutations: int, generator: np.random.Generator
 ) -> Labels:
-    """(units, permutations + 1) who is a member (1): in truth, and permuted within strata."""
+    """(clusters, permutations + 1) member labels (1): the truth, then permutations within strata."""
     labels = np.empty((len(is_member), permutations + 1), np.int8)
     labels[:, 0] = is_member
     for stratum in np.unique(strata):
@@ -47,16 +47,16 @@ class Enrichment:
     """Are members over-represented among the high scores? An exact permutation test.
 
     Under the null hypothesis (patients were put into train and holdout at random, and the scores do not
-    know which) every permutation of the member labels within a stratum is equally likely. The test counts
-    members above each of several thresholds, takes the smallest p-value, and calibrates it on the same
+    depend on which) every permutation of the member labels within a stratum is equally likely. The test
+    counts members above each of several thresholds, takes the smallest p-value, and calibrates it on the same
     permutations (min-p of Westfall & Young, 1993): several thresholds and several kinds of score cost nothing
-    in validity and little in power. Its limit: k members and nobody else above a threshold cannot give a
-    p-value below (members / units) ** k.
+    in validity and little in power. Its limit: k members and no others above a threshold cannot give a
+    p-value below (members / clusters) ** k.
 
     Attributes:
-        labels: (units, P + 1) int8, 1 = member; column 0 is the truth, the others are permutations.
+        labels: (clusters, P + 1) int8, 1 = member; column 0 is the truth, the others are permutations.
         thresholds: (kinds, t) one row per kind of score, fixed without looking at member labels.
-        known: what was counted of other scores; saves time and changes no number.
+        known: counts for other scores; saves time and changes no result.
     """
 
     labels: Labels
@@ -72,21 +72,21 @@ class Enrichment:
         permutations: int,
         generator: np.random.Generator,
     ) -> Enrichment:
-        """Draw permutations of (units,) member labels within strata."""
-        return cls(redrawn_members(is_member, strata, permutations, generator), thresholds)
+        """Draw permutations of (clusters,) member labels within strata."""
+        return cls(permuted_members(is_member, strata, permutations, generator), thresholds)
 
     def quick(self, permutations: int) -> Enrichment:
         """The same test with fewer permutations, for simulations of power."""
         return Enrichment(np.ascontiguousarray(self.labels[:, : permutations + 1]), self.thresholds)
 
     def near(self, scores: Floats) -> Enrichment:
-        """The same test, quicker about scores that differ from these in few units."""
+        """The same test, faster for scores that differ from these in few clusters."""
         above = [[kind > threshold for threshold in row] for kind, row in self._pairs(scores)]
         counts = [[self._counted(each) for each in row] for row in above]
         return replace(self, known=Counted(np.array(above), np.array(counts)))
 
     def p_value(self, scores: Floats) -> float:
-        """One-sided p-value of (kinds, units) scores, high = suspicious; -inf takes no part."""
+        """One-sided p-value of (kinds, clusters) scores, high = suspicious; -inf takes no part."""
         smallest = np.ones(self.labels.shape[1])
         for row, (kind, thresholds) in enumerate(self._pairs(scores)):
             for column, threshold in enumerate(thresholds):
@@ -99,14 +99,11 @@ class Enrichment:
         """Smallest number of members that must be set aside until the rest looks like chance at `level`.
 
         A one-sided lower confidence bound, by test inversion, on how many members score high because they
-        are members: with the c most suspicious members of each kind of score set aside, at least as much
-        evidence is gone as if the c guilty ones were, whichever kind shows them.
+        are members: setting aside the c highest members of each kind of score removes at least as much
+        evidence as setting aside the c members that were copied.
         """
         orders = self._most_suspicious(scores)
-        low, high = (
-            -1,
-            max(map(len, orders)),
-        )  # rejected with `low` set aside (or never asked), accepted with `high`
+        low, high = -1, max(map(len, orders))  # rejected with `low` set aside, accepted with `high`
         while high - low > 1:
             middle = (low + high) // 2
             rest = scores.copy()
@@ -116,23 +113,25 @@ class Enrichment:
         return high
 
     def upper_bound(self, scores: Floats, level: float) -> int:
-        """Largest number of guilty members that the count of members among all scored units still allows.
+        """Largest number of copied members that is compatible with the members among all scored clusters.
 
         One-sided upper confidence bound from the hypergeometric law; strata are ignored, which makes it wide.
         """
         scored = np.isfinite(scores).any(axis=0)
-        seen, units = int(self.labels[scored, 0].sum()), len(self.labels)
+        seen, clusters = int(self.labels[scored, 0].sum()), len(self.labels)
         members = int(self.labels[:, 0].sum())
         guilty = np.arange(seen + 1)
-        chance = stats.hypergeom.cdf(seen - guilty, units - guilty, members - guilty, scored.sum() - guilty)
+        chance = stats.hypergeom.cdf(
+            seen - guilty, clusters - guilty, members - guilty, scored.sum() - guilty
+        )
         return int(guilty[np.flatnonzero(chance > level)].max(initial=0))
 
     def excess(self, scores: Floats) -> float:
-        """Point estimate of the guilty members: those above a threshold beyond expectation, at the most."""
+        """Point estimate of the exposed members: the largest excess over expectation above a threshold."""
         share = self.labels[:, 0].mean()
         found = [0.0]
         for kind, thresholds in zip(scores, self.thresholds, strict=True):
-            for threshold in thresholds[:-1]:  # the last takes everybody: too noisy for an estimate
+            for threshold in thresholds[:-1]:  # the last includes all: too noisy for an estimate
                 above = self.labels[kind > threshold, 0]
                 found.append(float((above.sum() - len(above) * share) / max(1 - share, 1e-9)))
         return max(found)
@@ -158,9 +157,9 @@ class Enrichment:
         members: Ints = self.known.members[kind, threshold] + came - went
         return members
 
-    def _counted(self, units: NDArray[np.bool_]) -> Ints:
+    def _counted(self, clusters: NDArray[np.bool_]) -> Ints:
         counts = np.zeros(self.labels.shape[1], np.int64)
-        chosen = np.flatnonzero(units)
+        chosen = np.flatnonzero(clusters)
         for start in range(0, len(chosen), _BLOCK):
             counts += self.labels[chosen[start : start + _BLOCK]].sum(axis=0, dtype=np.int8)
         return counts

@@ -1,8 +1,7 @@
-"""Success rates of an attack, and what they say beyond what a stranger's data would.
+"""Success rates of an attack on members, relative to the same attack on non-members.
 
 After Giomi et al. 2023, "A Unified Framework for Quantifying Privacy Risk in Synthetic Data" (PoPETs 2023,
-https://doi.org/10.56553/popets-2023-0055): the attack on members against the same attack on people who cannot
-be in the set.
+https://doi.org/10.56553/popets-2023-0055).
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def success_rate(attempts: int, successes: int, confidence: float = 0.95) -> Rat
 
 
 def residual_risk(attack: Rate, control: Rate) -> Rate:
-    """(attack - control) / (1 - control): of what control left open, the share that the attack got right.
+    """(attack - control) / (1 - control): the share that the attack got right of what the control got wrong.
 
     Giomi et al., equation 2, with errors propagated to first order; negative where control does better. A
     control that is always right leaves nothing open: the risk is 0 with an error of 1.
@@ -60,7 +59,7 @@ def residual_risk(attack: Rate, control: Rate) -> Rate:
 
 @dataclass(frozen=True)
 class Hits:
-    """How often an attack was right."""
+    """Attempts and successes of an attack."""
 
     attempts: int
     successes: int

@@ -1,9 +1,9 @@
 """Intervals from halves of the patients, and tests of equivalence.
 
-A bootstrap draws some images twice, and an image that is twice there is its own nearest neighbour and its own
-twin in a covariance: distances of sets come out biased. Half of the units without repeats avoids that, and
-for smooth statistics the spread over halves is that of the whole: drawing b of n without replacement has the
-variance s^2 / b (1 - b / n), which for b = n / 2 is s^2 / n (Shao and Wu 1989, Annals of Statistics 17,
+A bootstrap draws some images twice; such an image is its own nearest neighbour, which biases distances
+between sets. Half of the clusters, drawn without replacement, avoids that. For smooth statistics the spread
+over halves is that of the whole: drawing b of n without replacement has the variance s^2 / b (1 - b / n),
+which for b = n / 2 is s^2 / n (Shao and Wu 1989, Annals of Statistics 17,
 https://doi.org/10.1214/aos/1176347263; Politis and Romano 1994, section 2).
 """
 
@@ -21,12 +21,12 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def random_half(units: NDArray[np.generic], generator: np.random.Generator) -> Ints:
-    """Rows whose units are in a random half of all units; units (n,) of any kind."""
-    names, unit = np.unique(units, return_inverse=True)
+def random_half(clusters: NDArray[np.generic], generator: np.random.Generator) -> Ints:
+    """Rows whose clusters are in a random half of all clusters; clusters (n,) of any kind."""
+    names, cluster = np.unique(clusters, return_inverse=True)
     chosen = np.zeros(len(names), np.bool_)
     chosen[generator.permutation(len(names))[: (len(names) + 1) // 2]] = True
-    rows: Ints = np.flatnonzero(chosen[unit])
+    rows: Ints = np.flatnonzero(chosen[cluster])
     return rows
 
 
@@ -39,14 +39,14 @@ def halves_interval(
     return max(low, value - width), min(high, value + width)
 
 
-def clustered_mean(values: Floats, units: NDArray[np.generic]) -> tuple[float, float]:
-    """Mean over (n,) images and its standard error, where images of one unit are alike.
+def clustered_mean(values: Floats, clusters: NDArray[np.generic]) -> tuple[float, float]:
+    """Mean over (n,) images and its standard error, where images of one cluster are alike.
 
-    The ratio of sums over units and its linearised error (Cochran 1977, Sampling Techniques, section 6.3).
-    Infinite with a single unit.
+    The ratio of sums over clusters and its linearised error (Cochran 1977, Sampling Techniques, section 6.3).
+    Infinite with a single cluster.
     """
-    _, unit = np.unique(units, return_inverse=True)
-    sizes, sums = np.bincount(unit), np.bincount(unit, weights=values)
+    _, cluster = np.unique(clusters, return_inverse=True)
+    sizes, sums = np.bincount(cluster), np.bincount(cluster, weights=values)
     mean, m = float(values.mean()), len(sizes)
     if m < 2:
         return mean, np.inf
@@ -63,18 +63,18 @@ def equivalence_p_value(difference: float, error: float, margin: float) -> float
     return float(stats.norm.sf((margin - abs(difference)) / error))
 
 
-def resampled(units: NDArray[np.generic], generator: np.random.Generator, count: int) -> Floats:
-    """(count, n) how often each image counts when whole units are drawn with replacement (the bootstrap).
+def resampled(clusters: NDArray[np.generic], generator: np.random.Generator, count: int) -> Floats:
+    """(count, n) how often each image counts when whole clusters are drawn with replacement (the bootstrap).
 
     For statistics that are means or ranks over weighed images, such as an AUC; not for distances.
     """
-    _, unit = np.unique(units, return_inverse=True)
-    m = int(unit.max()) + 1
+    _, cluster = np.unique(clusters, return_inverse=True)
+    m = int(cluster.max()) + 1
     drawn = generator.multinomial(m, np.full(m, 1 / m), size=count)
-    weights: Floats = drawn[:, unit].astype(np.float64)
+    weights: Floats = drawn[:, cluster].astype(np.float64)
     return weights
 
 
-def numbered(units: NDArray[np.generic]) -> Ints:
-    """(n,) units as numbers in the order in which they come: ids are keyed, and sort by chance."""
-    return pd.factorize(units)[0].astype(np.int64)
+def numbered(clusters: NDArray[np.generic]) -> Ints:
+    """(n,) clusters numbered in order of appearance, because keyed ids sort differently on every machine."""
+    return pd.factorize(clusters)[0].astype(np.int64)

@@ -1,14 +1,14 @@
-"""DICOM objects to the pictures that a radiologist's screen shows.
+"""DICOM objects to images as a radiologist's screen shows them.
 
-The way from stored values to a picture is that of DICOM PS3.3 C.7.6.3, C.11.1 and C.11.2: the header's
-promises (`layout`), frames of stored bits (`frames`), and modality LUT or rescale, VOI LUT or window, and
-white bone whatever the photometric interpretation (`display`). Each step uses what the recipe declares or
-what the header says, never the smallest and largest value of an image: those would be a query on private
-data, and the same tissue would come out differently in every picture.
+The steps from stored values to an image follow DICOM PS3.3 C.7.6.3, C.11.1 and C.11.2: check the header
+(`layout`), decode frames of stored bits (`frames`), apply the modality LUT or rescale and the VOI LUT or
+window, and show bone white whatever the photometric interpretation (`display`). Each step uses what the
+recipe or the header declares, never the smallest and largest value of an image: those would be a query on
+private data, and the same tissue would look different in every image.
 
-Messages are the package's own words. The texts of pydicom's and the decoders' exceptions may hold values of
-the file, so none is ever passed on. This is the one reader that imports pydicom, and only once there is a
-file to read.
+Error messages are privsyn's own. Exceptions of pydicom and of the decoders may contain values of the file, so
+their texts are never passed on. This is the only reader that imports pydicom, and only when there is a file
+to read.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from privsyn.cohort.confidentiality import as_text, identifying
 from privsyn.cohort.dicom.display import eight_bits, grey, palette
 from privsyn.cohort.dicom.frames import frames_of
-from privsyn.cohort.dicom.layout import GREY, layout_of
-from privsyn.cohort.entries import NotAnImage, Picture
+from privsyn.cohort.dicom.layout import GREY_MODELS, layout_of
+from privsyn.cohort.entries import NotAnImage, SourceImage
 from privsyn.cohort.parsers import guarded
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
@@ -32,14 +32,14 @@ from privsyn.recipe import Data
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
 _HINT = "is DICOM, which needs pydicom: pip install 'privsyn[dicom]'"
 _LOGGERS = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle")
 
-_DEFERRED = 2**20  # bytes; longer values, such as pixels, stay in the file until they are wanted
+_DEFERRED = 2**20  # bytes; longer values, such as pixels, are read when they are used
 _INFLATED = 2**30  # bytes that a deflated data set may grow to
 
-_MAPS = ("Dose", "Segmentation", "Parametric Map")  # made from images; among these they would be masks
+_MAPS = ("Dose", "Segmentation", "Parametric Map")  # derived from images, not images themselves
 
 # Of bare data sets.
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # kinds with lengths of 4 bytes
@@ -49,21 +49,21 @@ _KINDS = _LONG | frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST 
 def looks_like_dicom(head: bytes, name: str) -> bool:
     """Whether a file that begins with `head` (132 bytes or more) is DICOM.
 
-    Either it says DICM after 128 bytes, or it is a bare data set, as old archives hold them: elements of the
-    first groups in ascending order, with known kinds and lengths. Three such elements are asked for, or all
-    that fit in 132 bytes; one is enough if the name ends like those of DICOM files.
+    Either DICM follows after 128 bytes, or it is a bare data set, as in old archives: elements of the first
+    groups in ascending order, with known kinds and lengths. Three such elements are required, or all that fit
+    in 132 bytes; one is enough if the file name ends like those of DICOM files.
     """
     if head[128:132] == b"DICM":
         return True
-    wanted = 1 if Path(name).suffix.lower() in SUFFIXES else 3
+    wanted = 1 if Path(name).suffix.lower() in DICOM_SUFFIXES else 3
     return any(
         _has_elements(head[:132], wanted, order, explicit)
         for order, explicit in (("<", True), ("<", False), (">", True))
     )
 
 
-def read_dicom(path: str | Path, data: Data) -> Iterator[Picture]:
-    """The pictures in a DICOM file, one a frame; one frame is in memory at a time.
+def read_dicom(path: str | Path, data: Data) -> Iterator[SourceImage]:
+    """The images in a DICOM file, one per frame; one frame is in memory at a time.
 
     Grey objects of more than 8 stored bits are shown through `data.window` (PS3.3 C.11.2.1.2, linear), else
     through the file's first VOI LUT or window, else over all that their bits can hold after rescaling. Grey
@@ -86,7 +86,7 @@ def read_dicom(path: str | Path, data: Data) -> Iterator[Picture]:
     return guarded(_pictures(Path(path), data), "DICOM", _LOGGERS)
 
 
-def _pictures(path: Path, data: Data) -> Iterator[Picture]:
+def _pictures(path: Path, data: Data) -> Iterator[SourceImage]:
     dataset = _open(path)
     from pydicom.datadict import keyword_for_tag
 
@@ -96,14 +96,14 @@ def _pictures(path: Path, data: Data) -> Iterator[Picture]:
     patient = as_text(dataset.get("PatientID")) or None
     marks = identifying(dataset, keyword_for_tag)
     for number, stored in enumerate(frames_of(path, dataset, layout)):
-        if layout.photometric in GREY:
+        if layout.photometric in GREY_MODELS:
             pixels = grey(stored, dataset, number, layout, data)
         elif layout.photometric == "PALETTE COLOR":
             pixels = palette(stored, dataset)
         else:
             pixels = eight_bits(stored, layout.stored)
         part = f"frame {number + 1}" if layout.frames > 1 else ""
-        yield Picture(pixels, label, patient, part, {} if number else marks)
+        yield SourceImage(pixels, label, patient, part, {} if number else marks)
 
 
 def _open(path: Path) -> Dataset:
@@ -131,7 +131,7 @@ def _open(path: Path) -> Dataset:
 
 
 def _check_inflated(handle: BinaryIO) -> None:
-    """Refuse what a few deflated bytes could blow up to fill the memory."""
+    """Refuse a deflated data set that would fill the memory."""
     inflate, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
     while block := (inflate.unconsumed_tail or handle.read(2**20)):
         total += len(inflate.decompress(block, 2**24))
@@ -158,7 +158,7 @@ def _check_has_pixels(dataset: Dataset) -> None:
 
 
 def _kind(dataset: Dataset) -> str | None:
-    """What the object is, such as `DICOM RT Plan`, by the standard's names; None if it does not say."""
+    """The kind of the object, such as `DICOM RT Plan`, by the standard's names; None if it gives none."""
     from pydicom.uid import UID
 
     uid = UID(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or "")

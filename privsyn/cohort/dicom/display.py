@@ -1,38 +1,36 @@
-"""Stored values of a DICOM object to what is shown (PS3.3 C.11.1 and C.11.2)."""
+"""Stored values of a DICOM object to shown values (PS3.3 C.11.1 and C.11.2)."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from privsyn.bit_depth import Images
 from privsyn.cohort.confidentiality import as_text
-from privsyn.cohort.dicom.layout import Layout, whole
-from privsyn.cohort.entries import Pixels
+from privsyn.cohort.dicom.layout import PixelLayout, StoredValues, whole
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-Values = NDArray[Any]
 
-
-def grey(stored: Values, dataset: Dataset, number: int, layout: Layout, data: Data) -> Pixels:
+def grey(stored: StoredValues, dataset: Dataset, number: int, layout: PixelLayout, data: Data) -> Images:
     """(H, W) stored values to (H, W, 1) shown ones, quantised once."""
     if stored.dtype.itemsize > 2 or stored.size <= 2**16:
         return _shown(stored, dataset, number, layout, data)[..., np.newaxis]
-    # Larger pictures look up what each value that there can be is shown as.
+    # For larger images, compute the shown value of every possible stored value once.
     bounds = np.iinfo(stored.dtype)
     every = np.arange(bounds.min, bounds.max + 1).astype(stored.dtype)
     table = _shown(every, dataset, number, layout, data)
-    pixels: Pixels = table[stored.astype(np.int32) - bounds.min]
+    pixels: Images = table[stored.astype(np.int32) - bounds.min]
     return pixels[..., np.newaxis]
 
 
-def _shown(stored: Values, dataset: Dataset, number: int, layout: Layout, data: Data) -> Pixels:
+def _shown(stored: StoredValues, dataset: Dataset, number: int, layout: PixelLayout, data: Data) -> Images:
     """Stored values of any shape to shown ones: modality, VOI, negative, padding, levels."""
     values, extent = _modality(
         stored, _macro(dataset, number, "PixelValueTransformationSequence"), dataset, layout
@@ -45,9 +43,9 @@ def _shown(stored: Values, dataset: Dataset, number: int, layout: Layout, data: 
         shown = 1 - shown
     shown = np.where(_padding(stored, dataset, layout), 0, np.clip(shown, 0, 1))
     if data.bit_depth == 16:
-        deep: Pixels = np.rint(shown * 65535).astype(np.uint16)
+        deep: Images = np.rint(shown * 65535).astype(np.uint16)
         return deep
-    flat: Pixels = np.rint(shown * 255).astype(np.uint8)
+    flat: Images = np.rint(shown * 255).astype(np.uint8)
     return flat
 
 
@@ -65,8 +63,8 @@ def _macro(dataset: Dataset, number: int, keyword: str) -> Dataset:
 
 
 def _modality(
-    stored: Values, source: Dataset, dataset: Dataset, layout: Layout
-) -> tuple[Values, tuple[float, float]]:
+    stored: StoredValues, source: Dataset, dataset: Dataset, layout: PixelLayout
+) -> tuple[StoredValues, tuple[float, float]]:
     """Stored values to those of the modality, such as HU, and the least and most there can be (C.11.1)."""
     low, high = layout.range
     if source.get("ModalityLUTSequence"):
@@ -80,7 +78,9 @@ def _modality(
     return stored.astype(np.float64) * slope + (intercept or 0.0), (ends[0], ends[1])
 
 
-def _voi(values: Values, extent: tuple[float, float], source: Dataset, dataset: Dataset) -> Values:
+def _voi(
+    values: StoredValues, extent: tuple[float, float], source: Dataset, dataset: Dataset
+) -> StoredValues:
     """Values to 0..1 through the file's first VOI LUT or window, else over their extent (C.11.2)."""
     if source.get("VOILUTSequence"):
         table, first, bits = _table(source.VOILUTSequence[0], dataset, signed=extent[0] < 0)
@@ -99,20 +99,20 @@ def _voi(values: Values, extent: tuple[float, float], source: Dataset, dataset: 
     raise CohortError("has a VOILUTFunction that is none of LINEAR, LINEAR_EXACT and SIGMOID")
 
 
-def _linear(values: Values, centre: float, width: float) -> Values:
+def _linear(values: StoredValues, centre: float, width: float) -> StoredValues:
     """The window of C.11.2.1.2: its `width` counts both of its ends, so 0..255 is centre 128, width 256."""
     if width < 1:
         raise CohortError("needs data.window with a width of 1 or more (DICOM PS3.3 C.11.2.1.2)")
     return _ramp(values, centre - 0.5, width - 1)
 
 
-def _ramp(values: Values, centre: float, width: float) -> Values:
+def _ramp(values: StoredValues, centre: float, width: float) -> StoredValues:
     if not width:
         return (values > centre).astype(np.float64)
     return np.clip((values - centre) / width + 0.5, 0, 1)
 
 
-def _padding(stored: Values, dataset: Dataset, layout: Layout) -> NDArray[np.bool_]:
+def _padding(stored: StoredValues, dataset: Dataset, layout: PixelLayout) -> NDArray[np.bool_]:
     """Which pixels are not part of the image (C.7.5.1.1.2); the value may be given with the wrong sign."""
     if dataset.get("PixelPaddingValue") in (None, ""):
         return np.zeros(stored.shape, dtype=np.bool_)
@@ -122,7 +122,7 @@ def _padding(stored: Values, dataset: Dataset, layout: Layout) -> NDArray[np.boo
     return np.asarray((stored >= min(value, limit)) & (stored <= max(value, limit)))
 
 
-def palette(stored: Values, dataset: Dataset) -> Pixels:
+def palette(stored: StoredValues, dataset: Dataset) -> Images:
     """(H, W) indices to (H, W, 3) RGB through the object's palette (C.7.6.3.1.5 and 6, C.7.9)."""
     if "SegmentedRedPaletteColorLookupTableData" in dataset:
         from pydicom.pixels import apply_color_lut
@@ -147,7 +147,7 @@ def _table(
     entries: str = "LUTData",
     *,
     signed: bool,
-) -> tuple[Values, int, int]:
+) -> tuple[StoredValues, int, int]:
     """A look-up table: its entries, the value that the first one stands for, and its bits (C.11.1.1)."""
     try:
         count, first, bits = (int(part) for part in item[descriptor].value)
@@ -170,12 +170,12 @@ def _table(
     return table[:count].astype(np.int64), first - 2**16 if signed and first >= 2**15 else first, bits
 
 
-def _looked_up(values: Values, table: Values, first: int) -> Values:
+def _looked_up(values: StoredValues, table: StoredValues, first: int) -> StoredValues:
     """The entry of each value; the first or last one beyond the ends."""
     return np.asarray(table[np.clip(values.astype(np.int64) - first, 0, len(table) - 1)])
 
 
-def eight_bits(values: Values, bits: int) -> Pixels:
+def eight_bits(values: StoredValues, bits: int) -> Images:
     """Colours of any depth as uint8."""
     if bits == 8:
         return np.ascontiguousarray(values.astype(np.uint8))

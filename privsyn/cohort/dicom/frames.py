@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
-from privsyn.cohort.dicom.layout import Layout
+from privsyn.cohort.dicom.layout import PixelLayout, StoredValues
 from privsyn.errors import CohortError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
-    from pydicom.pixels.decoders.base import Decoder
-
-Values = NDArray[Any]
+    from pydicom.pixels.decoders.base import DecodeOptions, Decoder
 
 _DECODED = frozenset(
     {"RGB", "YBR_ICT", "YBR_RCT"}
@@ -28,7 +25,7 @@ _DECODED = frozenset(
 _FRAME_SIZES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC} | {0xF7})  # JPEG and JPEG-LS markers SOFn
 
 
-def frames_of(path: Path, dataset: Dataset, layout: Layout) -> Iterator[Values]:
+def frames_of(path: Path, dataset: Dataset, layout: PixelLayout) -> Iterator[StoredValues]:
     """(H, W) stored values, their unused bits cleared, or (H, W, 3) RGB; one frame after the other."""
     decoder, syntax = _decoder(dataset)
     element: Any = dataset.get_item("PixelData")
@@ -64,8 +61,8 @@ def frames_of(path: Path, dataset: Dataset, layout: Layout) -> Iterator[Values]:
             yield _high_bits(array, layout) if _is_shifted(decoder, layout) else array
 
 
-def _packed(handle: BinaryIO, layout: Layout) -> Iterator[Values]:
-    """Frames of one bit a pixel, which need not begin or end at a byte; pydicom cuts such frames short."""
+def _packed(handle: BinaryIO, layout: PixelLayout) -> Iterator[StoredValues]:
+    """Frames of one bit a pixel, which may begin and end within a byte; pydicom truncates such frames."""
     size, start = layout.rows * layout.columns, handle.tell()
     for number in range(layout.frames):
         first, past = number * size // 8, -(-(number + 1) * size // 8)
@@ -76,7 +73,7 @@ def _packed(handle: BinaryIO, layout: Layout) -> Iterator[Values]:
 
 
 def _decoder(dataset: Dataset) -> tuple[Decoder, str]:
-    """What decodes the file's transfer syntax, and that syntax's name."""
+    """The decoder of the file's transfer syntax, and the name of that syntax."""
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -95,8 +92,8 @@ def _decoder(dataset: Dataset) -> tuple[Decoder, str]:
     return decoder, name
 
 
-def _options(dataset: Dataset, layout: Layout, decoder: Decoder) -> dict[str, Any]:
-    options: dict[str, Any] = {
+def _options(dataset: Dataset, layout: PixelLayout, decoder: Decoder) -> DecodeOptions:
+    options: DecodeOptions = {
         "rows": layout.rows,
         "columns": layout.columns,
         "number_of_frames": layout.frames,
@@ -111,8 +108,8 @@ def _options(dataset: Dataset, layout: Layout, decoder: Decoder) -> dict[str, An
     }
     if layout.samples > 1:
         options["planar_configuration"] = layout.planar
-    if not decoder.is_native:
-        options["extended_offsets"] = _offsets(dataset)
+    if not decoder.is_native and (offsets := _offsets(dataset)) is not None:
+        options["extended_offsets"] = offsets
     if _is_shifted(decoder, layout):
         options["correct_unused_bits"] = False
     return options
@@ -123,7 +120,7 @@ def _offsets(dataset: Dataset) -> tuple[bytes, bytes] | None:
     return (table, lengths) if table and lengths else None
 
 
-def _check_length(layout: Layout, there: int) -> Layout:
+def _check_length(layout: PixelLayout, there: int) -> PixelLayout:
     """Hold native pixel data against the header; what is 4:2:2 in name only is read in full."""
     needed = math.ceil(layout.frame_bits * layout.frames / 8)
     if there < needed:
@@ -133,20 +130,20 @@ def _check_length(layout: Layout, there: int) -> Layout:
     return layout
 
 
-def _is_shifted(decoder: Decoder, layout: Layout) -> bool:
+def _is_shifted(decoder: Decoder, layout: PixelLayout) -> bool:
     """Whether values do not end at bit 0, as in old files with overlays below them."""
     as_stored = decoder.is_native or decoder.UID == "1.2.840.10008.1.2.5"  # RLE keeps all bits where they are
     return as_stored and layout.samples == 1 and layout.high != layout.stored - 1
 
 
-def _high_bits(array: Values, layout: Layout) -> Values:
+def _high_bits(array: StoredValues, layout: PixelLayout) -> StoredValues:
     # Left, then right: a signed type fills up with copies of the sign bit.
     return np.right_shift(
         np.left_shift(array, layout.allocated - 1 - layout.high), layout.allocated - layout.stored
     )
 
 
-def _check_coded_sizes(handle: BinaryIO, layout: Layout, offsets: tuple[bytes, bytes] | None) -> None:
+def _check_coded_sizes(handle: BinaryIO, layout: PixelLayout, offsets: tuple[bytes, bytes] | None) -> None:
     """Refuse a compressed frame that is larger than the header says, before a decoder makes room for it."""
     from pydicom.encaps import generate_frames
 

@@ -1,10 +1,11 @@
-"""The image pixel module: what a DICOM header promises, checked before a byte is decoded."""
+"""The image pixel module of a DICOM header, checked before a byte is decoded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
 from PIL import Image
 
 from privsyn.cohort.confidentiality import as_text
@@ -13,12 +14,14 @@ from privsyn.errors import CohortError
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
-COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
+GREY_MODELS = frozenset({"MONOCHROME1", "MONOCHROME2"})
+COLOUR_MODELS = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
+
+StoredValues = NDArray[Any]  # of any integer type
 
 
 @dataclass(frozen=True)
-class Layout:
+class PixelLayout:
     """The image pixel module of PS3.3 C.7.6.3; `stored` bits, the highest at `high`, in `allocated` bits."""
 
     rows: int
@@ -46,10 +49,15 @@ class Layout:
         return 0, 2**self.stored - 1
 
 
-def layout_of(dataset: Dataset) -> Layout:
+def layout_of(dataset: Dataset) -> PixelLayout:
+    """Read and check the image pixel module.
+
+    Raises:
+        CohortError: an attribute is missing, malformed or contradicts another.
+    """
     allocated = whole(dataset, "BitsAllocated")
     stored = whole(dataset, "BitsStored", allocated)
-    layout = Layout(
+    layout = PixelLayout(
         rows=whole(dataset, "Rows"),
         columns=whole(dataset, "Columns"),
         frames=whole(dataset, "NumberOfFrames", 1) or 1,
@@ -65,7 +73,7 @@ def layout_of(dataset: Dataset) -> Layout:
     return layout
 
 
-def _check_layout(layout: Layout) -> None:
+def _check_layout(layout: PixelLayout) -> None:
     if layout.rows < 1 or layout.columns < 1 or layout.frames < 1:
         raise CohortError(f"has no pixels ({layout.columns}x{layout.rows} px, {layout.frames} frames)")
     if Image.MAX_IMAGE_PIXELS is not None and layout.rows * layout.columns > Image.MAX_IMAGE_PIXELS:
@@ -74,9 +82,9 @@ def _check_layout(layout: Layout) -> None:
         raise CohortError(
             "has no PhotometricInterpretation, without which black and white cannot be told apart"
         )
-    if layout.photometric not in GREY | COLOUR | {"PALETTE COLOR"}:
+    if layout.photometric not in GREY_MODELS | COLOUR_MODELS | {"PALETTE COLOR"}:
         raise CohortError("has a colour model (PhotometricInterpretation) that is not read: save it as RGB")
-    if layout.samples != (3 if layout.photometric in COLOUR else 1):
+    if layout.samples != (3 if layout.photometric in COLOUR_MODELS else 1):
         raise CohortError(f"has {layout.samples} samples per pixel, which is not {layout.photometric}")
     if layout.allocated not in {1, 8, 16, 32} or not 1 <= layout.stored <= layout.allocated:
         raise CohortError(f"has {layout.stored} bits stored in {layout.allocated}, which is not read")

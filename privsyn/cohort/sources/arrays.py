@@ -1,4 +1,4 @@
-"""NumPy archives, row by row: an array of a million images never is in memory."""
+"""NumPy archives, read row by row: the array of images is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
-from privsyn.cohort.entries import Entry, Picture
+from privsyn.cohort.entries import SourceEntry, SourceImage
 from privsyn.cohort.pixels import check_depth
 from privsyn.cohort.sources.names import as_text, file_stamp, readable, shown
 from privsyn.errors import CohortError
@@ -26,8 +26,8 @@ _CHUNK = 2**20  # bytes of pixels that are read at a time, or one image
 _NAMES = 2**20  # bytes of the largest list of class names
 
 
-def digits_entries(data: Data) -> Iterator[Entry]:
-    """The 1,797 handwritten 8x8 digits that scikit-learn embeds; no writer ids."""
+def digits_entries(data: Data) -> Iterator[SourceEntry]:
+    """The 1,797 handwritten 8x8 digits of scikit-learn, without writer ids."""
     _check_names("digits", data)
     from sklearn.datasets import load_digits  # loads slowly, and only this source needs it
 
@@ -35,23 +35,23 @@ def digits_entries(data: Data) -> Iterator[Entry]:
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
     for row, target in enumerate(digits.target):
         read = partial(row_picture, images[row].tobytes(), "|u1", (8, 8, 1))
-        yield Entry(f"digits[{row}]", str(target), None, read, "digits")
+        yield SourceEntry(f"digits[{row}]", str(target), None, read, "digits")
 
 
-def row_picture(pixels: bytes, dtype: str, shape: tuple[int, ...]) -> list[Picture]:
+def row_picture(pixels: bytes, dtype: str, shape: tuple[int, ...]) -> list[SourceImage]:
     """One row of an array: (H, W, C) of `dtype`, as bytes."""
     array = np.frombuffer(pixels, dtype)
-    return [Picture(array.astype(array.dtype.newbyteorder("="), copy=False).reshape(shape))]
+    return [SourceImage(array.astype(array.dtype.newbyteorder("="), copy=False).reshape(shape))]
 
 
-def npz_entries(path: Path, data: Data) -> Iterator[Entry]:
+def npz_entries(path: Path, data: Data) -> Iterator[SourceEntry]:
     """`images, labels` and, if there, `groups` (the patients), or the pooled parts of a MedMNIST file.
 
     Integer labels are indices: of `class_names`, if the file lists some of the recipe's, else of
     `data.classes`.
 
     Raises:
-        CohortError: it is not a zip of plain arrays, or not one label for each uint8 or uint16 image.
+        CohortError: it is not a zip of plain arrays, or has not one label for each uint8 or uint16 image.
     """
     with readable(path, "a readable .npz of plain arrays"), zipfile.ZipFile(path) as archive:
         there = {name.removesuffix(".npy"): name for name in archive.namelist()}
@@ -72,12 +72,12 @@ def npz_entries(path: Path, data: Data) -> Iterator[Entry]:
             for row, read in enumerate(images.rows(archive)):
                 patient = None if groups is None else as_text(groups[row].item())
                 label = _label(labels[row].item(), named)
-                yield Entry(f"{where}[{row}]", label, patient, read, f"{stamp} {row}")
+                yield SourceEntry(f"{where}[{row}]", label, patient, read, f"{stamp} {row}")
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What an array in an archive says of itself before its values."""
+    """The header of an array in an archive."""
 
     member: str
     shape: tuple[int, ...]
@@ -92,10 +92,10 @@ class _Images:
     header: _Header
     shape: tuple[int, ...]
 
-    def rows(self, archive: zipfile.ZipFile) -> Iterator[partial[list[Picture]]]:
-        """A way to read each row."""
+    def rows(self, archive: zipfile.ZipFile) -> Iterator[partial[list[SourceImage]]]:
+        """A function for each row that reads it."""
         kind, one = self.header.dtype.str, math.prod(self.shape) * self.header.dtype.itemsize
-        if self.header.fortran:  # the last axis runs slowest, so that no row is whole before the end
+        if self.header.fortran:  # the last axis runs slowest: no row is complete before the end
             for image in _whole(archive, self.header):
                 yield partial(row_picture, image.tobytes(), kind, self.shape)
             return
@@ -112,7 +112,7 @@ class _Images:
 
 
 def _check_names(source: str, data: Data) -> None:
-    """Refuse a pattern that would find nobody, so that every image would count as a patient of its own."""
+    """Refuse a pattern that would find no patient: every image would count as a patient of its own."""
     if data.patient_pattern is not None:
         raise CohortError(f"{source} has no file names that data.patient_pattern could be searched for in")
 
@@ -182,7 +182,7 @@ def _whole(archive: zipfile.ZipFile, header: _Header) -> NDArray[Any]:
 
 
 def _header(archive: zipfile.ZipFile, name: str) -> _Header:
-    """Read a header, and see that the archive has as many bytes as it says: memory is taken by its word."""
+    """Read a header, and check that the archive has as many bytes before memory is allocated."""
     with archive.open(name) as member:
         header = _read_header(member, name)
         size = member.tell() + math.prod(header.shape) * header.dtype.itemsize

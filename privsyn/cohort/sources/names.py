@@ -1,4 +1,4 @@
-"""Names, cells and stamps, as every source spells them."""
+"""File names, table cells and stamps in one form for all sources."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def shown(name: str) -> str:
 
 
 def as_text(value: object) -> str | None:
-    """A cell as text; 17.0, which is what tables with gaps make of 17, reads as 17.
+    """A cell as text; 17.0, which a table with gaps makes of 17, reads as 17.
 
-    Whatever no UTF-8 can hold is spelt out: bytes, and half a surrogate pair, which JSON can spell.
+    What UTF-8 cannot hold is escaped: bytes, and half a surrogate pair, which JSON can spell.
     """
     if value is None or value != value:
         return None
@@ -29,7 +29,7 @@ def as_text(value: object) -> str | None:
 
 
 def file_stamp(path: str | Path) -> str:
-    """Changes when a file does, as far as name, size and time tell; the name alone if there is no file."""
+    """Path, size and time of a file, which change when the file does; only the path if there is no file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -39,7 +39,7 @@ def file_stamp(path: str | Path) -> str:
 
 @contextmanager
 def readable(path: str | Path, what: str) -> Iterator[None]:
-    """Say of any failure in reading a file that it is not `what` it should be; parsers raise anything."""
+    """Turn any exception of a parser into a CohortError: the file is not `what` it should be."""
     try:
         yield
     except CohortError:

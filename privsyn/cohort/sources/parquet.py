@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from privsyn.cohort.entries import Entry, Picture
+from privsyn.cohort.entries import SourceEntry, SourceImage
 from privsyn.cohort.reading import read_bytes
-from privsyn.cohort.sources.folders import SPLITS, Listing, is_folder, listing
+from privsyn.cohort.sources.folders import SPLIT_FOLDERS, FolderListing, is_folder, listing
 from privsyn.cohort.sources.names import as_text, file_stamp, readable, shown
 from privsyn.cohort.sources.tables import read_inside
 from privsyn.errors import CohortError
@@ -26,11 +26,11 @@ _BATCH_BYTES, _BATCH_ROWS = 2**23, 1000
 _BUFFER = 2**20  # bytes of a column that are read at a time, where row groups are large
 
 
-def shards_in(children: Listing) -> list[Path]:
+def shards_in(children: FolderListing) -> list[Path]:
     """The Parquet files of a data set: in a folder, in its `data`, or in its `train`, `test` ..."""
     found = [child.path for child in children if _is_shard(child)]
     for folder in children:
-        if folder.name.lower() in {"data", *SPLITS} and is_folder(folder):
+        if folder.name.lower() in {"data", *SPLIT_FOLDERS} and is_folder(folder):
             found += [child.path for child in listing(folder.path) if _is_shard(child)]
     return [Path(path) for path in found]
 
@@ -41,17 +41,17 @@ def _is_shard(child: os.DirEntry[str]) -> bool:
 
 def parquet_entries(
     shards: Sequence[Path], root: Path, columns: Mapping[str, str], data: Data
-) -> Iterator[Entry]:
-    """The rows of all files, whatever split they are.
+) -> Iterator[SourceEntry]:
+    """The rows of all files, whatever their split.
 
     Columns are `image` (a struct of `bytes` and `path`, or bytes alone), `label` (a name, a number, or a
-    ClassLabel whose names the file's metadata tell) and, if there, `patient`.
+    ClassLabel whose names are in the file's metadata) and, if there, `patient`.
 
     Args:
-        columns: other names of them; `file` is that of the images. `subgroup` is read only if named here.
+        columns: other names of them; `file` is that of the images. `subgroup` is read only if named.
 
     Raises:
-        CohortError: a file is no Parquet, or lacks a column.
+        CohortError: a file is not Parquet, or lacks a column.
     """
     inside = os.path.realpath(root)
     for shard in shards:
@@ -60,20 +60,20 @@ def parquet_entries(
             readable(shard, "a Parquet file that can be read"),
             pq.ParquetFile(shard, pre_buffer=False, buffer_size=_BUFFER) as content,
         ):
-            layout = _layout(shard, content.schema_arrow, columns, data)
+            layout = _parquet_columns(shard, content.schema_arrow, columns, data)
             row = 0
             for batch in content.iter_batches(_batch_rows(content), columns=layout.columns):
                 for image, label, patient, subgroup in layout.cells(batch):
                     read = partial(read_cell, image, inside, data, patient is not None)
-                    yield Entry(f"{where}[{row}]", label, patient, read, f"{stamp} {row}", subgroup)
+                    yield SourceEntry(f"{where}[{row}]", label, patient, read, f"{stamp} {row}", subgroup)
                     row += 1
 
 
-def read_cell(cell: Any, root: str, data: Data, named: bool) -> Iterator[Picture]:
-    """The picture in a cell: bytes, or a struct of `bytes` and `path`; a path without bytes is of a file.
+def read_cell(cell: Any, root: str, data: Data, named: bool) -> Iterator[SourceImage]:
+    """The image in a cell: bytes, or a struct of `bytes` and `path`; a path without bytes names a file.
 
     Args:
-        named: another column says the patient, whatever the path.
+        named: whether another column gives the patient.
     """
     content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
     if content:
@@ -85,8 +85,8 @@ def read_cell(cell: Any, root: str, data: Data, named: bool) -> Iterator[Picture
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Which columns a file has for what; `names` are what the numbers in them count, by column."""
+class _ParquetColumns:
+    """The columns of a file by their role, and the `names` that numbers stand for, by column."""
 
     image: str
     label: str | None
@@ -121,7 +121,9 @@ class _Layout:
         return names[value] if 0 <= value < len(names) else f"number {value}"
 
 
-def _layout(shard: Path, schema: pa.Schema, columns: Mapping[str, str], data: Data) -> _Layout:
+def _parquet_columns(
+    shard: Path, schema: pa.Schema, columns: Mapping[str, str], data: Data
+) -> _ParquetColumns:
     features = _features(schema)
     typed = {
         kind: [name for name in features if _type(features, name) == kind] for kind in ("Image", "ClassLabel")
@@ -137,17 +139,17 @@ def _layout(shard: Path, schema: pa.Schema, columns: Mapping[str, str], data: Da
     inner = {field.name for field in kind} if pa.types.is_struct(kind) else set()
     if "bytes" not in inner and not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise CohortError(f"{shard}: the column {image!r} is {kind}, not bytes or a struct of bytes and path")
-    told = {name: features[name].get("names") for name in typed["ClassLabel"]}
-    names = {name: tuple(map(str, some)) for name, some in told.items() if isinstance(some, list)}
-    return _Layout(image, label, patient, subgroup, names)
+    named = {name: features[name].get("names") for name in typed["ClassLabel"]}
+    names = {name: tuple(map(str, some)) for name, some in named.items() if isinstance(some, list)}
+    return _ParquetColumns(image, label, patient, subgroup, names)
 
 
-def _column(shard: Path, schema: pa.Schema, asked: str | None, usual: Sequence[str]) -> str | None:
-    if asked is None:
+def _column(shard: Path, schema: pa.Schema, wanted: str | None, usual: Sequence[str]) -> str | None:
+    if wanted is None:
         return next((name for name in usual if name in schema.names), None)
-    if asked not in schema.names:
-        raise CohortError(_lacks(shard, schema, asked, "..."))
-    return asked
+    if wanted not in schema.names:
+        raise CohortError(_lacks(shard, schema, wanted, "..."))
+    return wanted
 
 
 def _lacks(shard: Path, schema: pa.Schema, name: str, role: str) -> str:
@@ -156,7 +158,7 @@ def _lacks(shard: Path, schema: pa.Schema, name: str, role: str) -> str:
 
 
 def _features(schema: pa.Schema) -> dict[Any, Any]:
-    """How `datasets` types the columns, if it has written the file."""
+    """The types that `datasets` gives the columns, if it has written the file."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -170,7 +172,7 @@ def _type(features: Mapping[Any, Any], name: str | None) -> Any:
 
 
 def _batch_rows(content: pq.ParquetFile) -> int:
-    """Rows whose bytes are few, as far as the largest row group tells."""
+    """Rows of a batch of bounded size, by the largest row group."""
     metadata = content.metadata
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     largest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)

@@ -12,37 +12,37 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from privsyn.cohort.entries import Entry, Picture
+from privsyn.cohort.entries import SourceEntry, SourceImage
 from privsyn.cohort.reading import read_any, read_file
-from privsyn.cohort.sources.folders import SPLITS, Listing
+from privsyn.cohort.sources.folders import SPLIT_FOLDERS, FolderListing
 from privsyn.cohort.sources.names import as_text, file_stamp, readable, shown
 from privsyn.errors import CohortError
 from privsyn.recipe import Data, nearest
 
 ROLES = ("file", "label", "patient", "subgroup")
-_USUAL = {role: role for role in ROLES if role != "subgroup"}  # which is read only if it is named
+_USUAL = {role: role for role in ROLES if role != "subgroup"}  # a subgroup is read only if named
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-_FILE_NAME = "file_name"  # by which a metadata file is known
-_LABELS = ("label_name", "label", "labels")  # a name first: its number may count other classes
+_FILE_NAME = "file_name"  # a column that every metadata file has
+_LABELS = ("label_name", "label", "labels")  # a name first: the numbers may be those of other classes
 _LINE = 2**20  # characters of the longest line of JSON
 
-Row = Mapping[str, str | None]
+TableRow = Mapping[str, str | None]
 
 
 def check_roles(columns: Mapping[str, str]) -> dict[str, str]:
-    """The names that a user gave to columns, `{"file": "path"}`.
+    """The user's names of columns, `{"file": "path"}`.
 
     Raises:
-        CohortError: one is for something that no table says.
+        CohortError: a role is unknown.
     """
     for role in columns:
         if role not in ROLES:
-            raise CohortError(f"a table has no use for a column {role!r}{nearest(role, ROLES)}")
+            raise CohortError(f"--column has no role {role!r}{nearest(role, ROLES)}")
     return dict(columns)
 
 
-def with_table(folder: Path, table: Path, columns: Mapping[str, str], data: Data) -> Iterator[Entry]:
-    """A row per image: `file` relative to the folder, `label`, `patient` if there, a subgroup if named."""
+def with_table(folder: Path, table: Path, columns: Mapping[str, str], data: Data) -> Iterator[SourceEntry]:
+    """The rows of a table: `file` (relative to the folder), `label`, and `patient` if there is one."""
     rows = _rows(table)
     there = next(rows)
     wanted = _USUAL | dict(columns)
@@ -52,19 +52,19 @@ def with_table(folder: Path, table: Path, columns: Mapping[str, str], data: Data
     yield from _listed(folder, rows, wanted, "patient" if wanted["patient"] in there else "", data)
 
 
-def metadata_in(root: Path, children: Listing) -> list[Path]:
-    """The files that list the images of an ImageFolder: in it, or in each of its splits."""
+def metadata_in(root: Path, children: FolderListing) -> list[Path]:
+    """The metadata files of an ImageFolder: in it, or in each of its splits."""
     folders = [root]
     if not any((root / name).is_file() for name in _METADATA):
-        folders = [root / child.name for child in children if child.name.lower() in SPLITS]
+        folders = [root / child.name for child in children if child.name.lower() in SPLIT_FOLDERS]
     found = [folder / name for folder in folders for name in _METADATA if (folder / name).is_file()]
     return [path for path in found if _FILE_NAME in next(_rows(path), {})]
 
 
 def with_metadata(
     metadata: list[Path], root: Path, columns: Mapping[str, str], data: Data
-) -> Iterator[Entry]:
-    """The files that each metadata file lists, relative to where it is; without labels, by class folder."""
+) -> Iterator[SourceEntry]:
+    """The files that metadata files list, relative to themselves; without labels, by class folder."""
     for path in metadata:
         rows = _rows(path)
         there = next(rows)
@@ -78,22 +78,27 @@ def with_metadata(
         yield from _listed(path.parent, rows, wanted, patient, data, "" if below == "." else f"{below}/")
 
 
-def read_inside(root: str, file: str, data: Data, named: bool) -> Iterable[Picture]:
-    """The pictures in a file that a table names.
+def read_inside(root: str, file: str, data: Data, named: bool) -> Iterable[SourceImage]:
+    """The images in a file that a table lists.
 
     Args:
-        root: the folder that it must be in, with links resolved.
-        named: the table says the patient, whatever the name of the file.
+        root: the folder that the file must be in, with links resolved.
+        named: whether the table gives the patient.
 
     Raises:
-        CohortError: it leads out of the folder, or cannot be read.
+        CohortError: the path leads out of the folder, or the file cannot be read.
     """
     return (read_any if named else read_file)(_path_inside(root, file), data)
 
 
 def _listed(
-    folder: Path, rows: Iterator[Row], wanted: Mapping[str, str], patient: str, data: Data, shown_in: str = ""
-) -> Iterator[Entry]:
+    folder: Path,
+    rows: Iterator[TableRow],
+    wanted: Mapping[str, str],
+    patient: str,
+    data: Data,
+    shown_in: str = "",
+) -> Iterator[SourceEntry]:
     root, group = os.path.realpath(folder), wanted.get("subgroup")
     for row in rows:
         file = row.get(wanted["file"]) or ""
@@ -101,11 +106,13 @@ def _listed(
         label = (row.get(wanted["label"]) or "") if wanted["label"] else _folder_class(file, data)
         read = partial(read_inside, root, file, data, bool(patient))
         subgroup = (row.get(group) or "") if group else None
-        yield Entry(shown(shown_in + file), label, who, read, file_stamp(os.path.join(root, file)), subgroup)
+        yield SourceEntry(
+            shown(shown_in + file), label, who, read, file_stamp(os.path.join(root, file)), subgroup
+        )
 
 
 def _folder_class(file: str, data: Data) -> str | None:
-    """The folder on the way to a file that is named like a class."""
+    """The first folder in the path of a file that is named like a class."""
     return next((part for part in file.split("/")[:-1] if part in data.classes), None)
 
 
@@ -127,11 +134,11 @@ def _real_folder(root: str, folder: str) -> str:
     return os.path.realpath(os.path.join(root, folder))
 
 
-def _lacks(name: str, there: Row) -> str:
+def _lacks(name: str, there: TableRow) -> str:
     return f"has no column {name!r} (it has: {', '.join(repr(column) for column in there)})"
 
 
-def _rows(table: Path) -> Iterator[Row]:
+def _rows(table: Path) -> Iterator[TableRow]:
     """First the columns (as keys), then every row as text; a gap is None, or empty in CSV."""
     kind = table.suffix.lower()
     if kind in {".parquet", ".pq"}:
@@ -139,7 +146,7 @@ def _rows(table: Path) -> Iterator[Row]:
     return _json_rows(table) if kind in {".jsonl", ".ndjson"} else _csv_rows(table)
 
 
-def _csv_rows(table: Path) -> Iterator[Row]:
+def _csv_rows(table: Path) -> Iterator[TableRow]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle, strict=True)
@@ -156,7 +163,7 @@ def _csv_rows(table: Path) -> Iterator[Row]:
         raise CohortError(f"{table} is not a CSV in UTF-8 ({error})") from None
 
 
-def _json_rows(table: Path) -> Iterator[Row]:
+def _json_rows(table: Path) -> Iterator[TableRow]:
     with readable(table, "a table of one JSON object a line"), table.open(encoding="utf-8-sig") as handle:
         lines = _objects(table, iter(partial(handle.readline, _LINE), ""))
         first = next(lines, {})
@@ -164,7 +171,7 @@ def _json_rows(table: Path) -> Iterator[Row]:
         yield from chain([first] if first else [], lines)
 
 
-def _objects(table: Path, lines: Iterator[str]) -> Iterator[Row]:
+def _objects(table: Path, lines: Iterator[str]) -> Iterator[TableRow]:
     for number, line in enumerate(lines, 1):
         if line.isspace():
             continue
@@ -174,7 +181,7 @@ def _objects(table: Path, lines: Iterator[str]) -> Iterator[Row]:
         yield {name: as_text(value) for name, value in row.items()}
 
 
-def _parquet_rows(table: Path) -> Iterator[Row]:
+def _parquet_rows(table: Path) -> Iterator[TableRow]:
     with readable(table, "a table that can be read"), pq.ParquetFile(table, pre_buffer=False) as content:
         yield dict.fromkeys(content.schema_arrow.names)
         for batch in content.iter_batches(batch_size=4096):

@@ -1,4 +1,4 @@
-"""WebDataset: tars in which the files of one image follow each other, with one name and several endings."""
+"""WebDataset tars, in which the files of an image follow each other, with one name and several endings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from privsyn.cohort.entries import Entry
-from privsyn.cohort.pixels import HELD, SUFFIXES
+from privsyn.cohort.entries import SourceEntry
+from privsyn.cohort.pixels import HELD, IMAGE_SUFFIXES
 from privsyn.cohort.reading import read_bytes
-from privsyn.cohort.sources.folders import Listing
+from privsyn.cohort.sources.folders import FolderListing
 from privsyn.cohort.sources.names import as_text, file_stamp, readable, shown
 from privsyn.errors import CohortError
 from privsyn.recipe import Data
@@ -20,7 +20,7 @@ from privsyn.recipe import Data
 _SIDECAR = 2**20  # bytes of the largest file that is not the image
 
 
-def tars_in(children: Listing) -> list[Path]:
+def tars_in(children: FolderListing) -> list[Path]:
     """The tars in a folder."""
     return [
         Path(child.path)
@@ -29,7 +29,7 @@ def tars_in(children: Listing) -> list[Path]:
     ]
 
 
-def tar_entries(tars: Sequence[Path], data: Data) -> Iterator[Entry]:
+def tar_entries(tars: Sequence[Path], data: Data) -> Iterator[SourceEntry]:
     """An entry for each image: its label is `label_name` or `label` in its `.json`, or its `.cls`; its
     patient is `patient` in its `.json`.
 
@@ -40,19 +40,19 @@ def tar_entries(tars: Sequence[Path], data: Data) -> Iterator[Entry]:
         where, stamp = shown(path.name), file_stamp(path)
         with readable(path, "a tar that can be read"), tarfile.open(path, "r|") as tar:
             for name, files in _samples(path, tar):
-                image = next((ending for ending in files if f".{ending}" in SUFFIXES), None)
+                image = next((ending for ending in files if f".{ending}" in IMAGE_SUFFIXES), None)
                 if image is None:
                     continue
-                label, patient = _told(files)
+                label, patient = _label_and_patient(files)
                 read = partial(read_bytes, files[image], name, data, patient is not None)
-                yield Entry(f"{where} {shown(name)}", label, patient, read, f"{stamp} {name}")
+                yield SourceEntry(f"{where} {shown(name)}", label, patient, read, f"{stamp} {name}")
 
 
 def _samples(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Name, and content by ending, of the files that belong together: neighbours with the same name."""
+    """Name, and content by ending, of consecutive files with the same name."""
     current, files = "", dict[str, bytes]()
     for member in tar:
-        tar.members = []  # type: ignore[attr-defined]  # it would remember every file
+        tar.members = []  # type: ignore[attr-defined]  # otherwise it keeps every member
         folder, base = os.path.split(member.name)
         name, _, ending = base.lower().partition(".")
         if not member.isfile() or not name:
@@ -62,7 +62,7 @@ def _samples(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, 
             yield current, files
             files = {}
         current = name
-        limit = HELD if f".{ending}" in SUFFIXES else _SIDECAR
+        limit = HELD if f".{ending}" in IMAGE_SUFFIXES else _SIDECAR
         if member.size > limit:
             raise CohortError(f"{path}: {shown(member.name)} is larger than {limit >> 20} MiB: take it out")
         content = tar.extractfile(member)
@@ -71,11 +71,11 @@ def _samples(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[str, dict[str, 
         yield current, files
 
 
-def _told(files: dict[str, bytes]) -> tuple[str | None, str | None]:
-    told = json.loads(files.get("json", b"{}"))
-    if not isinstance(told, dict):
-        told = {}
-    label = as_text(told.get("label_name", told.get("label")))
+def _label_and_patient(files: dict[str, bytes]) -> tuple[str | None, str | None]:
+    sidecar = json.loads(files.get("json", b"{}"))
+    if not isinstance(sidecar, dict):
+        sidecar = {}
+    label = as_text(sidecar.get("label_name", sidecar.get("label")))
     if label is None and "cls" in files:
         label = files["cls"].decode("utf-8").strip()
-    return label, as_text(told.get("patient"))
+    return label, as_text(sidecar.get("patient"))

@@ -14,8 +14,8 @@ from privsyn.auditing.attacks.denoising import (
     NOISES,
     PASSES,
     SECMI_STEPS,
-    Asked,
     Grid,
+    ModelQueries,
     crop,
 )
 from privsyn.diffusion.model import DiffusionModel, build_model
@@ -112,10 +112,10 @@ class Naive:
         for now, then in zip(before, [*before[1:], sec], strict=True):
             path = self.ddim(path, now, then)
         back = self.ddim(self.ddim(path, sec, beyond), beyond, sec)
-        told, hidden = self.losses(), self.losses(self.model.null_label)
+        with_class, without_class = self.losses(), self.losses(self.model.null_label)
         return {
-            "loss-grid": -float(np.mean(told)),
-            "label-drop": float(np.mean(hidden) - np.mean(told)),
+            "loss-grid": -float(np.mean(with_class)),
+            "label-drop": float(np.mean(without_class) - np.mean(with_class)),
             "sima": -float(np.mean(sima)),
             "pia": -float(np.mean(pia)),
             "secmi": -float(np.log(np.mean((path - back) ** 2))),
@@ -135,11 +135,11 @@ def test_every_attack_is_what_its_paper_says(kind: str) -> None:
     """For every target, discrete or continuous, with the variance learned or not: to ten digits."""
     model = a_model(*KINDS[kind])
     image, grid = an_image(model), Grid.declared(model, seed=3)
-    asked = Asked(model, image, torch.tensor([4]), grid)
+    queries = ModelQueries(model, image, torch.tensor([4]), grid)
     naive = Naive(model, image[0].numpy(), 4, grid).scores()
     assert naive.keys() == ATTACKS.keys()
     for name, attack in ATTACKS.items():
-        assert attack(asked).item() == pytest.approx(naive[name], rel=1e-10, abs=1e-10), name
+        assert attack(queries).item() == pytest.approx(naive[name], rel=1e-10, abs=1e-10), name
 
 
 def test_the_grid_is_at_the_declared_noise_levels() -> None:
@@ -153,16 +153,16 @@ def test_the_grid_is_at_the_declared_noise_levels() -> None:
 
 
 def test_passes_are_as_many_as_declared() -> None:
-    """What several attacks need is asked once."""
+    """What several attacks need is computed once."""
     model = a_model()
     passes = []
     model.network.register_forward_hook(lambda *_: passes.append(1))
-    asked = Asked(model, an_image(model), torch.tensor([0]), Grid.declared(model, seed=0))
+    queries = ModelQueries(model, an_image(model), torch.tensor([0]), Grid.declared(model, seed=0))
     for attack in ATTACKS.values():
-        attack(asked)
+        attack(queries)
     assert len(passes) == PASSES == 47
     assert SECMI_STEPS + 2 == 7
-    assert len(asked.grid.noises) == NOISES
+    assert len(queries.grid.noises) == NOISES
 
 
 def test_images_do_not_disturb_each_other() -> None:
@@ -170,9 +170,9 @@ def test_images_do_not_disturb_each_other() -> None:
     model = a_model()
     grid, images = Grid.declared(model, seed=0), torch.cat([an_image(model), -an_image(model)])
     labels = torch.tensor([1, 2])
-    together = Asked(model, images, labels, grid)
+    together = ModelQueries(model, images, labels, grid)
     for row in (0, 1):
-        alone = Asked(model, images[row : row + 1], labels[row : row + 1], grid)
+        alone = ModelQueries(model, images[row : row + 1], labels[row : row + 1], grid)
         for attack in ATTACKS.values():
             torch.testing.assert_close(attack(together)[row], attack(alone)[0])
 

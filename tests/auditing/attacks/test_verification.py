@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from privsyn.auditing.attacks.verification import Verification, verify, with_two_images
+from privsyn.auditing.attacks.verification import PatientVerification, verify, with_two_images
 
 
 def test_it_counts_what_it_says() -> None:
@@ -36,7 +36,7 @@ def test_the_interval_covers() -> None:
     """For Gaussian patients a 95 % interval misses the mean of many draws in about 5 % of 200."""
     generator = np.random.default_rng(1)
 
-    def draw(count: int = 40) -> Verification:
+    def draw(count: int = 40) -> PatientVerification:
         centres = generator.normal(size=(count, 4)).repeat(3, axis=0)
         rows = (centres + generator.normal(size=centres.shape)).astype(np.float32)
         return verify([rows], np.arange(count).repeat(3), np.zeros(3 * count, np.int64))

@@ -175,11 +175,11 @@ def test_tpr_at_fpr_of_gaussians_is_the_theoretical_one() -> None:
 THRESHOLDS = np.array([[2.5, 2.0, 1.0, -np.inf]])
 
 
-def enrichment(units: int, seed: int, strata: int = 1) -> tuple[Enrichment, np.ndarray]:
-    """A test over `units`, three quarters of them members drawn at random within strata."""
+def enrichment(clusters: int, seed: int, strata: int = 1) -> tuple[Enrichment, np.ndarray]:
+    """A test over `clusters`, three quarters of them members drawn at random within strata."""
     generator = np.random.default_rng(seed)
-    stratum = np.arange(units) % strata
-    is_member = np.zeros(units, bool)
+    stratum = np.arange(clusters) % strata
+    is_member = np.zeros(clusters, bool)
     for s in range(strata):
         rows = np.flatnonzero(stratum == s)
         is_member[generator.permutation(rows)[: round(0.75 * len(rows))]] = True
@@ -286,7 +286,7 @@ def test_the_log_density_is_that_of_scipy(dimensions: int) -> None:
 
 
 def test_scores_of_nobody_are_no_evidence() -> None:
-    """Where no unit has a score there is nothing to reject."""
+    """Where no cluster has a score there is nothing to reject."""
     test, _ = enrichment(100, 0)
     scores = np.full((1, 100), -np.inf)
     assert test.p_value(scores) == 1.0

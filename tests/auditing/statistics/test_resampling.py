@@ -18,13 +18,13 @@ from privsyn.features.distances import kernel_distance
 
 def test_a_half_has_half_of_the_patients_and_all_of_their_images() -> None:
     """Units stay whole, and none is there twice."""
-    units = np.array(["a", "b", "a", "c", "d", "d", "e"])
+    clusters = np.array(["a", "b", "a", "c", "d", "d", "e"])
     generator = np.random.default_rng(0)
     for _ in range(20):
-        rows = random_half(units, generator)
-        chosen = set(units[rows])
+        rows = random_half(clusters, generator)
+        chosen = set(clusters[rows])
         assert len(chosen) == 3
-        assert len(rows) == len(set(rows)) == sum(unit in chosen for unit in units)
+        assert len(rows) == len(set(rows)) == sum(cluster in chosen for cluster in clusters)
 
 
 def test_the_spread_over_halves_is_the_standard_error_of_the_whole() -> None:
@@ -32,9 +32,9 @@ def test_the_spread_over_halves_is_the_standard_error_of_the_whole() -> None:
     inside = 0
     for seed in range(300):
         generator = np.random.default_rng(seed)
-        units = np.repeat(np.arange(60), generator.integers(1, 6, 60))
-        values = generator.normal(0, 1, 60)[units] + generator.normal(0, 0.5, len(units))
-        halves = np.array([values[random_half(units, generator)].mean() for _ in range(20)])
+        clusters = np.repeat(np.arange(60), generator.integers(1, 6, 60))
+        values = generator.normal(0, 1, 60)[clusters] + generator.normal(0, 0.5, len(clusters))
+        halves = np.array([values[random_half(clusters, generator)].mean() for _ in range(20)])
         low, high = halves_interval(values.mean(), halves, 0.95)
         inside += low <= 0 <= high
     assert stats.binomtest(inside, 300, 0.95).pvalue > 0.001
@@ -88,8 +88,8 @@ def test_equivalence_is_claimed_wrongly_in_five_per_cent_at_most() -> None:
 
 def test_the_bootstrap_draws_whole_patients() -> None:
     """Images of one patient count equally often, and on average once."""
-    units = np.array([0, 0, 1, 2, 2, 2])
-    drawn = resampled(units, np.random.default_rng(3), 2000)
+    clusters = np.array([0, 0, 1, 2, 2, 2])
+    drawn = resampled(clusters, np.random.default_rng(3), 2000)
     assert (drawn[:, 0] == drawn[:, 1]).all()
     assert (drawn[:, 3] == drawn[:, 5]).all()
     assert (drawn[:, [0, 2, 3]].sum(axis=1) == 3).all()

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from privsyn.diffusion.networks.declaration import DenoisingNetwork, Frame, NetworkDeclaration
+from privsyn.errors import RecipeError
+from privsyn.recipe import Model
+
 
 class ResidualBlock(nn.Module):
-    """GroupNorm-SiLU-conv, GroupNorm told the embedding, SiLU-dropout-conv, plus the (1x1) shortcut.
+    """GroupNorm-SiLU-conv, GroupNorm with the embedding, SiLU-dropout-conv, plus the (1x1) shortcut.
 
     Args:
         scale_shift: the embedding scales and shifts what the second norm gives (Dhariwal & Nichol 2021,
@@ -42,12 +46,12 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """(B, inputs, H, W) and (B, embedding) to (B, outputs, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
-        told = self.embed(F.silu(embedding))[:, :, None, None]
+        embedded = self.embed(F.silu(embedding))[:, :, None, None]
         if self.scale_shift:
-            scale, shift = told.chunk(2, dim=1)
+            scale, shift = embedded.chunk(2, dim=1)
             h = self.norm2(h) * (1 + scale) + shift
         else:
-            h = self.norm2(h + told)
+            h = self.norm2(h + embedded)
         return self.shortcut(x) + self.conv2(self.dropout(F.silu(h)))  # type: ignore[no-any-return]
 
 
@@ -114,29 +118,11 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[no-any-return]
 
 
-class Frame(TypedDict):
-    """What every U-Net has, whatever its blocks.
-
-    Attributes:
-        image_channels: 1 or 3.
-        outputs: channels of the prediction; twice `image_channels` if it also says a variance.
-        labels: rows of the class embedding, the null label included.
-        channels: width of the first level; with `multipliers`, of every level.
-        blocks: residual blocks of each level on the way down; one more on the way up.
-        groups: of each GroupNorm.
-    """
-
-    image_channels: int
-    outputs: int
-    labels: int
-    channels: int
-    multipliers: Sequence[int]
-    blocks: Sequence[int]
-    groups: int
+MakeLevel = Callable[[int, Sequence[int]], Level]  # (number of the level, inputs of its blocks)
 
 
-class UNet(nn.Module):
-    """The frame: levels on the way down, a middle, and levels on the way up that also see what went down.
+class UNet(DenoisingNetwork):
+    """The frame: levels on the way down, a middle, and levels on the way up with skip connections.
 
     Args:
         residual: makes the residual block of a level from (level, inputs, outputs, width of the embedding).
@@ -152,7 +138,7 @@ class UNet(nn.Module):
         **frame: Unpack[Frame],
     ) -> None:
         super().__init__()
-        channels, blocks = frame["channels"], frame["blocks"]
+        channels = frame["channels"]
         widths = [channels * multiplier for multiplier in frame["multipliers"]]
         embedding = 4 * channels
 
@@ -166,7 +152,22 @@ class UNet(nn.Module):
         self.time = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.label = nn.Embedding(frame["labels"], embedding)
         self.conv_in = nn.Conv2d(frame["image_channels"], channels, 3, padding=1)
+        skips = self._add_down(level, channels, widths, frame["blocks"])
+        bottom, middle = widths[-1], len(widths)
+        self.middle1 = residual(middle, bottom, bottom, embedding)
+        self.middle_attention = attention(middle, bottom) or nn.Identity()
+        self.middle2 = residual(middle, bottom, bottom, embedding)
+        self._add_up(level, skips, widths, frame["blocks"])
+        self.norm_out = nn.GroupNorm(frame["groups"], widths[0])
+        self.conv_out = nn.Conv2d(widths[0], frame["outputs"], 3, padding=1)
+        # A fresh network predicts zero, the mean of every target, whatever the input.
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
+    def _add_down(
+        self, level: MakeLevel, channels: int, widths: Sequence[int], blocks: Sequence[int]
+    ) -> list[int]:
+        """Make the levels on the way down; returns the widths of the skip connections."""
         self.down, self.downsample = nn.ModuleList(), nn.ModuleList()
         skips = [channels]
         for number, (width, count) in enumerate(zip(widths, blocks, strict=True)):
@@ -175,26 +176,20 @@ class UNet(nn.Module):
             if number < len(widths) - 1:
                 self.downsample.append(Downsample(width))
                 skips.append(width)
+        return skips
 
-        bottom, middle = widths[-1], len(widths)
-        self.middle1 = residual(middle, bottom, bottom, embedding)
-        self.middle_attention = attention(middle, bottom) or nn.Identity()
-        self.middle2 = residual(middle, bottom, bottom, embedding)
-
+    def _add_up(
+        self, level: MakeLevel, skips: list[int], widths: Sequence[int], blocks: Sequence[int]
+    ) -> None:
+        """Make the levels on the way up, which take the skip connections from the last to the first."""
         self.up, self.upsample = nn.ModuleList(), nn.ModuleList()
-        previous = bottom
+        previous = widths[-1]
         for number, width in reversed(list(enumerate(widths))):
             carried = [previous, *[width] * blocks[number]]
             self.up.append(level(number, [width_in + skips.pop() for width_in in carried]))
             if number > 0:
                 self.upsample.append(Upsample(width))
             previous = width
-
-        self.norm_out = nn.GroupNorm(frame["groups"], widths[0])
-        self.conv_out = nn.Conv2d(widths[0], frame["outputs"], 3, padding=1)
-        # A fresh network predicts zero, the mean of every target, whatever the input.
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         """Noisy images (B, C, H, W) of any size, times (B,), labels (B,) to (B, outputs, H, W)."""
@@ -248,6 +243,27 @@ def plain_unet(
     return UNet(**frame, residual=residual, attention=attention)
 
 
+def build(model: Model, frame: Frame) -> UNet:
+    """The U-Net that a recipe's `[model]` describes."""
+    per_head = model.head_channels
+    return plain_unet(
+        **frame,
+        attention_levels=model.attention_levels,
+        heads=lambda width: 1 if per_head is None else width // per_head,
+        dropout=model.dropout,
+        scale_shift=model.scale_shift,
+    )
+
+
+def check(model: Model) -> None:
+    """Refuse norms that would hide the embedding."""
+    if not model.scale_shift and model.channels == model.groups:
+        raise RecipeError(
+            "model.groups equals model.channels: norms of single channels would hide class and time from "
+            "the first level; lower model.groups, or set model.scale_shift"
+        )
+
+
 def sinusoids(timesteps: Tensor, channels: int) -> Tensor:
     """Cosines and sines of t at `channels` // 2 geometric frequencies, (B,) to (B, channels) float32.
 
@@ -259,3 +275,8 @@ def sinusoids(timesteps: Tensor, channels: int) -> Tensor:
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
     angles = timesteps[:, None].float() * torch.exp(-math.log(10_000) * exponents)
     return F.pad(torch.cat([angles.cos(), angles.sin()], dim=-1), (0, channels % 2))
+
+
+NETWORK = NetworkDeclaration(
+    "unet", build, check, settings=("head_channels", "scale_shift"), attention=(AttentionBlock,)
+)

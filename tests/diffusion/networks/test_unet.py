@@ -9,7 +9,7 @@ from diffusers import UNet2DModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from privsyn.diffusion.unet import AttentionBlock, ResidualBlock, UNet, plain_unet, sinusoids
+from privsyn.diffusion.networks.unet import AttentionBlock, ResidualBlock, UNet, plain_unet, sinusoids
 from privsyn.dp.layers import check_supported
 
 

@@ -4,8 +4,8 @@ Hosseini & Serag 2025, https://doi.org/10.3389/frai.2024.1454441, use the networ
 Medical Image Synthesis Using Transformer-based Denoising Diffusion Probabilistic Model",
 https://doi.org/10.1088/1361-6560/acca5c. At its deeper levels a pair of Swin blocks, one with plain and one
 with shifted windows, takes the place of a residual block's second convolution (Liu et al. 2021, "Swin
-Transformer", https://arxiv.org/abs/2103.14030). Pure torch, any size, grey or RGB, and every layer one that
-per-patient gradients support; the size of 256 px is nowhere built in.
+Transformer", https://arxiv.org/abs/2103.14030). Pure torch, any size, grey or RGB, with layers that
+per-patient gradients support; nothing depends on the size of 256 px.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from privsyn.diffusion.unet import Frame, ResidualBlock, UNet, split_heads
+from privsyn.diffusion.networks.declaration import Frame, NetworkDeclaration
+from privsyn.diffusion.networks.unet import ResidualBlock, UNet, split_heads
+from privsyn.errors import RecipeError
+from privsyn.recipe import Model
 
 MLP_RATIO = 4
 
 
 class RelativePositionBias(nn.Module):
-    """What attention adds for the way from one pixel of a window to another, learned for each head.
+    """A learned bias of attention for the offset between two pixels of a window, for each head.
 
-    An embedding of the (2w - 1)^2 ways. Liu et al. 2021, eq. 4.
+    An embedding of the (2w - 1)^2 offsets. Liu et al. 2021, eq. 4.
     """
 
     def __init__(self, window: int, heads: int) -> None:
@@ -35,12 +38,12 @@ class RelativePositionBias(nn.Module):
         axis = torch.arange(window)
         rows, columns = torch.meshgrid(axis, axis, indexing="ij")
         places = torch.stack([rows.flatten(), columns.flatten()])
-        ways = places[:, :, None] - places[:, None, :] + window - 1
-        self.register_buffer("index", ways[0] * (2 * window - 1) + ways[1], persistent=False)
+        offsets = places[:, :, None] - places[:, None, :] + window - 1
+        self.register_buffer("index", offsets[0] * (2 * window - 1) + offsets[1], persistent=False)
         self.index: Tensor
 
     def forward(self, images: int) -> Tensor:
-        """(images, heads, w^2, w^2); looked up for every image, so that its gradient can be told apart."""
+        """(images, heads, w^2, w^2); looked up for every image, so that each has a gradient of its own."""
         looked_up: Tensor = self.table(self.index.expand(images, -1, -1))
         return looked_up.permute(0, 3, 1, 2)
 
@@ -117,7 +120,7 @@ def _same_region(
 
 
 class SwinBlocks(nn.Module):
-    """A plain and a shifted Swin block: what takes the place of a convolution, (B, C, H, W) to the same."""
+    """A plain and a shifted Swin block in place of a convolution, (B, C, H, W) to the same shape."""
 
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
@@ -153,3 +156,34 @@ def swin_unet(
         """The Swin blocks attend."""
 
     return UNet(**frame, residual=residual, attention=attention)
+
+
+def build(model: Model, frame: Frame) -> UNet:
+    """The Swin U-Net that a recipe's `[model]` describes."""
+    assert model.heads is not None  # `check` demands them
+    assert model.windows is not None
+    return swin_unet(
+        **frame,
+        swin_levels=model.attention_levels,
+        heads=model.heads,
+        windows=model.windows,
+        dropout=model.dropout,
+    )
+
+
+def check(model: Model) -> None:
+    """Demand heads and windows for each level."""
+    levels = len(model.multipliers)
+    for name, given in (("heads", model.heads), ("windows", model.windows)):
+        if given is None:
+            raise RecipeError(f"model.{name} belongs to the network swin-unet, which needs it")
+        if len(given) != levels:
+            raise RecipeError(f"model.{name} needs {levels} numbers, like model.multipliers")
+    widths = (model.channels * factor for factor in model.multipliers)
+    if any(width % heads for width, heads in zip(widths, model.heads or (), strict=True)):
+        raise RecipeError("model.heads must divide the width of each level")
+
+
+NETWORK = NetworkDeclaration(
+    "swin-unet", build, check, settings=("heads", "windows"), attention=(SwinBlocks,)
+)

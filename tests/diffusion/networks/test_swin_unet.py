@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from privsyn.diffusion.batches import noise_draws
 from privsyn.diffusion.model import DiffusionModel
+from privsyn.diffusion.networks.swin_unet import RelativePositionBias, SwinBlock, SwinBlocks, swin_unet
+from privsyn.diffusion.networks.unet import UNet
 from privsyn.diffusion.process import Process, log_snrs
-from privsyn.diffusion.swin_unet import RelativePositionBias, SwinBlock, SwinBlocks, swin_unet
-from privsyn.diffusion.unet import UNet
-from privsyn.dp.gradients import ways_agree
+from privsyn.dp.gradients import methods_agree
 from privsyn.dp.layers import check_supported
 
 TOY: dict[str, Any] = {
@@ -217,4 +217,4 @@ def test_gradients_of_units_at_once_are_right(size: int, learned_variance: bool)
     made = network(outputs=2 if learned_variance else 1)
     model = DiffusionModel(made, process, (1, size, size))
     batch = noise_draws(model, 3, 2, torch.Generator().manual_seed(0))
-    assert ways_agree(model, list(model.parameters()), batch)
+    assert methods_agree(model, list(model.parameters()), batch)
