@@ -63,6 +63,8 @@ def test_the_architecture_names_files_and_functions_that_exist() -> None:
     """Every path in docs/architecture.md exists, and every function of a walk is defined in its file."""
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     for path in re.findall(r"`((?:privsyn|audits|tools|tests)/[^`*]*)`", page):
+        if "NAME" in path:
+            continue
         assert (ROOT / path).exists(), path
     steps = re.findall(r"^\| \d+ \| `([^`]+)` \| ([^|]*) \|", page, re.M)
     assert len(steps) > 30
