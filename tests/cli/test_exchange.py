@@ -22,7 +22,7 @@ def test_a_model_goes_out_and_comes_back(run: Run, study: Path, tmp_path: Path) 
     refused = run("import", out, *at)
     assert (refused.code, "pass --force" in refused.err) == (2, True)
     imported = run("import", out, *at, "--force")
-    assert (imported.code, "privacy claim: none (imported" in imported.out) == (0, True)
+    assert (imported.code, "privacy claim: none (the model was imported" in imported.out) == (0, True)
     assert run("import", out, *at, "--force", "--json").document["kind"] == "none"
     assert run("sample", *at, "--force").code == 0
 

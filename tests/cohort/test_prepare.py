@@ -268,7 +268,7 @@ def test_what_one_study_exports_prepares_in_another(
         labels=labels,
         classes=["a", "b"],
         provenance=None,
-        claim={"kind": "none"},
+        claim=None,
     )
     cohort = prepare(make_study(), tmp_path / "set")
     found = zip(cohort.images, cohort.records["label"], strict=True)

@@ -72,7 +72,8 @@ def test_trainings_on_the_same_patients_add_up_across_studies(template: Study, t
     other = copied(template, tmp_path / "two", "data.split=[0.5, 0.3, 0.2]")
     for study in (one, other):
         prepare(study, "digits", force=True)
-    first, second = train(one, dp=True), train(other, dp=True, epsilon=1.0)
+    claims = train(one, dp=True), train(other, dp=True, epsilon=1.0)
+    first, second = (claim.to_document() for claim in claims)
     history = [
         Mechanism(*(each["mechanism"][key] for key in ("noise_multiplier", "sample_rate", "steps")))
         for each in (first, second)
@@ -123,7 +124,7 @@ def test_what_nothing_bounds_leaves_no_finite_figure(
     document = train(copied(template, tmp_path / "one"), settings=["train.steps=2", *settings]).to_document()
     assert document["cumulative"]["finite"] is False
     assert why in document["cumulative"]["note"]
-    later = train(copied(template, tmp_path / "two"), dp=True, settings=["train.steps=2"])
+    later = train(copied(template, tmp_path / "two"), dp=True, settings=["train.steps=2"]).to_document()
     assert later["cumulative"]["epsilon"] is None
 
 
@@ -134,7 +135,7 @@ def test_an_unbounded_training_under_a_grant_needs_a_word(template: Study, tmp_p
     with pytest.raises(Refused):
         train(study)
     assert not study.model.exists()
-    assert train(study, allow_unbounded=True)["cumulative"]["finite"] is False
+    assert train(study, allow_unbounded=True).to_document()["cumulative"]["finite"] is False
 
 
 def test_a_training_that_cannot_begin_is_not_charged(
@@ -336,7 +337,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_accounting(
     The accounting is that of an unbroken run, which the recipe fixes, and never less.
     """
     study = copied(template, tmp_path, f"train.steps={length}", "train.checkpoint_every=10")
-    unbroken = replace(planned_query(study.recipe(["privacy.dp=true"])), steps=length)
+    unbroken = replace(planned_query(study.recipe(["privacy.dp=true"])).mechanism, steps=length)
     with pytest.raises(Killed):
         train(study, dp=True, progress=KillAt(1))
     moments, steps = random.Random(0), [0]

@@ -106,7 +106,7 @@ def test_another_number_or_another_seed_is_not_resumed(template: Study, tmp_path
 def test_canaries_are_no_patients(template: Study, tmp_path: Path) -> None:
     """The ledger charges the patients alone, epsilon is the same, and the sample rate is not touched."""
     plain, with_them = copied(template, tmp_path / "plain"), copied(template, tmp_path / "with")
-    claims = [train(plain), train(with_them, canaries=40)]
+    claims = [train(plain).to_document(), train(with_them, canaries=40).to_document()]
     assert "canaries" not in claims[0]
     assert claims[0]["mechanism"] == claims[1]["mechanism"]
     assert claims[0]["epsilon"] == claims[1]["epsilon"]
@@ -144,7 +144,7 @@ def test_nothing_that_leaves_holds_the_seed(template: Study, tmp_path: Path) -> 
 def test_a_plan_with_canaries_is_that_of_a_longer_training(template: Study, tmp_path: Path) -> None:
     """With 100 beside 100 expected patients half as much work is added; the budget is the patients' alone."""
     study = copied(template, tmp_path, "train.canaries=100")
-    assert plan(study)["claim"]["epsilon"] == plan(template)["claim"]["epsilon"]
+    assert plan(study).epsilon == plan(template).epsilon
     cost = Cost("cpu", draws=1, per_unit={1: 2.0}, per_step=1.0, plain=1.0, peak_bytes=0)
     seconds = [_training_seconds(each.recipe(), cost, images=1) for each in (template, study)]
     assert seconds == [20 * (1 + 20 * 2), 20 * (1 + 30 * 2)]
