@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def tool(name: str) -> ModuleType:
-    """A program in `tools/`, as a module."""
-    specification = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "tools" / f"{name}.py")
+    """A program in `docs/tools/`, as a module."""
+    specification = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "docs" / "tools" / f"{name}.py")
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -28,7 +28,7 @@ def tool(name: str) -> ModuleType:
 
 def test_the_structure_stays_within_its_limits() -> None:
     """No import circle between modules, and at most 12 files directly in `privsyn/`; as JSON and as text."""
-    program = [sys.executable, str(ROOT / "tools" / "structure.py")]
+    program = [sys.executable, str(ROOT / "docs" / "tools" / "structure.py")]
     document = json.loads(subprocess.run([*program, "--json"], check=True, capture_output=True).stdout)
     assert document["circles"] == []
     assert len(document["loose_files"]) <= 12
@@ -46,7 +46,7 @@ def test_a_circle_is_found() -> None:
 
 
 def test_the_picture_of_the_rooms_is_up_to_date() -> None:
-    """docs/rooms.svg is what tools/rooms.py draws from the import rules."""
+    """docs/rooms.svg is what docs/tools/rooms.py draws from the import rules."""
     rooms = tool("rooms")
     assert (ROOT / "docs" / "rooms.svg").read_text(encoding="utf-8") == rooms.draw(rooms.read_rules())
 

@@ -1,6 +1,6 @@
 """What mkdocs adds to docs/: pages of the repository that lie elsewhere, lists of pages, the API reference.
 
-The API reference has one page for each room (`tools/rooms.py`) and each audit package, built from docstrings.
+The API reference has one page for each room (`docs/tools/rooms.py`) and each audit package, built from docstrings.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "docs" / "tools"))
 
 from rooms import read_rules  # noqa: E402
 

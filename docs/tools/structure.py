@@ -1,6 +1,6 @@
 """Measures of the code's structure, printed as text or as one JSON document.
 
-    python tools/structure.py [--json]
+    python docs/tools/structure.py [--json]
 
 Files directly in `privsyn/`, import circles between modules, untyped dictionaries, lengths of modules and
 functions. `tests/test_structure.py` holds the first two to their limits. Needs the dev extra (grimp comes
@@ -22,7 +22,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"privsyn": ROOT / "privsyn", "privsyn_audits": ROOT / "audits" / "privsyn_audits"}
 UNTYPED = ("dict[str, Any]", "Mapping[str, Any]")
 

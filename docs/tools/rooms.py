@@ -1,6 +1,6 @@
 """Draws docs/rooms.svg from the import rules in `.importlinter`.
 
-    python tools/rooms.py [--check]
+    python docs/tools/rooms.py [--check]
 
 One row per layer: a module imports only from rows below its own. Modules in one row may import each other. A
 library is named in italics in the rooms that may import it. `tests/test_structure.py` checks that the picture
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "docs" / "rooms.svg"
 
 WIDTH, ROW, GAP, MARGIN = 900, 34, 8, 16
@@ -136,7 +136,7 @@ def main() -> None:
     if not check:
         PICTURE.write_text(picture, encoding="utf-8")
     elif PICTURE.read_text(encoding="utf-8") != picture:
-        sys.exit(f"{PICTURE.relative_to(ROOT)} is out of date: run python tools/rooms.py")
+        sys.exit(f"{PICTURE.relative_to(ROOT)} is out of date: run python docs/tools/rooms.py")
 
 
 if __name__ == "__main__":
