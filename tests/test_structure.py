@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def tool(name: str) -> ModuleType:
     """A program in `docs/tools/`, as a module."""
-    specification = importlib.util.spec_from_file_location(f"tools_{name}", ROOT / "docs" / "tools" / f"{name}.py")
+    specification = importlib.util.spec_from_file_location(
+        f"tools_{name}", ROOT / "docs" / "tools" / f"{name}.py"
+    )
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)

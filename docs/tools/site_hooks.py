@@ -1,6 +1,6 @@
 """What mkdocs adds to docs/: pages of the repository that lie elsewhere, lists of pages, the API reference.
 
-The API reference has one page for each room (`docs/tools/rooms.py`) and each audit package, built from docstrings.
+The API reference has a page for each room (`docs/tools/rooms.py`) and each audit package, from docstrings.
 """
 
 from __future__ import annotations
