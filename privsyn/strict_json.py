@@ -212,7 +212,7 @@ def check_digest(value: object, what: str) -> str:
 
 
 def printable(name: str) -> str:
-    """The name itself, or escaped where it holds control characters or bytes that are no text."""
+    """The name itself, or escaped where it holds control characters or bytes that are not text."""
     return name if name.isprintable() else ascii(name)[1:-1]
 
 

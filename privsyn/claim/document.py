@@ -1,4 +1,4 @@
-"""The privacy claim of a model as a value: what is promised, to whom, and from which numbers.
+"""The privacy claim of a model as a value: the promise, the protected unit, and the numbers behind both.
 
 `Claim.to_document` is the only writer of `model/privacy.json`, and `claim.reader` its only reader. A claim
 with a bound is a tuple of queries of private data, none of them privileged: moments, features, DP-SGD. All
@@ -266,7 +266,7 @@ class Claim:
         statement: the promise, or that there is none, in one sentence.
         bound: None where nothing bounds what the model reveals.
         public_data: the images were declared public, and nothing is promised to anybody.
-        imported: the model was trained elsewhere, nobody knows on whom.
+        imported: the model was trained elsewhere, on unknown images.
         provenance, ledger, cumulative: INTERNAL.
     """
 

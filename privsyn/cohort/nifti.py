@@ -45,7 +45,7 @@ def read_nifti(path: str | Path, data: Data) -> Iterator[SourceImage]:
     """The slices of a volume, from inferior to superior; of a series of volumes, one volume after the other.
 
     Numbers are scaled as the header says and shown through `data.window`, from centre - width / 2 to centre +
-    width / 2; what is no number is black. Of an uncompressed file one slice is in memory at a time.
+    width / 2; what is not a number is black. Of an uncompressed file one slice is in memory at a time.
 
     Returns:
         Pictures: (H, W, 1) grey, uint16 if `data.bit_depth` is 16, else uint8; or (H, W, 3) RGB uint8. NIfTI
@@ -96,7 +96,7 @@ def _check_size(volume: Any, path: Path) -> None:
     for length in shape:
         size *= int(length)
     if len(shape) < 2 or size < 1 or any(length != 1 for length in shape[4:]):
-        raise CohortError(f"has dimensions {'x'.join(str(length) for length in shape)}, which are no slices")
+        raise CohortError(f"has dimensions {'x'.join(str(length) for length in shape)}, which are not slices")
     if path.name.lower().endswith(".gz"):
         if size > _MOST_BYTES:
             raise CohortError(f"has more than {_MOST_BYTES:,} bytes when decompressed: save it as .nii")

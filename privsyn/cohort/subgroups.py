@@ -54,5 +54,5 @@ def _fault(entry: SourceEntry, names: set[str]) -> str:
     if len(name) > LONGEST_SUBGROUP:
         return f"{entry.where}: its subgroup has more than {LONGEST_SUBGROUP} characters"
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
-        return f"{entry.where}: its subgroup has characters that are no text"
+        return f"{entry.where}: its subgroup has characters that are not text"
     return ""

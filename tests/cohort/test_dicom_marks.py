@@ -39,7 +39,7 @@ def test_patient_and_label_come_from_the_tags(tmp_path: Path) -> None:
     (picture,) = read_dicom(str(path), dicom_data())
     assert picture.label is None
     assert "has no ViewPosition" in refusal_of(path, label_tag="ViewPosition")
-    assert "is no DICOM keyword" in refusal_of(path, label_tag="BodyPart")
+    assert "is not a DICOM keyword" in refusal_of(path, label_tag="BodyPart")
     made.PatientID = ""
     assert pictures_of(written_to(tmp_path, made))[0].patient is None
 

@@ -170,7 +170,7 @@ def test_a_column_that_singles_patients_out_is_refused(
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("x" * 65, r"7\.png: its subgroup has more than 64 characters"), ("a\x1bb", "that are no text")],
+    [("x" * 65, r"7\.png: its subgroup has more than 64 characters"), ("a\x1bb", "that are not text")],
 )
 def test_a_subgroup_is_a_short_text(
     make_study: MakeStudy, images: Path, rows: list[dict[str, object]], text: str, message: str

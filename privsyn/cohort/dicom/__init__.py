@@ -172,7 +172,7 @@ def _label(dataset: Dataset, keyword: str) -> str:
     from pydicom.datadict import tag_for_keyword
 
     if tag_for_keyword(keyword) is None:
-        raise CohortError(f"cannot have the label data.label_tag = {keyword!r}: that is no DICOM keyword")
+        raise CohortError(f"cannot have the label data.label_tag = {keyword!r}: that is not a DICOM keyword")
     label = as_text(dataset.get(keyword))
     if not label:
         raise CohortError(f"has no {keyword}")
