@@ -117,12 +117,12 @@ def run_chain(out: Path, settings: Sequence[str]) -> Demo:
 
 def summary(claim: Claim, verdict: Verdict) -> Table:
     """Claim, epsilon, the worst outcome of each audit, and the verdict."""
-    from privsyn.claim.words import rounded_up
+    from privsyn.claim.words import rounded_up, why_none
     from privsyn.cli.audit import measured
     from privsyn.cli.console import table
 
     rows = [
-        ("claim", claim.kind, f"unit: {claim.unit}"),
+        ("claim", claim.kind, f"NOT VALID: {why_none(claim)}" if why_none(claim) else f"unit: {claim.unit}"),
         (
             "epsilon",
             rounded_up(claim.bound.epsilon) if claim.bound else "-",
