@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from privsyn.errors import PrivsynError
+from privsyn.errors import PrivsynError, Refused
 
 try:
     import fcntl
@@ -20,6 +20,7 @@ except ImportError:  # not on Windows, where two at once are not kept apart
     fcntl = None  # type: ignore[assignment]
 
 _PARTIAL = ".partial-"
+_HOLDER_LENGTH = 200  # characters of a lock file that are shown
 
 
 @contextmanager
@@ -79,6 +80,48 @@ def locked(path: Path) -> Iterator[None]:
         if fcntl is not None:
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def held(path: Path, holder: str) -> Iterator[None]:
+    """Hold a lock file for the block, or refuse at once and say who holds it; it is removed at the end.
+
+    The lock goes with the process, however that ends, so a file that a killed one left behind holds nothing.
+    Where the system has no such locks, nothing is held.
+
+    Args:
+        holder: one line that tells others who holds it.
+
+    Raises:
+        Refused: another process holds it; the message is its `holder`.
+    """
+    if fcntl is None:
+        yield
+        return
+    while True:
+        try:
+            handle = path.open("a+", encoding="utf-8")
+        except OSError:  # where nothing can be written, nothing needs to be held
+            yield
+            return
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            told = handle.read(_HOLDER_LENGTH).strip()
+            handle.close()
+            raise Refused(told or "another process") from None
+        if path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+            break
+        handle.close()  # whoever held it has just removed it
+    with handle:
+        handle.truncate(0)
+        handle.write(holder + "\n")
+        handle.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -28,7 +28,18 @@ def home() -> Path:
 
 
 def _folder() -> Path:
-    return Path(os.environ.get("PRIVSYN_HOME") or Path.home() / ".privsyn")
+    """Where `$PRIVSYN_HOME` says; never relative, or another working directory would be another ledger.
+
+    Raises:
+        PrivsynError: the path is relative.
+    """
+    named = os.environ.get("PRIVSYN_HOME")
+    folder = Path(named).expanduser() if named else Path.home() / ".privsyn"
+    if not folder.is_absolute():
+        raise PrivsynError(
+            f"PRIVSYN_HOME is {named!r}, which depends on the working directory: give an absolute path"
+        )
+    return folder
 
 
 def has_patient_key() -> bool:

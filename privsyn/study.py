@@ -5,16 +5,20 @@ This module is the only place that knows what the artefacts are called.
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import tomllib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import tomlkit
 
-from privsyn.errors import RecipeError, StudyError
-from privsyn.files import whole_folder, write_text
+from privsyn.errors import RecipeError, Refused, StudyError
+from privsyn.files import held, whole_folder, write_text
 from privsyn.recipe import Recipe, find_shipped, load_recipe, parse, parse_setting
 
 
@@ -104,6 +108,25 @@ class Study:
     def recipe(self, settings: Sequence[str] = ()) -> Recipe:
         """The study's recipe with `section.key=value` settings applied on top."""
         return load_recipe(self.recipe_file, settings)
+
+    @contextmanager
+    def exclusively(self, command: str) -> Iterator[None]:
+        """Work on the study alone: two commands at once would mix their artefacts.
+
+        Args:
+            command: such as `train`, named to whoever comes second.
+
+        Raises:
+            StudyError: another process works on it.
+        """
+        since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        holder = f"`privsyn {command}` (process {os.getpid()} on {socket.gethostname()}, since {since})"
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(held(self.root / ".in-use", holder))
+            except Refused as refusal:
+                raise StudyError(f"{self.root} is in use by {refusal}: wait until it ends") from None
+            yield
 
     def need(self, path: Path, command: str) -> Path:
         """Return `path` if it exists, else raise an error that names the command that makes it."""

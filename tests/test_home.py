@@ -44,3 +44,15 @@ def test_a_home_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PRIVSYN_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(PrivsynError, match="set PRIVSYN_HOME"):
         home()
+
+
+def test_a_relative_home_is_refused_and_a_tilde_is_expanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another working directory must never be another ledger and another key."""
+    monkeypatch.setenv("PRIVSYN_HOME", "home")
+    with pytest.raises(PrivsynError, match=r"'home', which depends on the working directory"):
+        home()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PRIVSYN_HOME", "~/.privsyn")
+    assert home() == tmp_path / ".privsyn"

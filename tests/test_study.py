@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,3 +115,24 @@ def test_the_card_names_files_without_their_places(tmp_path: Path) -> None:
     texts = [path.read_text(encoding="utf-8") for path in study.root.iterdir()]
     assert any('recipe = "mine"' in text for text in texts)
     assert not any("secret-place" in text for text in texts)
+
+
+def test_a_study_is_worked_on_by_one_command_at_a_time(tmp_path: Path, policy: str) -> None:
+    """The second is refused at once and told who holds it; a lock of a process that is gone holds nothing."""
+    study = init(tmp_path / "study", recipe="toy", policy=policy)
+    told = rf"in use by `privsyn train` \(process {os.getpid()} on .*: wait"
+    with (
+        study.exclusively("train"),
+        pytest.raises(StudyError, match=told),
+        open_study(study.root).exclusively("sample"),
+    ):
+        pytest.fail("two commands worked on one study")
+    assert not (study.root / ".in-use").exists()
+    program = (
+        "import os, sys\nfrom privsyn.study import open_study\n"
+        "with open_study(sys.argv[1]).exclusively('prepare'):\n    os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(study.root)], check=False).returncode == 9
+    assert "privsyn prepare" in (study.root / ".in-use").read_text(encoding="utf-8")
+    with study.exclusively("train"):
+        assert "privsyn train" in (study.root / ".in-use").read_text(encoding="utf-8")

@@ -14,16 +14,15 @@ from privsyn.auditing.model_under_audit import UNKNOWN_ORIGIN, CanaryRecord, Mod
 from privsyn.auditing.policy import Policy
 from privsyn.bit_depth import bit_depth_of
 from privsyn.claim.document import Claim
-from privsyn.claim.reader import read_claim
 from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.errors import StudyError
 from privsyn.features.inference import OpenNetwork, open_network
-from privsyn.files import read_json
 from privsyn.progress import Progress
 from privsyn.recipe import Biomarker, Recipe
 from privsyn.synthetic.dataset import SyntheticSet, read_synthetic
 from privsyn.training.canaries import planted
-from privsyn.training.checkpoint import load_model, load_state, newest
+from privsyn.training.checkpoint import load_state, newest
+from privsyn.training.finished import load_finished
 from privsyn.training.plan import training_seconds
 from privsyn.training.shadow import finetune, train_shadow
 
@@ -95,10 +94,10 @@ def _model(
 ) -> _LoadedModel:
     if folder is None or synthetic.provenance is None:  # the model of such a set is not known
         return _LoadedModel()
-    model, recipe, weights = load_model(folder)
-    file = folder / "privacy.json"
+    finished = load_finished(folder)
+    model, recipe, weights = finished.model, finished.recipe, finished.weights_sha256
     rejected = synthetic.provenance.near_copies_rejected
-    claim = read_claim(read_json(file), str(file)).of_set(near_copies_rejected=rejected)
+    claim = finished.claim.of_set(near_copies_rejected=rejected)
     if claim.imported:  # its training patients are not known, so attacks on it have no members
         _check_drawn_by(synthetic, weights)
         return _LoadedModel(ModelUnderAudit(claim=claim), recipe.digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import privsyn
@@ -47,18 +48,21 @@ def audit(
     Raises:
         PrivsynError: an input is missing or broken, an audit is unknown, or `out` exists.
     """
-    inputs = _inputs(study, synthetic, cohort, policy, out)
-    if inputs.out.exists() and not force:
-        raise StudyError(f"{inputs.out} already exists: pass --force to audit again (the attempt is counted)")
-    rules = load_policy(inputs.policy)
-    chosen = _chosen(rules, only)
-    _check_shadows(shadows, chosen)
-    evidence, recipe_sha256 = read_evidence(inputs, chosen, shadows, progress)
-    findings, verdict = _judged(evidence, rules, only, recipe_sha256)
-    with whole_folder(inputs.out, replace=force) as folder:
-        write_json(folder / "findings.json", findings)
-        write_json(folder / "verdict.json", verdict.to_document())
-    return verdict
+    with nullcontext() if study is None else as_study(study).exclusively("audit"):
+        inputs = _inputs(study, synthetic, cohort, policy, out)
+        if inputs.out.exists() and not force:
+            raise StudyError(
+                f"{inputs.out} already exists: pass --force to audit again (the attempt is counted)"
+            )
+        rules = load_policy(inputs.policy)
+        chosen = _chosen(rules, only)
+        _check_shadows(shadows, chosen)
+        evidence, recipe_sha256 = read_evidence(inputs, chosen, shadows, progress)
+        findings, verdict = _judged(evidence, rules, only, recipe_sha256)
+        with whole_folder(inputs.out, replace=force) as folder:
+            write_json(folder / "findings.json", findings)
+            write_json(folder / "verdict.json", verdict.to_document())
+        return verdict
 
 
 def _judged(

@@ -90,13 +90,20 @@ def prepare(
         on_report: called with the report before anything is written, also if the source is refused.
 
     Raises:
-        StudyError: the study has a cohort already.
+        StudyError: the study has a cohort already, or another command works on it.
         CohortError: the source, or an image in it, cannot be used; the message names the first.
     """
     study = as_study(study)
-    if study.cohort.exists() and not force:
-        raise StudyError(f"{study.cohort} already exists: pass --force to replace it")
-    work = _Work.of(study, source, settings, progress)
+    with study.exclusively("prepare"):
+        if study.cohort.exists() and not force:
+            raise StudyError(f"{study.cohort} already exists: pass --force to replace it")
+        _prepare(study, _Work.of(study, source, settings, progress), force, on_report)
+        return load_cohort(study.cohort)
+
+
+def _prepare(
+    study: Study, work: _Work, force: bool, on_report: Callable[[SourceReport], None] | None
+) -> None:
     working = study.root / WORKING
     working.mkdir(mode=0o700, exist_ok=True)
     with locked(working / "index"), work.index(working) as index:
@@ -111,7 +118,6 @@ def prepare(
                 shutil.rmtree(working)
             raise
     shutil.rmtree(working)
-    return load_cohort(study.cohort)
 
 
 def check(

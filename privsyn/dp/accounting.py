@@ -30,6 +30,11 @@ ROUNDING = 1e6  # epsilon is rounded up to a multiple of 1e-6
 AGREEMENT = 1e-3  # relative; by how much discretisation may lift PLD above RDP
 RELATIVE_TOLERANCE = 1e-3  # of the noise multiplier that is searched for
 NOISE_RANGE = (1e-2, 1e6)
+LEAST_NOISE = 0.05  # that a budget may ask for; with less, one step reveals nearly everything
+MET_BY_ANY_NOISE = (
+    "epsilon at this delta is met with hardly any noise, so it promises nothing: lower privacy.delta, far "
+    "below one in the number of training units, or privacy.epsilon"
+)
 # Whole orders: the fractional ones may fail to converge, and a missing order only loosens the bound.
 NEAR_ORDERS = (*range(2, 33), *range(36, 65, 4))
 FAR_ORDERS = (*range(80, 257, 16), 384, 512, 768, 1024, 1536, 2048, 4096)  # slow, and for small epsilon alone
@@ -91,9 +96,11 @@ def noise_multiplier(
         rough: several times faster, on a grid ten times coarser, which may give one per cent more noise.
 
     Raises:
-        RecipeError: no noise multiplier in NOISE_RANGE reaches it.
+        RecipeError: no noise multiplier in NOISE_RANGE reaches it, or every one does.
     """
     others = tuple(composed)
+    if delta >= _chance_to_be_sampled(sample_rate, steps):
+        raise RecipeError(MET_BY_ANY_NOISE)
 
     def history(log_noise: float) -> tuple[Mechanism, ...]:
         return (*others, Mechanism(math.exp(log_noise), sample_rate, steps))
@@ -116,14 +123,21 @@ def noise_multiplier(
     return found
 
 
+def _chance_to_be_sampled(sample_rate: float, steps: int) -> float:
+    """Of a unit, in any of the steps: a delta as large allows a training without noise."""
+    return 1 - (1 - sample_rate) ** steps
+
+
 def _root(excess: Callable[[float], float], high: float, stride: float) -> float:
     """Walk down from `high`, where the noise suffices, until it does not; then search between the two."""
     while excess(high) > 0:
         high += stride
     low = high - stride
     while excess(low) <= 0:
+        if low < math.log(LEAST_NOISE):
+            raise RecipeError(MET_BY_ANY_NOISE)
         stride *= 2
-        low, high = low - stride, low
+        low, high = max(low - stride, math.log(LEAST_NOISE) - RELATIVE_TOLERANCE), low
     if high - low <= RELATIVE_TOLERANCE * (1 + 1e-9):
         return high
     return float(brentq(excess, low, high, xtol=RELATIVE_TOLERANCE / 4))
@@ -144,6 +158,8 @@ def _rdp_noise_multiplier(
             f"no noise reaches epsilon {target_epsilon:g} with delta {delta:g} in {steps} steps at sample "
             f"rate {sample_rate:g}{beside}: {ways}, or ask for a larger privacy.epsilon"
         )
+    if excess(low) <= 0:
+        raise RecipeError(MET_BY_ANY_NOISE)
     return math.exp(brentq(excess, low, high, xtol=RELATIVE_TOLERANCE))
 
 

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from privsyn import __version__
 from privsyn.bit_depth import DTYPES, white
 from privsyn.claim.document import SCHEMA_VERSION, Claim
-from privsyn.claim.reader import read_claim
 from privsyn.claim.words import figures, why_none
 from privsyn.diffusion.interchange import (
     CONFIG,
@@ -31,12 +30,13 @@ from privsyn.diffusion.interchange_process import scheduler_config
 from privsyn.diffusion.interchange_unet import LAYOUT, to_diffusers, unet_config
 from privsyn.errors import PrivsynError, RecipeError, StudyError
 from privsyn.exchange.layout import MODEL_FORMAT, export_set
-from privsyn.files import file_digest, read_json, whole_folder, write_json, write_text
+from privsyn.files import file_digest, whole_folder, write_json, write_text
 from privsyn.recipe import Model, Recipe
 from privsyn.strict_json import JsonObject
 from privsyn.study import Study, as_study
-from privsyn.training.checkpoint import EMA, State, fresh_training, load_model, newest, save_checkpoint
+from privsyn.training.checkpoint import EMA, State, fresh_training, newest, save_checkpoint
 from privsyn.training.claiming import imported_claim
+from privsyn.training.finished import load_finished
 from privsyn.training.loop import resolved_recipe
 
 CARD, CLAIM = "README.md", "privacy.json"
@@ -71,10 +71,9 @@ def export(
     if format != MODEL_FORMAT:
         export_set(study, format=format, out=out, force=force)
         return out
-    claim = read_claim(read_json(study.need(study.privacy_file, "train")), str(study.privacy_file))
-    model, recipe, digest = load_model(study.model)
-    if claim.provenance.weights_sha256 != digest:
-        raise StudyError(f"{study.privacy_file} is the claim of other weights: train again with --force")
+    study.need(study.privacy_file, "train")
+    finished = load_finished(study.model)
+    model, recipe, claim = finished.model, finished.recipe, finished.claim
     if out.exists() and force and not all((out / name).is_file() for name in (PIPELINE, CLAIM)):
         raise PrivsynError(f"{out} is not an exported model, so it is not replaced: choose another place")
     with whole_folder(out, replace=force) as folder:
@@ -126,25 +125,26 @@ def import_model(folder: Path | str, study: Study | Path | str, *, force: bool =
         PrivsynError: a file is missing or not JSON.
     """
     study, folder = as_study(study), Path(folder)
-    if study.model.exists() and not force:
-        raise StudyError(f"{study.model} already exists: pass --force to replace it")
-    recipe = study.recipe(["privacy.dp=false"])
-    imported = read_diffusers(folder)
-    _check_fit(imported, recipe, folder)
-    training = fresh_training(recipe, torch.device("cpu"))
-    weights = labelled(imported, len(recipe.data.classes))
-    for module in (training.model, training.ema):
-        module.load_state_dict(weights)
-    # No cohort has this digest, so an imported model cannot be resumed.
-    state = State(0, recipe, "imported", (), secrets.token_hex(16), imported.sha256)
-    with whole_folder(study.model, replace=force) as partial:
-        checkpoints = partial / study.checkpoints.name
-        save_checkpoint(checkpoints, training, state)
-        weights_sha256 = file_digest(newest(checkpoints) / EMA)
-        claim = imported_claim(recipe, weights_sha256=weights_sha256, source_sha256=imported.sha256)
-        write_json(partial / study.resolved_recipe_file.name, resolved_recipe(recipe))
-        write_json(partial / study.privacy_file.name, claim.to_document())
-    return claim
+    with study.exclusively("import"):
+        if study.model.exists() and not force:
+            raise StudyError(f"{study.model} already exists: pass --force to replace it")
+        recipe = study.recipe(["privacy.dp=false"])
+        imported = read_diffusers(folder)
+        _check_fit(imported, recipe, folder)
+        training = fresh_training(recipe, torch.device("cpu"))
+        weights = labelled(imported, len(recipe.data.classes))
+        for module in (training.model, training.ema):
+            module.load_state_dict(weights)
+        # No cohort has this digest, so an imported model cannot be resumed.
+        state = State(0, recipe, "imported", (), secrets.token_hex(16), imported.sha256)
+        with whole_folder(study.model, replace=force) as partial:
+            checkpoints = partial / study.checkpoints.name
+            save_checkpoint(checkpoints, training, state)
+            weights_sha256 = file_digest(newest(checkpoints) / EMA)
+            claim = imported_claim(recipe, weights_sha256=weights_sha256, source_sha256=imported.sha256)
+            write_json(partial / study.resolved_recipe_file.name, resolved_recipe(recipe))
+            write_json(partial / study.privacy_file.name, claim.to_document())
+        return claim
 
 
 def _check_fit(imported: Imported, recipe: Recipe, folder: Path) -> None:

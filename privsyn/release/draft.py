@@ -92,18 +92,19 @@ def draft(
         PrivsynError: the folder exists and `force` is not set.
     """
     study, now = as_study(study), now_or(None)
-    with whole_folder(study.release, replace=force) as partial:
-        judged = _judged_set(study)
-        copied = _copy_artefacts(study, partial)
-        _check_judged(study, copied.values(), judged.verdict.inputs.synthetic)
-        statement = make_statement(
-            {name: file.digest for name, file in copied.items()},
-            {name: file.size for name, file in copied.items()},
-            _predicate(study, judged, terms or ReleaseTerms(), now).to_document(),
-        )
-        bundle = _signed(statement, judged.verdict.privsyn_version, signer, now)
-        (partial / BUNDLE).write_bytes(bundle.to_bytes())
-    return study.release
+    with study.exclusively("release draft"):
+        with whole_folder(study.release, replace=force) as partial:
+            judged = _judged_set(study)
+            copied = _copy_artefacts(study, partial)
+            _check_judged(study, copied.values(), judged.verdict.inputs.synthetic)
+            statement = make_statement(
+                {name: file.digest for name, file in copied.items()},
+                {name: file.size for name, file in copied.items()},
+                _predicate(study, judged, terms or ReleaseTerms(), now).to_document(),
+            )
+            bundle = _signed(statement, judged.verdict.privsyn_version, signer, now)
+            (partial / BUNDLE).write_bytes(bundle.to_bytes())
+        return study.release
 
 
 def _signed(statement: Statement, version: str, signer: Signer | None, now: datetime) -> Bundle:

@@ -68,16 +68,17 @@ def report(
         StudyError: something is missing, or the audit judged another synthetic set, cohort or model.
     """
     study = replace(as_study(study), audited=audit)
-    with progress.stage("report", 3) as advance:
-        material = gather(study)
-        advance()
-        internal = internal_page(material)
-        advance()
-        public = public_page(public_view(material))
-        write_text(study.internal_report, internal)
-        write_text(study.public_report, public)
-        advance()
-    return study.internal_report, study.public_report
+    with study.exclusively("report"):
+        with progress.stage("report", 3) as advance:
+            material = gather(study)
+            advance()
+            internal = internal_page(material)
+            advance()
+            public = public_page(public_view(material))
+            write_text(study.internal_report, internal)
+            write_text(study.public_report, public)
+            advance()
+        return study.internal_report, study.public_report
 
 
 def internal_page(material: Material) -> str:

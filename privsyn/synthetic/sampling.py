@@ -20,14 +20,12 @@ from torch import Tensor
 
 from privsyn import __version__
 from privsyn.bit_depth import DTYPES, Images
-from privsyn.claim.reader import read_claim
 from privsyn.cohort.cohort import load_cohort
 from privsyn.diffusion.check import check_recipe
 from privsyn.diffusion.model import DiffusionModel, device_of, to_pixels
 from privsyn.diffusion.process import Process
 from privsyn.diffusion.samplers import Denoised, clamped, find_sampler, guided
 from privsyn.errors import PrivsynError, RecipeError
-from privsyn.files import read_json
 from privsyn.parallel import each
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
@@ -36,7 +34,7 @@ from privsyn.study import Study, as_study
 from privsyn.synthetic.dataset import SyntheticSet, read_synthetic, write_synthetic
 from privsyn.synthetic.provenance import Provenance
 from privsyn.synthetic.rejection_filter import NearCopies, charge_for
-from privsyn.training.checkpoint import load_model
+from privsyn.training.finished import FinishedModel, load_finished
 
 COMPUTE_BATCH = 32  # images the network sees at once, always; another number would draw other images
 ROUNDS = 10  # of drawing again what was rejected
@@ -67,7 +65,7 @@ def sample(
         force: replace the synthetic set that the study has.
 
     Raises:
-        StudyError: there is no finished model.
+        StudyError: there is no finished model, or its claim is about other weights.
         RecipeError: `[data]` is not what the model was trained on, or the classes asked for are not its own.
         PrivsynError: there is a synthetic set already.
         Refused: near copies are to be rejected, and the population's grant does not allow it.
@@ -75,26 +73,28 @@ def sample(
     study = as_study(study)
     recipe = study.recipe(settings)
     check_recipe(recipe)
-    claim = read_claim(read_json(study.need(study.privacy_file, "train")), str(study.privacy_file))
-    model, trained, weights_digest = load_model(study.model)
-    if recipe.data.classes != trained.data.classes:
-        raise RecipeError("data.classes is not what the model was trained on: restore it, or train again")
-    if study.synthetic.exists() and not force:
-        raise PrivsynError(f"{study.synthetic} already exists: pass --force to replace it")
-    labels = _labels(study, recipe, count, classes, like)
-    images = _images(study, model, recipe, labels, reject_near_copies, progress)
-    provenance = _provenance(recipe, trained, weights_digest, len(labels), reject_near_copies)
-    write_synthetic(
-        study.synthetic,
-        images,
-        labels,
-        trained.data.classes,
-        name=study.name,
-        claim=claim.of_set(near_copies_rejected=provenance.near_copies_rejected),
-        provenance=provenance,
-        force=force,
-    )
-    return _read_back(study, trained)
+    with study.exclusively("sample"):
+        study.need(study.privacy_file, "train")
+        finished = load_finished(study.model)
+        trained = finished.recipe
+        if recipe.data.classes != trained.data.classes:
+            raise RecipeError("data.classes is not what the model was trained on: restore it, or train again")
+        if study.synthetic.exists() and not force:
+            raise PrivsynError(f"{study.synthetic} already exists: pass --force to replace it")
+        labels = _labels(study, recipe, count, classes, like)
+        images = _images(study, finished.model, recipe, labels, reject_near_copies, progress)
+        provenance = _provenance(recipe, finished, len(labels), reject_near_copies)
+        write_synthetic(
+            study.synthetic,
+            images,
+            labels,
+            trained.data.classes,
+            name=study.name,
+            claim=finished.claim.of_set(near_copies_rejected=provenance.near_copies_rejected),
+            provenance=provenance,
+            force=force,
+        )
+        return _read_back(study, trained)
 
 
 def _images(
@@ -291,14 +291,12 @@ def _numbers_of(seed: int, image: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, image])))
 
 
-def _provenance(
-    recipe: Recipe, trained: Recipe, weights_digest: str, count: int, rejected: bool
-) -> Provenance:
+def _provenance(recipe: Recipe, finished: FinishedModel, count: int, rejected: bool) -> Provenance:
     not_of_the_sampler = {"count", "class_weights", "batch_size", "counts_are_public"}
     return Provenance(
         version=__version__,
-        model_sha256=weights_digest,
-        recipe_sha256=trained.digest,
+        model_sha256=finished.weights_sha256,
+        recipe_sha256=finished.recipe.digest,
         seed=recipe.seed,
         count=count,
         near_copies_rejected=rejected,

@@ -130,14 +130,42 @@ def _only_attention_learns(model: DiffusionModel, recipe: Recipe) -> None:
         module.requires_grad_(True)
 
 
+def step_folder(checkpoints: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return checkpoints / f"step-{step:06d}"
+
+
+def check_own_run(checkpoints: Path, reference: str) -> None:
+    """See that all checkpoints there are of one run, so that no run touches or names those of another.
+
+    Raises:
+        CheckpointError: another training has taken the folder over.
+    """
+    for folder in _found(checkpoints):
+        try:
+            owner = str(read_json(folder / STATE)["reference"])
+        except (PrivsynError, KeyError, TypeError):  # broken, and so of no run
+            continue
+        if owner != reference:
+            raise CheckpointError(
+                f"{checkpoints} now belongs to another training, so this one stops and claims nothing: "
+                "see `privsyn status`"
+            )
+
+
 def save_checkpoint(checkpoints: Path, training: Training, state: State) -> None:
-    """Write `step-NNNNNN` in one piece, then drop all but the newest."""
+    """Write `step-NNNNNN` in one piece, then drop all but the newest.
+
+    Raises:
+        CheckpointError: the folder holds checkpoints of another run.
+    """
+    check_own_run(checkpoints, state.reference)
     tensors = {
         WEIGHTS: training.model.state_dict(),
         EMA: training.ema.state_dict(),
         OPTIMIZER: _flat(training.optimizer),
     }
-    with whole_folder(checkpoints / f"step-{state.step:06d}", replace=True) as folder:
+    with whole_folder(step_folder(checkpoints, state.step), replace=True) as folder:
         for name, values in tensors.items():
             save_file({key: value.contiguous() for key, value in values.items()}, folder / name)
         digests = {name: file_digest(folder / name) for name in tensors}

@@ -38,12 +38,14 @@ from privsyn.training.checkpoint import (
     EMA,
     State,
     Training,
+    check_own_run,
     fresh_training,
     load_state,
     load_training,
     newest,
     save_checkpoint,
     start_from,
+    step_folder,
 )
 from privsyn.training.claiming import claim_of_training, delta_of
 from privsyn.training.diagnosis import Watch
@@ -87,19 +89,25 @@ def train(
         The privacy claim, as `model/privacy.json` has it.
 
     Raises:
-        StudyError: there is no cohort, or there is a model already.
+        StudyError: there is no cohort, there is a model already, or another command works on the study.
         RecipeError: the recipe does not fit the cohort, or no noise reaches the budget.
         CheckpointError: nothing to resume, a broken checkpoint, or one of another recipe or cohort.
         Refused: the population's grant does not allow it; nothing was trained or replaced.
     """
     study = as_study(study)
-    cohort = load_cohort(study.need(study.cohort, "prepare"))
-    if resume:
-        training, state = _resumed(study, cohort, dp, epsilon, canaries, settings)
-        _reserve(state, cohort, allow_unbounded)
-    else:
-        recipe = _recipe(study, dp, epsilon, canaries, settings)
-        training, state = _begun(study, cohort, recipe, force, allow_unbounded, progress)
+    with study.exclusively("train"):
+        cohort = load_cohort(study.need(study.cohort, "prepare"))
+        if resume:
+            training, state = _resumed(study, cohort, dp, epsilon, canaries, settings)
+            _reserve(state, cohort, allow_unbounded)
+        else:
+            recipe = _recipe(study, dp, epsilon, canaries, settings)
+            training, state = _begun(study, cohort, recipe, force, allow_unbounded, progress)
+        return _trained(study, cohort, training, state, progress)
+
+
+def _trained(study: Study, cohort: Cohort, training: Training, state: State, progress: Progress) -> Claim:
+    """Take all steps that are left, and state the claim."""
     if state.step == 0 and warm_up_queries(state.recipe):
         # without canaries: they would spoil the moments, and no score looks at them
         warm_up(study.class_means, training, state, cohort.part("train"), progress)
@@ -333,7 +341,8 @@ def _check_data(recipe: Recipe, cohort: Cohort) -> None:
 
 def _finish(study: Study, cohort: Cohort, state: State) -> Claim:
     recipe = state.recipe
-    weights = file_digest(newest(study.checkpoints) / EMA)
+    check_own_run(study.checkpoints, state.reference)
+    weights = file_digest(step_folder(study.checkpoints, state.step) / EMA)
     ledger.settle(state.reference, charge(recipe, mechanisms(state.queries)).mechanisms, outcome=weights)
     entry, cumulative = ledger.account(state.reference)
     claim = claim_of_training(

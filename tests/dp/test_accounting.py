@@ -129,3 +129,10 @@ def test_a_budget_out_of_reach_is_refused() -> None:
 def test_default_delta_is_below_one_in_the_number_of_units() -> None:
     """A delta of 1/n would let a mechanism publish one unit in the clear."""
     assert all(default_delta(units) < 1 / units for units in (2, 100, 10**6))
+
+
+@pytest.mark.parametrize(("delta", "rate", "steps"), [(0.5, 0.001, 100), (0.09, 0.001, 50)])
+def test_a_delta_that_any_noise_meets_ends_in_words(delta: float, rate: float, steps: int) -> None:
+    """A delta above the chance to be sampled at all promises nothing; the search for noise does not hang."""
+    with pytest.raises(RecipeError, match=r"promises nothing: lower privacy\.delta"):
+        noise_multiplier(8.0, delta, rate, steps)

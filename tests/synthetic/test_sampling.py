@@ -10,7 +10,7 @@ from digits_study import KillAt, Killed, copied, in_16_bits, prepared
 from privsyn.cohort.cohort import load_cohort
 from privsyn.diffusion.model import DiffusionModel
 from privsyn.errors import PrivsynError, RecipeError, StudyError, SyntheticError
-from privsyn.files import read_json
+from privsyn.files import read_json, write_json
 from privsyn.recipe import Sample
 from privsyn.study import Study
 from privsyn.synthetic.dataset import read_synthetic
@@ -93,6 +93,17 @@ def test_a_set_is_written_with_its_provenance(trained: Study, tmp_path: Path) ->
     assert expected.items() <= drawn.provenance.to_dict().items()
     assert drawn.provenance.generator == "privsyn"
     assert drawn.provenance.count == 23
+
+
+def test_no_card_is_written_for_weights_that_the_claim_does_not_name(trained: Study, tmp_path: Path) -> None:
+    """Weights from elsewhere, or an edited claim: nothing is drawn and nothing is promised."""
+    study = copied(trained, tmp_path)
+    claim = read_json(study.privacy_file)
+    claim["provenance"]["weights_sha256"] = "0" * 64
+    write_json(study.privacy_file, claim)
+    with pytest.raises(StudyError, match="claim of other weights"):
+        sample(study, count=2)
+    assert not study.synthetic.exists()
 
 
 def test_only_a_finished_model_is_drawn_from(trained: Study, tmp_path: Path) -> None:
