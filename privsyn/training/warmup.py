@@ -131,7 +131,7 @@ def _train_on(
     recipe: Recipe,
     progress: Progress,
 ) -> None:
-    """Plain steps on what is no longer private; DP-SGD begins with an optimiser without memory."""
+    """Ordinary steps on images from the noisy Gaussian; DP-SGD begins with a new optimiser state."""
     optimizer = torch.optim.AdamW(training.model.parameters(), lr=recipe.train.learning_rate)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.warmup.steps)
     device = device_of(recipe)

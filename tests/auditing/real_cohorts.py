@@ -24,7 +24,7 @@ def make_cohort(folder: Path, recipe: str, source: Path | str, home: Path, *sett
 
 
 def blends(part: Part, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Images that are averages of two of one class: smooth, and nobody's copy."""
+    """Images that are averages of two of one class: smooth, and not a copy of any image."""
     images, labels = [], []
     for _ in range(count):
         label = generator.choice(np.unique(part.labels))

@@ -138,7 +138,7 @@ def test_one_pixel_or_one_label_or_another_seed_never_hits(tmp_path: Path) -> No
 
 
 def test_another_cohort_never_hits(tmp_path: Path) -> None:
-    """The same name under another digest of the cohort is computed anew."""
+    """The same name under another digest of the cohort is computed again."""
     kept = [
         Cache(tmp_path / FOLDER, {"cohort": digest}).arrays("looks", partial(dict, looks=np.array([value])))
         for digest, value in (("a", 1), ("b", 2), ("a", 3))
@@ -156,7 +156,7 @@ def test_content_is_type_shape_and_values() -> None:
 
 
 def test_arrays_are_found_again_only_for_what_they_are_about(tmp_path: Path) -> None:
-    """Another model, or another name, computes anew; the same finds what was kept, bit for bit."""
+    """Another model, or another name, computes again; the same finds what was kept, bit for bit."""
     calls = []
 
     def compute() -> dict[str, np.ndarray]:

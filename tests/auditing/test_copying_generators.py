@@ -1,4 +1,4 @@
-"""Generators that copy, and generators that are merely smooth: whom the audits fail, and how often."""
+"""Generators that copy, and generators that are merely smooth: which fail the audits, and how often."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ SPLITS = 4
 
 
 def _averaged(images: np.ndarray, count: int) -> np.ndarray:
-    """Blends of two images that nobody trained on; blends of the holdout itself would crowd around it."""
+    """Blends of two images outside train and holdout; blends of the holdout itself would lie close to it."""
     pairs = np.random.default_rng(0).integers(len(images), size=(count, 2))
     return images[pairs].mean(axis=1).round().astype(np.uint8)
 
@@ -118,7 +118,7 @@ def _averaged(images: np.ndarray, count: int) -> np.ndarray:
 def test_smooth_sets_pass_and_the_same_with_two_per_cent_of_copies_fail(
     tmp_path_factory: pytest.TempPathFactory, shared_data: Path
 ) -> None:
-    """Blurred, averaged, flat or one-sided sets of chest X-rays expose nobody; 2 % of copies do.
+    """Blurred, averaged, flat or one-sided sets of chest X-rays expose no patient; 2 % of copies do.
 
     Over four splits of the cohort: each kind raises at most one alarm at 5 % (chance of more: .014 each), and
     the copies are found in at least three.

@@ -1,4 +1,4 @@
-"""Honest sets pass the strictest policy where the data suffice: inconclusive is no way out."""
+"""Honest sets pass the strictest policy where the data suffice: inconclusive is not accepted."""
 
 from __future__ import annotations
 

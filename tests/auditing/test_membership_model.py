@@ -105,7 +105,7 @@ def test_every_attack_sees_the_over_trained_model(caught: tuple[Evidence, dict[s
 
 @pytest.mark.slow  # trains for minutes
 def test_a_fresh_model_is_not_caught(over_trained: tuple[Cohort, Path]) -> None:
-    """Weights that never saw an image cannot favour anybody."""
+    """Untrained weights cannot distinguish members from non-members."""
     cohort, folder = over_trained
     _, recipe, _ = load_model(folder)
     auc = attack(evidence_of(cohort, build_model(recipe).eval(), controls=False))["auc"]

@@ -72,7 +72,7 @@ def test_an_over_fitted_model_is_caught(cohort: Cohort) -> None:
 
 
 def test_an_honest_model_is_not_caught(cohort: Cohort) -> None:
-    """After twenty steps nobody is favoured; the over-fitted copy shows that a leak would have been seen."""
+    """No membership signal after twenty steps; the overfitted copy shows that a leak is detectable."""
     auc = attack(cohort, HONEST)["auc"]
     assert auc.conclusive, auc.reason
     assert auc.interval is not None

@@ -88,7 +88,7 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
 
 
 def test_a_generator_that_only_reveals_the_mean_fails(noise: Evidence, tmp_path: Path) -> None:
-    """N(mean(train), I): no image is anybody's copy, nearest neighbours see nothing, and yet it must fail."""
+    """N(mean(train), I): no image is a copy, nearest neighbours detect nothing, and yet it must fail."""
     images, labels = mean_revealing_set(noise.cohort, 1000, np.random.default_rng(1))
     np.savez(tmp_path / "set.npz", images=images, labels=labels)
     for policy in ("internal-review", "public-release"):
@@ -106,7 +106,7 @@ def test_a_generator_that_only_reveals_the_mean_fails(noise: Evidence, tmp_path:
 
 
 def test_honest_noise_does_not(noise: Evidence) -> None:
-    """Fresh noise reveals nobody, and both controls are in order."""
+    """Fresh noise reveals no member, and both controls pass."""
     generator = np.random.default_rng(2)
     found = attack(noise, noise_images(1000, 32, generator), np.arange(1000) % 2)
     assert lower(found["auc"]) <= 0.5

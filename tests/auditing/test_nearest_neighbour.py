@@ -99,7 +99,7 @@ def test_the_estimate_is_never_below_what_is_proven(evidence: Evidence) -> None:
 
 
 def test_smooth_sets_are_not_called_copiers(evidence: Evidence) -> None:
-    """Averages of ten images sit closer to everybody and expose nobody."""
+    """Averages of ten images are closer to all patients and expose none."""
     generator = np.random.default_rng(2)
     groups = generator.integers(len(evidence.test.images), size=(300, 10))
     smooth = evidence.test.images[groups].mean(axis=1).round().astype(np.uint8)

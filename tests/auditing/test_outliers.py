@@ -57,7 +57,7 @@ def members(evidence: Evidence, group: np.ndarray, count: int, seed: int = 0) ->
 
 
 def test_an_honest_set_exposes_no_group_and_nobody_often(evidence: Evidence) -> None:
-    """Blends of test patients: conclusive, every lower bound 0, nobody exposed more often than by chance."""
+    """Blends of test patients: conclusive, every lower bound 0, no exposure beyond chance."""
     found = findings(evidence, with_some(evidence, evidence.test.images[:0]))
     assert ISOLATED in found
     for name, finding in found.items():
@@ -109,7 +109,7 @@ def test_many_copies_of_one_patient_are_counted(evidence: Evidence) -> None:
 
 
 def test_isolation_is_the_distance_to_the_fifth_neighbour(evidence: Evidence) -> None:
-    """Where nobody has two images the group equals scikit-learn's top tenth by distance."""
+    """Where no patient has two images the group equals scikit-learn's top tenth by distance."""
     space = EmbeddingSpace.of("lite0-mid", evidence)
     (index,) = space.indexes
     single = np.bincount(index.clusters).max() == 1

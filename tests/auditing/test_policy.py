@@ -71,7 +71,7 @@ def test_a_leak_fails_though_the_audit_is_not_conclusive() -> None:
 
 
 def test_an_inconclusive_audit_never_passes() -> None:
-    """Not having found anything is no evidence where nothing could have been found."""
+    """Finding nothing is not evidence where nothing could have been found."""
     verdict, rows = judge(policy(rule()), [finding(conclusive=False, reason="too few patients")])
     assert verdict == "inconclusive"
     assert rows[0].reason == "too few patients"

@@ -103,7 +103,7 @@ def test_training_patients_are_recognised_at_another_visit(
 
 
 def test_an_honest_set_is_clean(evidence: Evidence, fitted: CrossFittedEncoders) -> None:
-    """Blends of test patients match nobody, and the encoder shows on test patients that it could tell."""
+    """Blends of test patients match no training patient, and the encoder can distinguish test patients."""
     exposed, verified = findings(evidence, fitted, with_some(evidence, evidence.test.images[:0]))
     assert exposed.interval is not None
     assert exposed.interval[0] == 0

@@ -1,4 +1,4 @@
-"""Audits are discovered like anybody's plug-ins, and a set of another generator can be audited by itself."""
+"""Audits are discovered like any plug-in, and a set of another generator can be audited by itself."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_the_demo_runs_the_whole_chain(run: Run, tmp_path: Path, quick: list[str
 
 
 def test_the_demo_never_removes_what_is_not_a_study(run: Run, tmp_path: Path) -> None:
-    """--force replaces a demo, not somebody's folder."""
+    """--force replaces a demo, not any other folder."""
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     assert run("demo", "--out", tmp_path, "--force").code == 2
     assert (tmp_path / "mine.txt").exists()
@@ -99,7 +99,7 @@ def test_the_study_may_be_the_current_folder_or_named_by_the_environment(
 def test_nothing_finished_is_replaced_without_force(
     run: Run, study: Path, source: Path, words: list[str]
 ) -> None:
-    """Exit 2, a hint at --force, and every byte as before; with --force it is made anew."""
+    """Exit 2, a hint at --force, and every byte as before; with --force it is made again."""
     words = [str(source) if word == "SOURCE" else word for word in words]
     before = _contents(study)
     refused = run(*words, "--study", study)
@@ -193,7 +193,7 @@ def test_an_interrupted_command_leaves_nothing_half_written(study: Path, stage: 
 
 
 def test_hostile_class_names_pass_through_the_chain(run: Run, tmp_path: Path) -> None:
-    """Markup, formulas and escape sequences are names like any other: shown as text, obeyed by nobody."""
+    """Markup, formulas and escape sequences are names like any other: shown as text, never interpreted."""
     names = ["[bold]=1+1[/]", "<script>alert(1)</script>", "\x1b[31mred"]
     rng = np.random.default_rng(0)
     np.savez(

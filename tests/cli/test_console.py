@@ -30,7 +30,7 @@ for name in ("[bold]first", "second"):
 def test_a_log_tells_start_estimate_and_end(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where stderr is no terminal: lines at the start, about every 10 % with an estimate, at the end."""
+    """Where stderr is not a terminal: lines at the start, about every 10 % with an estimate, at the end."""
     monkeypatch.setattr(console, "QUIET_SECONDS", 0.0)
     progress = TerminalProgress()
     with progress.stage("train [bold]", 100) as advance:

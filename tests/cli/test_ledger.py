@@ -1,4 +1,4 @@
-"""`privsyn ledger`: what was spent on whom, whether the record is whole, and the limit."""
+"""`privsyn ledger`: privacy spent per population, integrity of the record, and the limit."""
 
 from __future__ import annotations
 

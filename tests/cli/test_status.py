@@ -56,7 +56,7 @@ def test_a_finished_study_is_done(study: Path) -> None:
 def test_an_edited_recipe_makes_what_it_shaped_stale(
     study: Path, setting: str, station: str, why: str
 ) -> None:
-    """The reason names the setting; the command is the one that makes the artefact anew."""
+    """The reason names the setting; the command is the one that makes the artefact again."""
     _set(study / "recipe.toml", setting)
     found = next(each for each in status(study) if each.name == station)
     assert (found.state, why in found.detail) == ("stale", True)

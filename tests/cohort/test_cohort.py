@@ -146,7 +146,7 @@ def test_equal_runs_give_equal_bytes_whatever_the_order_of_the_source(
 def test_the_seed_decides_the_split_and_the_machine_does_not(
     make_study: MakeStudy, tmp_path: Path, noise: Noise, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another seed splits anew and keeps the fingerprint; another HMAC key changes only the patients."""
+    """Another seed changes the split and keeps the fingerprint; another HMAC key changes only patient ids."""
     source = _npz(tmp_path / "a.npz", noise(40, 8, 8))
     one = prepare(make_study(name="one"), source)
     reseeded = prepare(make_study(name="reseeded"), source, settings=["seed=1"])

@@ -1,4 +1,4 @@
-"""Real DICOM files come out as a radiologist's screen shows them, or with a reason that names nobody."""
+"""Real DICOM files are read as a radiologist's screen shows them, or refused without naming a patient."""
 
 from __future__ import annotations
 

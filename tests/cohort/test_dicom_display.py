@@ -149,7 +149,7 @@ def test_eight_bits_are_shown_as_they_are(tmp_path: Path) -> None:
 
 
 def test_padding_is_black(tmp_path: Path) -> None:
-    """The padding value, or the range up to its limit, is no tissue: in a negative, and of the wrong sign."""
+    """Padding, or the range up to its limit, is not tissue: in negatives, or with the wrong sign."""
     pixels = np.array([[63536, 63540], [100, 200]], np.uint16)
     made = dicom_object(pixels, (2, 2), PixelPaddingValue=63536, PhotometricInterpretation="MONOCHROME1")
     assert (only_pixels(written_to(tmp_path, made))[..., 0] == 0).tolist() == [[True, False], [False, False]]

@@ -1,4 +1,4 @@
-"""Every DICOM sample of three packages goes through one `prepare`, and nobody's name comes out."""
+"""Every DICOM sample of three packages goes through one `prepare`, and no patient's name is in its output."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _written(
 
 
 def _scaled(path: Path, slope: float, intercept: float) -> Path:
-    """Set scl_slope and scl_inter in the file itself, where nibabel would choose them anew."""
+    """Set scl_slope and scl_inter in the file itself, where nibabel would choose new ones."""
     content = bytearray(path.read_bytes())
     content[112:120] = struct.pack("<ff", slope, intercept)
     path.write_bytes(content)
@@ -174,7 +174,7 @@ def test_free_texts_and_extensions_are_marked(tmp_path: Path) -> None:
 
 
 def test_the_samples_of_nibabel(capfd: pytest.CaptureFixture[str]) -> None:
-    """NIfTI-1 and 2, either byte order, compressed or not; CIFTI, which is no volume, is refused."""
+    """NIfTI-1 and 2, either byte order, compressed or not; CIFTI, which is not a volume, is refused."""
     if not SAMPLES.is_dir():
         pytest.skip("nibabel was installed without its test data")
     for path in sorted(SAMPLES.iterdir()):

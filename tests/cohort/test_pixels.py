@@ -278,7 +278,7 @@ def test_what_may_identify_somebody_is_told_by_name(tmp_path: Path, noise: Noise
 
 
 def test_plain_images_have_no_marks(tmp_path: Path, noise: Noise) -> None:
-    """As Pillow writes them; what only describes the layout identifies nobody."""
+    """As Pillow writes them; metadata that only describes the layout is not identifying."""
     for suffix in ("png", "jpg", "webp", "bmp", "tif"):
         Image.fromarray(noise(8, 8)).save(tmp_path / f"a.{suffix}", dpi=(72, 72))
         assert not _marks(tmp_path / f"a.{suffix}"), suffix

@@ -115,7 +115,7 @@ def test_a_source_that_changed_meanwhile_is_read_anew(make_study: MakeStudy, man
 
 
 def test_what_waits_to_be_resumed_names_nobody(make_study: MakeStudy, many: Path) -> None:
-    """Neither ids nor file names, nor hashes of ids that anybody could compute who guesses them."""
+    """Neither ids nor file names, nor hashes of ids that could be computed by guessing the ids."""
     from privsyn.cohort.split import draw
 
     study = make_study(PATTERN)
@@ -151,7 +151,7 @@ def test_a_check_says_what_would_be_and_writes_nothing(make_study: MakeStudy, cl
 
 
 def test_a_check_lists_all_that_is_wrong(make_study: MakeStudy, class_folders: Path) -> None:
-    """By name and reason; what is no image is passed over, and the refusal is that of `prepare`."""
+    """By name and reason; what is not an image is passed over, and the refusal is that of `prepare`."""
     (class_folders / "a" / "scan-1.png").write_bytes(b"no picture")
     Image.new("RGB", (8, 8), (1, 2, 3)).save(class_folders / "b" / "scan-2.png")
     (class_folders / "b" / "notes.txt").write_text("what the nurse said\n")
@@ -181,7 +181,7 @@ def test_unusable_images_can_be_left_out(make_study: MakeStudy, class_folders: P
 
 
 def test_patients_who_opted_out_stay_out(make_study: MakeStudy, many: Path, tmp_path: Path) -> None:
-    """Also of the next cohort, for which nobody gives the list; no id is kept."""
+    """Also of the next cohort, without the list; no id is kept."""
     listed = tmp_path / "opt-outs.txt"
     listed.write_text(" p3 \n\np7\n")
     first = prepare(make_study(PATTERN, name="first"), SourceSpec(many, opt_outs=listed))
@@ -221,7 +221,7 @@ def test_sizes_that_are_too_small_for_an_audit_are_told_at_once(make_study: Make
 
 
 def test_identifiers_in_files_are_counted_and_left_behind(make_study: MakeStudy, class_folders: Path) -> None:
-    """EXIF and comments: names and numbers are on record, values are seen by nobody but who asks."""
+    """EXIF and comments: names and counts are recorded, values are shown only on request."""
     exif = Image.Exif()
     exif[0x013B] = "Dr. Secretive"  # Artist
     image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))

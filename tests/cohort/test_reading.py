@@ -70,7 +70,7 @@ def test_nifti_volumes_are_read_compressed_or_not(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_clearly_something_else_is_no_image(tmp_path: Path, name: str, content: bytes) -> None:
-    """It may be passed over, and is told apart from an image that cannot be read."""
+    """It may be passed over, and is distinguished from an image that cannot be read."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(NotAnImage, match="is not an image"):
         _read(tmp_path / name)

@@ -37,7 +37,7 @@ def test_npz_gives_images_labels_and_groups(tmp_path: Path, noise: Noise) -> Non
 
 
 def test_medmnist_parts_are_pooled(tmp_path: Path, noise: Noise) -> None:
-    """The three parts of the file are one source; our split is by patient and made anew."""
+    """The three parts of the file are one source; our own split is by patient."""
     parts = {f"{part}_images": noise(3, 8, 8) for part in ("train", "val", "test")}
     labels = {f"{part}_labels": np.zeros((3, 1), dtype=np.uint8) for part in ("train", "val", "test")}
     np.savez(tmp_path / "a.npz", **parts, **labels)

@@ -68,7 +68,7 @@ def test_text_that_looks_like_nothing_stays_text(class_folders: Path, tmp_path: 
 
 
 def test_files_of_a_table_must_stay_inside_the_folder(class_folders: Path, tmp_path: Path) -> None:
-    """By `..`, by an absolute path and by a link; a name that is no name is refused as well."""
+    """By `..`, by an absolute path and by a link; an invalid name is refused as well."""
     outside = tmp_path / "outside.png"
     Image.new("L", (8, 8)).save(outside)
     os.symlink(outside, class_folders / "link.png")

@@ -199,7 +199,7 @@ def test_spellings_of_one_text_are_one_subgroup(
 def test_neither_the_order_of_the_table_nor_the_workers_show(
     make_study: MakeStudy, images: Path, rows: list[dict[str, object]]
 ) -> None:
-    """Also where equal images of one patient, or of nobody, are in different subgroups."""
+    """Also where equal images of one patient, or without a patient, are in different subgroups."""
     for number in range(0, 60, 2):
         (images / f"{number}.png").write_bytes((images / "1.png").read_bytes())
     for row in rows[:30]:

@@ -88,7 +88,7 @@ def speckle(number: int, label: int, seed: int = 0) -> Patient:
 
 
 def part_of(people: Sequence[tuple[str, Patient]]) -> Part:
-    """A cohort's part: first images of all patients, then second ones, so that nobody's rows lie together."""
+    """A cohort's part: first images of all patients, then second ones, so no patient's rows are adjacent."""
     rows = [(place, name, who) for name, who in people for place in range(len(who.images))]
     rows.sort(key=lambda row: row[0])
     return Part(
@@ -322,7 +322,7 @@ def one_unit_is_one_example() -> None:
 
 
 def divisor_is_public() -> None:
-    """What a unit adds to an update is the same whoever else is there: the divisor counts nobody."""
+    """What a unit adds to an update is the same whatever the others: the divisor does not count units."""
     sides = (FEW[:1], FEW[1:])
 
     def update(people: Sequence[Patient]) -> Tensor:

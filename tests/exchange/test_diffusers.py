@@ -254,7 +254,7 @@ def test_what_cannot_be_exported_is_refused(trained: Study, empty: Study, tmp_pa
 
 
 def test_a_folder_is_replaced_by_force_and_only_if_it_is_an_export(trained: Study, tmp_path: Path) -> None:
-    """A slip of the hand with --force does not remove somebody's folder."""
+    """--force does not remove a folder of another kind."""
     folder = export(trained, out=tmp_path / "out")
     with pytest.raises(PrivsynError, match="pass --force"):
         export(trained, out=folder)

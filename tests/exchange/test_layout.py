@@ -272,7 +272,7 @@ def test_two_exports_are_the_same_bytes(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_the_card_says_what_protects_whom(tmp_path: Path, kind: str) -> None:
-    """The claim in the words of the set's card, that nobody approved this copy, and how to load it."""
+    """The claim in the words of the set's card, that this copy is not approved, and how to load it."""
     make(tmp_path / "set")
     folder = exported(tmp_path / "set", tmp_path / "out", kind)
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -361,7 +361,7 @@ def test_missing_pydicom_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_force_replaces_an_export_of_its_kind_alone(tmp_path: Path, kind: str) -> None:
-    """Not without force; not another format, another folder, nor an export that somebody put a file into."""
+    """Not without force; not another format, another folder, nor an export with an added file."""
     make(tmp_path / "set")
     folder = exported(tmp_path / "set", tmp_path / "out", kind)
     before = tree_digests(folder)

@@ -203,7 +203,7 @@ def test_more_nuclei_raise_nuclear_density() -> None:
 
 
 def test_the_stain_ratio_is_that_of_the_dyes() -> None:
-    """Known amounts come back from their colours; white has the ratio of nobody's favour."""
+    """Known amounts come back from their colours; white has a neutral ratio."""
     amounts = [(0.6, 0.0), (0.6, 0.2), (0.3, 0.3), (0.1, 0.5), (0.0, 0.6), (0.0, 0.0)]
     images = np.stack([np.tile(stained(*each), (8, 8, 1)) for each in amounts])
     found = measured(images, "stain-ratio")

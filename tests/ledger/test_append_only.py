@@ -147,7 +147,7 @@ def test_entries_cut_off_at_the_end_are_found_by_a_head_alone(path: Path) -> Non
 
 
 def test_a_ledger_that_is_gone_is_found_by_a_head_alone(path: Path) -> None:
-    """No file is no fault, unless somebody knows that there was one."""
+    """A missing file is not an error, unless there is evidence that there was one."""
     kept = ledger.overview().head
     path.unlink()
     assert ledger.populations() == []
@@ -176,7 +176,7 @@ def test_another_key_would_make_strangers_of_all_patients() -> None:
 
 
 def test_the_file_is_its_owners_alone(path: Path) -> None:
-    """Mode 0600: who was trained on is nobody else's business, HMAC or not."""
+    """Mode 0600: membership in a training is private, HMAC or not."""
     assert path.stat().st_mode & 0o777 == 0o600
 
 

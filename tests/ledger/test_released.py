@@ -1,4 +1,4 @@
-"""What left the house is told apart from what was only trained here."""
+"""Released models are distinguished from models that were only trained here."""
 
 from __future__ import annotations
 

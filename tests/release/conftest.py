@@ -1,4 +1,4 @@
-"""Releases made by hand: drafts that nobody signed, and a house whose people sign."""
+"""Releases made by hand: unsigned drafts, and an organisation whose people sign."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def house() -> House:
 
 @pytest.fixture
 def make_release(tmp_path: Path) -> Callable[..., Path]:
-    """Make a small draft by hand that nobody signed, with claims of one's own."""
+    """Make a small unsigned draft by hand, with claims of one's own."""
 
     def make(name: str = "release", **changes: Any) -> Path:
         folder = tmp_path / name

@@ -101,20 +101,20 @@ def test_a_bare_statement_answers_nothing() -> None:
 
 @pytest.mark.parametrize("until", ["next year", "2027-11-26", 2027, "2027-02-30T00:00:00Z"])
 def test_a_date_that_is_none_is_refused(until: Any) -> None:
-    """An approval must not seem to end on a day that nobody can compare with today."""
+    """An approval must not end on a date that cannot be compared with today."""
     with pytest.raises(Refused, match="validUntil"):
         evidence_answers({**PREDICATE, "validUntil": until})
 
 
 def test_evidence_closes_a_question_by_itself() -> None:
-    """Nobody need answer; without it somebody must."""
+    """With the evidence no answer is needed; without it one is."""
     assert why(item(evidence="verdict")) is None
     assert why(item()) == "it waits for the answer of privacy-officer"
     assert why(item(evidence="use-terms"), predicate={}) == "it waits for the answer of privacy-officer"
 
 
 def test_yes_from_the_role_closes_a_question() -> None:
-    """A yes counts from somebody in the role alone."""
+    """A yes counts only from a person in the role."""
     assert why(item(), answer("yes")) is None
     assert why(item(), answer("yes", role="data-custodian")) == "it waits for the answer of privacy-officer"
 
@@ -194,6 +194,6 @@ def test_hostile_documents_are_refused_in_one_line(items: Any, answers: Any) -> 
 
 
 def test_a_predicate_that_is_no_object_is_refused() -> None:
-    """As anything else that is no statement."""
+    """As anything else that is not a statement."""
     with pytest.raises(Refused, match="not a JSON object"):
         open_items([item()], [], {})  # type: ignore[arg-type]

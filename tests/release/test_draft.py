@@ -156,7 +156,7 @@ def test_a_set_changed_after_its_audit_is_refused(study: Study) -> None:
 
 
 def test_a_report_of_an_earlier_audit_is_refused(study: Study) -> None:
-    """A new verdict needs a new report, and nobody edits a report on its way out."""
+    """A new verdict needs a new report, and an edited report is refused."""
     write_audit(study, verdict="fail", attempt=2)
     with pytest.raises(StudyError, match="privsyn report"):
         draft(study)

@@ -1,4 +1,4 @@
-"""The story of a release, command by command: who may do what, what blocks, and what leaves no trace."""
+"""A release, command by command: who may do what, what blocks, and what leaves no trace."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_an_unsigned_draft_cannot_be_decided_on(office: Office) -> None:
 
 
 def test_the_report_that_was_read_is_the_one_that_counts(office: Office) -> None:
-    """Another internal report since the draft: nobody can say that they read the right one."""
+    """A changed internal report since the draft: an approval would not refer to the one in the statement."""
     assert office.release("draft", "machine")[0] == 0
     page = office.study.internal_report
     page.write_text(page.read_text(encoding="utf-8") + "<!-- more -->", encoding="utf-8")

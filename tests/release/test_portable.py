@@ -81,7 +81,7 @@ def test_the_claim_is_bounded_without_dp_accounting(
 
 
 def test_its_modules_follow_from_its_imports() -> None:
-    """What the check imports goes in, and what only the sender needs does not; nobody keeps a list."""
+    """What the check imports goes in, and what only the sender needs does not; no list is kept by hand."""
     found = set(needed_modules())
     assert {"privsyn", "privsyn.strict_json", "privsyn.claim.recompute", "privsyn.release.verify"} <= found
     assert not found & {"privsyn.release.draft", "privsyn.dp.accounting", "privsyn.study"}

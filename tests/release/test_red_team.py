@@ -172,7 +172,7 @@ def test_every_digest_of_a_release_can_be_revoked(
 def test_a_revoked_certificate_stays_revoked(
     folder: Path, tmp_path: Path, change: Callable[[Any], Any]
 ) -> None:
-    """Its digest covers the signatures, which anybody may swap, or drop where there are enough."""
+    """Its digest covers the signatures, which anyone can swap, or drop where there are enough."""
     house = House(roles={**ROLES, "sealer": (("ada", "eve"), 1)})
     fill(folder)
     drafted = house.drafted(state_of(folder, claims()))
@@ -432,7 +432,7 @@ def test_what_no_release_holds_is_refused(house: House, folder: Path, trust: Pat
 
 
 def test_the_number_of_bytes_is_as_stated(make_release: Callable[..., Path]) -> None:
-    """Else a sparse file of terabytes, in a statement that nobody signed, is hashed for hours."""
+    """Else a sparse file of terabytes, in an unsigned statement, is hashed for hours."""
     folder = make_release()
     line = json.loads((folder / BUNDLE).read_bytes())
     document = json.loads(base64.b64decode(line["payload"]))

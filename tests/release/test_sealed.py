@@ -1,4 +1,4 @@
-"""Sealed releases: whom the verifier believes, and what it refuses in words."""
+"""Sealed releases: which signatures the verifier accepts, and what it refuses, with a reason."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_sealed_release_passes_and_says_why(house: House, folder: Path, trust:
 
 
 def test_a_draft_is_not_a_release(house: House, folder: Path, trust: Path) -> None:
-    """With a trust file, statement and gate alone fail: nobody sealed them."""
+    """With a trust file, statement and gate alone fail: they are not sealed."""
     fill(folder)
     rewritten(folder, house.drafted(state_of(folder, claims())))
     found = verify(folder, trust=trust, now=NOW)
@@ -86,7 +86,7 @@ def test_a_draft_is_not_a_release(house: House, folder: Path, trust: Path) -> No
 def test_an_approval_that_does_not_count(
     house: House, folder: Path, trust: Path, who: str, changes: dict[str, Any], because: str
 ) -> None:
-    """A rejection, one out of its time, role or binding: refused, also if somebody sealed it."""
+    """A rejection, one out of its time, role or binding: refused, even if sealed."""
     fill(folder)
     draft = house.drafted(state_of(folder, claims()))
     one = house.approval(draft.statement, who, **changes)
@@ -159,7 +159,7 @@ def test_a_waiver_needs_a_rule_that_allows_it(
 
 
 def test_an_open_question_is_named(house: House, folder: Path, trust: Path) -> None:
-    """Every question needs the answer of its role, or evidence; a no from anybody keeps it open."""
+    """Every question needs the answer of its role, or evidence; a no from any person keeps it open."""
     item = {"id": "seen", "question": "Seen?", "role": "clinical-lead", "evidence": None, "reference": "x"}
     fill(folder)
     draft = house.drafted(state_of(folder, claims(checklist=[item])))
@@ -206,7 +206,7 @@ def test_a_certificate_of_another_release_does_not_fit(house: House, tmp_path: P
 
 @pytest.mark.parametrize("what", ["statement", "gate", "certificate"])
 def test_only_who_may_signs(house: House, folder: Path, trust: Path, what: str) -> None:
-    """Statement and gate by the pipeline, the certificate by a sealer; nobody else, and not nobody."""
+    """Statement and gate by the pipeline, the certificate by a sealer; no other signer, and not unsigned."""
     bundle = house.release(folder)
     for by in ("bob", "eve"):
         part = {"statement": "envelope"}.get(what, what)
@@ -372,7 +372,7 @@ def test_a_key_counts_only_in_its_time(house: House, folder: Path, tmp_path: Pat
 
 
 def test_a_release_expires(house: House, folder: Path, trust: Path) -> None:
-    """After its day nobody should rely on it."""
+    """After its expiry it is refused."""
     house.release(folder, claims(validUntil=spelled(NOW - DAY)))
     assert "expired on" in words(verify(folder, trust=trust, now=NOW), "validity")
 

@@ -300,7 +300,7 @@ def spell_a_line_otherwise(scene: Scene) -> None:
 
 @mutation
 def state_a_name_outside_the_folder(scene: Scene) -> None:
-    """Also with a statement that is signed anew by the pipeline, as a broken draft would be."""
+    """Also with a statement that is signed again by the pipeline, as a broken draft would be."""
     names = [
         "../a",
         "/etc/passwd",

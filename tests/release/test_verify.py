@@ -20,7 +20,7 @@ Make = Callable[..., Path]
 
 
 def test_an_intact_draft_is_inconclusive(make_release: Make) -> None:
-    """Exit code 3: the bytes are whole, and nobody's approval was checked."""
+    """Exit code 3: the bytes are intact, and no approval was checked."""
     found = verify(make_release())
     assert (found.outcome, found.exit_code) == ("inconclusive", 3)
     assert found.changed == found.missing == found.extra == found.problems == ()
@@ -46,7 +46,7 @@ def test_what_is_no_release_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_each_kind_of_difference_has_its_list(make_release: Make) -> None:
-    """Changed, missing and extra files are told apart, all in one run."""
+    """Changed, missing and extra files are distinguished, all in one run."""
     folder = make_release()
     (folder / "README.md").write_text("other", encoding="utf-8")
     (folder / "croissant.json").unlink()
@@ -61,7 +61,7 @@ def test_each_kind_of_difference_has_its_list(make_release: Make) -> None:
 
 
 def test_links_and_special_files_are_named_and_not_opened(make_release: Make, tmp_path: Path) -> None:
-    """A link to the very same bytes, a link to a folder, a pipe that nobody writes to."""
+    """A link to the very same bytes, a link to a folder, a pipe without a writer."""
     folder = make_release()
     (folder / "README.md").rename(tmp_path / "aside")
     (folder / "README.md").symlink_to(tmp_path / "aside")

@@ -159,7 +159,7 @@ def test_copied_patient_is_not_shown_in_public(study: Study) -> None:
 
 
 def test_what_looks_like_a_copied_patient_is_not_shown_in_public(study: Study) -> None:
-    """In 16 bits, too, where a level or two make it another image and nobody can see the difference."""
+    """In 16 bits, too, where a difference of a level or two is another image but not visible."""
     alter(study.verdict_file, lambda verdict: verdict.update(verdict="pass"))
     material = gather(study)
     of_patients, drawn = (
@@ -197,7 +197,7 @@ def test_public_page_holds_nothing_measured_on_patients(study: Study) -> None:
 
 
 def test_new_keys_stay_inside(study: Study) -> None:
-    """What a later version adds to a document does not appear in public until somebody decides that."""
+    """What a later version adds to a document does not appear in public until it is permitted explicitly."""
 
     def add(part: Any) -> None:
         if isinstance(part, dict):

@@ -323,7 +323,7 @@ def test_outcomes_are_told_worst_first() -> None:
 
 
 def test_columns_tell_scopes_apart() -> None:
-    """Class and subgroup first; a key that no row has is no column."""
+    """Class and subgroup first; a key that no row has is not a column."""
     (table,) = tables([finding(scope={"classifier": "a", "class": "1"}), finding(scope={"arm": "x"})], [], ())
     assert [table.columns([block]) for block in table.open] == [["arm"], ["class", "classifier"]]
     assert table.columns(table.open) == ["class", "arm", "classifier"]

@@ -341,7 +341,7 @@ def test_bad_shards_are_refused(
 
 
 def test_cut_and_flipped_shards_are_refused(tmp_path: Path) -> None:
-    """A shard cut short anywhere is an error in words, and so is one that is no Parquet at all."""
+    """A shard cut short anywhere is an error in words, and so is one that is not Parquet at all."""
     make(tmp_path / "set")
     shard = next((tmp_path / "set/data").iterdir())
     whole = shard.read_bytes()

@@ -24,7 +24,7 @@ SETTINGS = (
 
 
 def test_a_smear_is_one_unit_however_many_cells_it_has(shared_data: Path, tmp_path: Path) -> None:
-    """A patient-level run on BCCD: the claim says patient, steps count smears, and each is capped anew."""
+    """A patient-level run on BCCD: the claim says patient, steps count smears, and each is capped again."""
     study = init(tmp_path / "study", recipe="toy", policy="internal-review", settings=SETTINGS)
     prepare(study, shared_data / "bccd32.npz")
     part = load_cohort(study.cohort).part("train")

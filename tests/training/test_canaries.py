@@ -1,4 +1,4 @@
-"""Canaries are pictures of nobody, made again from their seed, and committed to before training."""
+"""Canaries are synthetic images, reproducible from their seed, and committed to before training."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_single_class_is_enough() -> None:
 
 
 def test_what_was_planted_is_found_again(tmp_path: Path) -> None:
-    """From the seed, which nobody else can read; what may be shown does not hold it."""
+    """From the seed, which only its owner can read; the public part does not contain it."""
     first = plant(tmp_path, 20, DATA)
     again = planted(tmp_path, DATA)
     assert again is not None
@@ -99,7 +99,7 @@ def test_what_was_planted_is_found_again(tmp_path: Path) -> None:
 
 
 def test_two_plantings_share_no_coin(tmp_path: Path) -> None:
-    """The seed is drawn anew from the operating system."""
+    """The seed is drawn again from the operating system."""
     assert plant(tmp_path, 20, DATA).commitment != plant(tmp_path, 20, DATA).commitment
 
 

@@ -84,7 +84,7 @@ def test_trainings_on_the_same_patients_add_up_across_studies(template: Study, t
 
 
 def test_a_replaced_model_stays_charged(template: Study, tmp_path: Path) -> None:
-    """--force starts anew; what the old model spent was spent."""
+    """--force starts again; the privacy that the old model spent stays spent."""
     study = copied(template, tmp_path)
     train(study, dp=True)
     train(study, dp=True, force=True, settings=["train.steps=2"])
@@ -172,7 +172,7 @@ def test_a_ledger_that_cannot_be_used_stops_the_training(template: Study, tmp_pa
 
 
 def test_relabelled_images_without_patients_are_the_same_population(tmp_path: Path) -> None:
-    """Where pixels stand for patients, labels and order have no part in who somebody is."""
+    """Where pixels stand for patients, labels and order do not identify a patient."""
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (80, 8, 8), dtype=np.uint8)
     labels = np.arange(80) % 2

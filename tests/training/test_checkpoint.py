@@ -77,7 +77,7 @@ def test_no_checkpoint_is_said_as_such(tmp_path: Path) -> None:
 
 
 def test_half_written_checkpoints_are_not_seen(trained: Study, tmp_path: Path) -> None:
-    """What a killed run left behind under a temporary name is no checkpoint."""
+    """What a killed run left behind under a temporary name is not a checkpoint."""
     study = copied(trained, tmp_path)
     shutil.copytree(study.checkpoints / "step-000002", study.checkpoints / ".partial-x-step-000009")
     assert newest(study.checkpoints).name == "step-000004"

@@ -58,7 +58,7 @@ def test_both_find_members_whom_no_threshold_finds() -> None:
 
 
 def test_without_a_leak_they_are_at_chance() -> None:
-    """Whatever the shadows show, a target that saw nobody favours nobody."""
+    """Whatever the shadow models show, an untrained target gives no membership signal."""
     fits, inside, level = draws(6, 4000, 0.5, seed=4)
     generator = np.random.default_rng(5)
     member = generator.random(4000) < 0.5

@@ -31,7 +31,7 @@ def test_all_samples_have_equally_many_images(digits_cohort: Cohort) -> None:
 
 
 def test_a_balanced_set_is_compared_in_the_shares_of_the_reference(digits_cohort: Cohort) -> None:
-    """Being drawn in other shares is no fault; lacking a class is one, and stays visible."""
+    """Other class shares are adjusted; a missing class is not, and stays visible."""
     generator = np.random.default_rng(1)
     unequal = generator.choice(10, 2000, p=np.array([3, 1, 1, 1, 1, 1, 1, 1, 1, 1]) / 12)
     _, samples = next(samples_by_scope(_evidence(digits_cohort, unequal), Settings(), 10_000))

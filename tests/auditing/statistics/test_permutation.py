@@ -116,7 +116,7 @@ def test_the_bound_of_a_tpr_allows_for_the_chance_in_its_threshold() -> None:
 
 
 def test_the_chance_of_catching_members_is_that_of_permutations() -> None:
-    """The beta-binomial law agrees with members drawn anew among the same scores."""
+    """The beta-binomial law agrees with members drawn again among the same scores."""
     members, others = caught(0, guilty=25, members=900, others=500)
     scores, generator = np.concatenate([members, others]), np.random.default_rng(1)
     seen, as_many = (members > np.sort(others)[::-1][5]).sum(), 0
@@ -198,7 +198,7 @@ def test_honest_scores_raise_alarms_at_the_nominal_rate() -> None:
 
 
 def test_k_members_alone_in_the_tail_reach_the_theoretical_limit() -> None:
-    """With k members and nobody else above the highest threshold the p-value is near share ** k."""
+    """With k members and no others above the highest threshold the p-value is near share ** k."""
     test, is_member = enrichment(2000, 0)
     scores = np.full((1, 2000), -np.inf)
     scores[0, np.flatnonzero(is_member)[:12]] = 3.0
@@ -261,7 +261,7 @@ def test_the_lower_bound_is_zero_exactly_when_the_test_accepts() -> None:
 
 
 def test_what_was_counted_of_similar_scores_changes_no_p_value() -> None:
-    """Units that come, go, or pass another threshold: the same p-value as when all are counted anew."""
+    """Units that come, go, or pass another threshold: the same p-value as when all are counted again."""
     test, _ = enrichment(600, 3, strata=2)
     generator = np.random.default_rng(4)
     scores = generator.normal(0, 1, (1, 600))
