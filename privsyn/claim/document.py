@@ -237,7 +237,8 @@ class CumulativeCost:
 
     Attributes:
         epsilon: by PLD, rounded up; None if nothing bounds it.
-        epsilon_rdp: by RDP: looser, and also valid if each training was chosen by looking at those before.
+        epsilon_rdp: by RDP, looser. Both hold for a sequence of trainings that was fixed beforehand; for
+            trainings chosen by looking at earlier ones, only a grant that was set first is a guarantee.
         delta: at which both hold; None if no training of this kind named one.
         charges: trainings in it.
         finite: whether there is a bound at all.
