@@ -97,8 +97,10 @@ def _model(
         return _LoadedModel()
     model, recipe, weights = load_model(folder)
     file = folder / "privacy.json"
-    rejected = synthetic.provenance.near_copies_rejected
-    claim = read_claim(read_json(file), str(file)).of_set(near_copies_rejected=rejected)
+    drawn = synthetic.provenance
+    claim = read_claim(read_json(file), str(file)).of_set(
+        near_copies_rejected=drawn.near_copies_rejected, exact_class_counts=drawn.exact_class_counts
+    )
     if claim.imported:  # its training patients are not known, so attacks on it have no members
         _check_drawn_by(synthetic, weights)
         return _LoadedModel(ModelUnderAudit(claim=claim), recipe.digest)

@@ -103,6 +103,7 @@ def write_set(
         seed=seed,
         count=20,
         near_copies_rejected=near_copies_rejected,
+        class_counts="declared",
         sampling={},
     )
     write_synthetic(
