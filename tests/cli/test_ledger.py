@@ -140,6 +140,7 @@ def test_the_steward_limits_a_population(run: Run) -> None:
     assert ran.document["grant"]["note"] == "ethics board, 12 May"
     spent = rounded_up(epsilon_of_filter([CHEAP], 0.5, DELTA))
     assert f"spent so far {spent} by RDP" in ran.err
+    assert "earlier trainings came before this limit" in ran.err
     dear = ledger.TrainingCharge(**KIND, delta=DELTA, mechanisms=(Mechanism(20.0, 1.0, 8),))
     with pytest.raises(Refused):
         ledger.reserve("x", PEOPLE, dear)
