@@ -23,6 +23,7 @@ PROVENANCE = Provenance(
     seed=7,
     count=12,
     near_copies_rejected=False,
+    class_counts="declared",
     sampling={"sampler": "ddim", "steps": 2, "eta": 0.0},
 )
 ODD_NAMES = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import AuditId, Finding, Settings
+from privsyn.claim.document import CLASS_COUNTS
 from privsyn.claim.words import why_none
 
 AUDIT = AuditId("privacy-claim", "1", "claim")
@@ -23,4 +24,6 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:  # noqa: ARG00
     if claim.bound is None or claim.bound.invalid:
         return [Finding.inconclusive(AUDIT, STATISTIC, f"there is no valid bound: {why_none(claim)}")]
     details = {"unit": claim.unit, "delta": claim.bound.delta, "neighbouring": claim.bound.neighbouring}
+    if claim.public.class_counts:
+        details["class_counts"] = CLASS_COUNTS
     return [Finding.measured(AUDIT, STATISTIC, value=claim.bound.epsilon, details=details)]

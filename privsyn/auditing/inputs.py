@@ -96,8 +96,10 @@ def _model(
         return _LoadedModel()
     finished = load_finished(folder)
     model, recipe, weights = finished.model, finished.recipe, finished.weights_sha256
-    rejected = synthetic.provenance.near_copies_rejected
-    claim = finished.claim.of_set(near_copies_rejected=rejected)
+    drawn = synthetic.provenance
+    claim = finished.claim.of_set(
+        near_copies_rejected=drawn.near_copies_rejected, exact_class_counts=drawn.exact_class_counts
+    )
     if claim.imported:  # its training patients are not known, so attacks on it have no members
         _check_drawn_by(synthetic, weights)
         return _LoadedModel(ModelUnderAudit(claim=claim), recipe.digest)

@@ -23,6 +23,7 @@ DP_SGD = "dp-sgd"  # name of the query that the steps of a private training are
 Unit = Literal["patient", "image"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 
+CLASS_COUNTS = "of the training images: declared public"
 FILTERED = (
     "near copies were rejected by comparing with the training images, a query that the claim does not cover"
 )
@@ -162,6 +163,8 @@ class PublicQuantities:
         hyper_parameters: which recipe, by digest; "" where it is not known.
         expected_units: declared; None without a bound.
         init_sha256: of weights that were declared public and that the training started from.
+        class_counts: the exact class counts of the training images were declared public, and the set follows
+            them; of a set alone.
     """
 
     classes: tuple[str, ...]
@@ -171,6 +174,7 @@ class PublicQuantities:
     hyper_parameters: str = ""
     expected_units: int | None = None
     init_sha256: str | None = None
+    class_counts: bool = False
 
     def to_dict(self) -> JsonObject:
         document: JsonObject = {
@@ -185,6 +189,8 @@ class PublicQuantities:
             document["expected_units"] = self.expected_units
         if self.init_sha256 is not None:
             document["init_from"] = {"weights_sha256": self.init_sha256, "declaration": "public"}
+        if self.class_counts:
+            document["class_counts"] = CLASS_COUNTS
         return document
 
 
@@ -237,7 +243,8 @@ class CumulativeCost:
 
     Attributes:
         epsilon: by PLD, rounded up; None if nothing bounds it.
-        epsilon_rdp: by RDP: looser, and also valid if each training was chosen by looking at those before.
+        epsilon_rdp: by RDP, looser. Both hold for a sequence of trainings that was fixed beforehand; for
+            trainings chosen by looking at earlier ones, only a grant that was set first is a guarantee.
         delta: at which both hold; None if no training of this kind named one.
         charges: trainings in it.
         finite: whether there is a bound at all.
@@ -290,13 +297,18 @@ class Claim:
         """Whether there is a bound on which images may be released."""
         return self.bound is not None and not self.bound.invalid
 
-    def of_set(self, *, near_copies_rejected: bool) -> Claim:
-        """The claim for a set drawn from the model: void where the training images were looked at again."""
+    def of_set(self, *, near_copies_rejected: bool, exact_class_counts: bool = False) -> Claim:
+        """The claim for a set drawn from the model: void where the training images were looked at again.
+
+        Args:
+            exact_class_counts: the set has the class proportions of the training images, declared public.
+        """
+        public = replace(self.public, class_counts=exact_class_counts)
         if self.bound is None or not near_copies_rejected:
-            return self
+            return replace(self, public=public)
         earlier = self.bound.invalid.removesuffix(".")
         reason = f"{earlier}; {FILTERED}" if earlier else FILTERED
-        return replace(self, bound=replace(self.bound, invalid=reason))
+        return replace(self, public=public, bound=replace(self.bound, invalid=reason))
 
     def to_document(self) -> JsonObject:
         """`model/privacy.json`."""

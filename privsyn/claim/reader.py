@@ -100,6 +100,7 @@ def _public(fields: Fields) -> PublicQuantities:
         hyper_parameters=fields.text("hyper_parameters") if "hyper_parameters" in known else "",
         expected_units=fields.integer("expected_units", least=1) if "expected_units" in known else None,
         init_sha256=fields.fields("init_from").digest("weights_sha256") if "init_from" in known else None,
+        class_counts="class_counts" in known,
     )
 
 

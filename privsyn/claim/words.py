@@ -12,13 +12,17 @@ from collections.abc import Sequence
 from decimal import ROUND_CEILING, Context
 from typing import Protocol
 
-from privsyn.claim.document import Bound, Claim, CumulativeCost, PublicQuantities, Query
+from privsyn.claim.document import CLASS_COUNTS, Bound, Claim, CumulativeCost, PublicQuantities, Query
 
 UNKNOWN_GENERATOR = "The set was not drawn by a model that this study trained"
 IMPORTED = "The model was imported, and how it was trained, or on whose images, is not known"
 NOT_PRIVATE = "The model was trained without differential privacy"
 ONLY_AUDITS = "Only the audits speak for this set. They can find a leak; they cannot show that there is none."
 VOID = "What follows is void."
+EXACT_COUNTS = (
+    "The set has the class proportions of the training images. Their exact counts were declared public, and "
+    "the bound does not protect them."
+)
 
 _RELATIONS = {"add-or-remove-one": "adding or removing everything that belongs to one {unit}"}
 
@@ -91,6 +95,7 @@ def paragraph(claim: Claim | None) -> str:
         f"{figures(claim.bound)}. Whatever anybody concludes from these images, adding or removing one "
         f"{claim.unit} changes the chance of that conclusion by at most a factor e^epsilon, but for a chance "
         "of delta. What was public beforehand, such as the list of classes, is not protected."
+        f"{_counts(' ', claim)}"
     )
 
 
@@ -106,7 +111,7 @@ def in_full(claim: Claim | None) -> str:
             f"There is no bound. {why_none(claim)}, so nothing limits in advance what it, and the images "
             f"drawn from it, can reveal about one {claim.unit}: epsilon is infinite.\n\n{ONLY_AUDITS}"
         )
-    promise = _promise_in_full(claim.unit, claim.bound)
+    promise = _promise_in_full(claim.unit, claim.bound) + _counts("\n\n", claim)
     return f"NOT VALID: {why_none(claim)}. {VOID}\n\n{promise}" if claim.bound.invalid else promise
 
 
@@ -150,6 +155,8 @@ def public_quantities(public: PublicQuantities) -> list[str]:
         lines.append(f"expected units: {number(public.expected_units)}")
     if public.init_sha256 is not None:
         lines.append(f"init from: weights sha256 {public.init_sha256}, declaration public")
+    if public.class_counts:
+        lines.append(f"class counts {CLASS_COUNTS}")
     return lines
 
 
@@ -162,6 +169,10 @@ def detection_limit(epsilon: float, delta: float, false_alarms: float) -> float:
     """
     growth = math.exp(min(epsilon, 700.0))
     return max(0.0, min(1.0, growth * false_alarms + delta, 1 - (1 - false_alarms - delta) / growth))
+
+
+def _counts(before: str, claim: Claim) -> str:
+    return before + EXACT_COUNTS if claim.public.class_counts else ""
 
 
 def _promise_in_full(unit: str, bound: Bound) -> str:

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 app = group("ledger")
 
+TOTALS = (
+    "totals hold for trainings that were fixed beforehand; where each was chosen by looking at earlier ones, "
+    "only a grant that was set before the first, and not raised since, is a guarantee (judged by RDP)"
+)
+RAISED = (
+    "earlier trainings came before this limit: it is a guarantee only if it was set without their results"
+)
+
 Head = Annotated[
     str | None,
     typer.Option(
@@ -71,8 +79,9 @@ def show_ledger(as_json: Json = False) -> None:
     """Show what was spent on every population; needs no study.
 
     epsilon is by PLD and rounded up, for all trainings together; `released` is that of the trainings alone
-    whose images left in a sealed release. RDP is looser, and holds also if each
-    training was chosen by looking at those before. Copy the head to where this machine cannot write.
+    whose images left in a sealed release. RDP is looser. These totals hold for a sequence of trainings that
+    was fixed beforehand. For trainings chosen by looking at earlier ones, a grant that was set before the
+    first of them, and not raised since, is the guarantee. Copy the head to where this machine cannot write.
     """
     from privsyn.cli.console import show, table
     from privsyn.ledger import overview
@@ -103,6 +112,7 @@ def show_ledger(as_json: Json = False) -> None:
     show(
         document,
         table(*columns, rows=rows),
+        *([TOTALS] if figures else []),
         *(f"{name}, per {figure.unit}: {figure.note}" for name, figure in figures if figure.note),
         f"head {seen.head}",
         as_json=as_json,
@@ -150,7 +160,9 @@ def grant_budget(
 ) -> None:
     """Limit what may be spent on a population; the data steward's command.
 
-    A training that would exceed the limit is refused. It replaces the limit that was there before.
+    A training that would exceed the limit is refused. It is judged by RDP, at more than its own claim says.
+    Set the limit before the first training and leave it: raised later, it is no guarantee for
+    trainings that were chosen by looking at earlier ones. It replaces the limit that was there before.
     """
     from privsyn.cli.console import show
     from privsyn.ledger import grant, populations
@@ -163,7 +175,8 @@ def grant_budget(
     show(
         {"schema_version": 1, "population": granted.id, "head": made.hash, "grant": limit.to_dict()},
         f"{granted.id} ({granted.patients} patients): granted epsilon {epsilon} at delta {delta} per "
-        f"{unit}; spent so far {rounded_up(limit.spent)}",
+        f"{unit}; spent so far {rounded_up(limit.spent)} by RDP",
+        *([RAISED] if granted.entries else []),
         *_beside(granted, unit),
         as_json=as_json,
     )

@@ -25,7 +25,8 @@ Like = Annotated[
     typer.Option(
         "--like",
         metavar="cohort",
-        help="Class proportions of the training images; needs sample.counts_are_public.",
+        help="Class proportions of the training images: by the noisy counts of the warm-up, or exact and "
+        "declared public with sample.counts_are_public.",
     ),
 ]
 Reject = Annotated[

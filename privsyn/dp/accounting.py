@@ -68,6 +68,20 @@ def epsilon_rdp(history: Sequence[Mechanism], delta: float) -> float:
     return _rdp(_taken(history), delta)
 
 
+def epsilon_of_filter(history: Sequence[Mechanism], budget: float, delta: float) -> float:
+    """epsilon by Renyi-DP at the ONE order that `budget` and `delta` fix; rounded up.
+
+    If every mechanism is admitted only while this is at most `budget`, all of them together are
+    (budget, delta)-DP, also where each was chosen by looking at the results before it. That is a privacy
+    filter: Feldman and Zrnic 2021, https://arxiv.org/abs/2008.11193. It is proven for an order that is fixed
+    beforehand, not for the best one in hindsight, which `epsilon_rdp` takes. PLD is not a valid filter in
+    general (https://arxiv.org/abs/2602.06756, https://arxiv.org/abs/2602.15815).
+    """
+    spent = _taken(history)
+    order = max((*NEAR_ORDERS, *FAR_ORDERS), key=lambda order: _rdp_within(budget, delta, order))
+    return math.ceil(_rdp_at((order,), spent, delta) * ROUNDING) / ROUNDING if spent else 0.0
+
+
 def group_epsilon(history: Sequence[Mechanism], delta: float, units: int) -> float:
     """epsilon of adding or removing a group of units together, such as `units` images of one patient.
 
@@ -204,6 +218,14 @@ def _rdp_at(orders: Sequence[int], history: tuple[Mechanism, ...], delta: float)
     for part in history:
         accountant.compose(_event(part), part.steps)
     return float(accountant.get_epsilon(delta))
+
+
+def _rdp_within(budget: float, delta: float, order: int) -> float:
+    """How many Gaussian mechanisms fit, up to a factor: RDP of the budget at this order, divided by it.
+
+    Conversion of Canonne, Kamath and Steinke 2020, https://arxiv.org/abs/2004.00010, proposition 12.
+    """
+    return (budget - math.log1p(-1 / order) + math.log(delta * order) / (order - 1)) / order
 
 
 def _event(mechanism: Mechanism) -> DpEvent:

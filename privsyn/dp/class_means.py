@@ -57,6 +57,11 @@ def noisy_sum(
     return total + noise_multiplier * SENSITIVITY * draws
 
 
+def noisy_class_counts(total: Tensor) -> Tensor:
+    """The units of each class (classes,) that follow from a noisy sum alone; may be negative."""
+    return total[:, -1] / math.sqrt(1 - IMAGE_SHARE)
+
+
 def noisy_class_means(total: Tensor, image_shape: tuple[int, int, int], noise_multiplier: float) -> Tensor:
     """The class means (classes, C, H, W) in [-1, 1] that follow from a noisy sum alone.
 

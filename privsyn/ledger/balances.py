@@ -62,7 +62,12 @@ class Charge:
 
 @dataclass(frozen=True)
 class Grant:
-    """A limit that the data steward set: at most `epsilon` at `delta`, counted per `unit`."""
+    """A limit that the data steward set: at most `epsilon` at `delta`, counted per `unit`.
+
+    Trainings are judged against it by RDP at one order that the grant fixes (`accounting.epsilon_of_filter`).
+    So a grant that is set before the first training and never changed is a guarantee for trainings that are
+    chosen by looking at earlier ones. A grant that is raised, or set by looking at results, is not.
+    """
 
     unit: str
     neighbouring: str
@@ -109,6 +114,8 @@ def cumulative_cost(
 ) -> CumulativeCost:
     """The cumulative cost of one kind, at the delta of the grant in force, else at the smallest named.
 
+    It is an odometer: the figures hold for a sequence of trainings that was fixed beforehand.
+
     A training without a bound makes every cumulative cost of its population infinite, whatever its unit.
 
     Args:
@@ -133,9 +140,9 @@ def cumulative_cost(
 
 
 def spent(balances: Balances, population: str, grant: Grant) -> float:
-    """epsilon at the grant's delta of all trainings of its kind that have a bound."""
+    """epsilon by RDP, as a filter of the grant, of all trainings of its kind that have a bound."""
     mine = [c for c in balances.standing(population) if c.kind == grant.kind and not c.unbounded]
-    return accounting.epsilon(composed(mine), grant.delta)
+    return accounting.epsilon_of_filter(composed(mine), grant.epsilon, grant.delta)
 
 
 def composed(charges: Iterable[Charge]) -> tuple[Mechanism, ...]:
@@ -190,9 +197,9 @@ def _excess(before: Balances, after: Balances, population: str, grant: Grant) ->
     if total <= grant.epsilon:
         return ""
     return (
-        f"{population} has spent epsilon {spent(before, population, grant):.6f} per {grant.unit}, this "
-        f"training would make it {total:.6f}, and {grant.epsilon} is granted (delta {grant.delta}): lower "
-        "--epsilon, or ask the data steward for another grant (`privsyn ledger grant`)"
+        f"{population} has spent epsilon {spent(before, population, grant):.6f} per {grant.unit} by RDP, "
+        f"this training would make it {total:.6f}, and {grant.epsilon} is granted (delta {grant.delta}): "
+        "lower --epsilon, or ask the data steward for another grant (`privsyn ledger grant`)"
     )
 
 

@@ -28,9 +28,9 @@ class Allowance:
     """A grant in force and how far it is used.
 
     Attributes:
-        spent: epsilon at the grant's delta of all trainings of its kind that have a bound.
-        left: epsilon of the grant less `spent`, at least 0. Costs do not add up exactly: a training that
-            alone costs `left` may cost more or less on top of others.
+        spent: epsilon by RDP, at the order and delta of the grant, of all trainings of its kind that have a
+            bound. The first one carries a fixed part for delta, so it costs more than its own claim says.
+        left: epsilon of the grant less `spent`, at least 0.
     """
 
     grant: Grant

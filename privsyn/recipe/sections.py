@@ -298,7 +298,8 @@ class Sample(Section):
         None, description="public class proportions; balanced when absent"
     )
     counts_are_public: bool = Field(
-        False, description="declares PUBLIC how many images each class has; `sample --like cohort` needs it"
+        False,
+        description="declares PUBLIC how many images each class has; `sample --like cohort` follows it",
     )
     batch_size: Positive = Field(256, description="images in flight; cannot change the result")
 

@@ -101,7 +101,9 @@ def _claim(study: Study, synthetic: SyntheticSet) -> Claim | None:
         raise StudyError(
             f"{study.synthetic} was drawn from an earlier model: run `privsyn sample --force` and audit again"
         )
-    return claim.of_set(near_copies_rejected=drawn.near_copies_rejected)
+    return claim.of_set(
+        near_copies_rejected=drawn.near_copies_rejected, exact_class_counts=drawn.exact_class_counts
+    )
 
 
 def _findings(path: Path) -> tuple[Finding, ...]:

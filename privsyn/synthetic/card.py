@@ -120,7 +120,7 @@ release says in `public-report.html` which audits were run and how they ended.
 is trained on this set must be tested on real images before anybody relies on it.
 
 **Not for** diagnosis, decisions about a person, conclusions about how frequent a finding is in any population
-(class proportions were chosen, not observed), or attempts to learn about the people behind the real images.
+(class proportions need not be those of any), or attempts to learn about the people behind the real images.
 
 ## How to load
 

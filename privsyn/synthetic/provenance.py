@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from privsyn.errors import Refused, SyntheticError
 from privsyn.strict_json import Fields, JsonObject
 
 GENERATOR = "privsyn"
+ClassCounts = Literal["declared", "noisy", "exact, declared public"]
+CLASS_COUNTS: tuple[ClassCounts, ...] = get_args(ClassCounts)
 Scalar = bool | int | float | str | None
 
 
@@ -24,6 +26,9 @@ class Provenance:
         seed: of sampling.
         count: images.
         near_copies_rejected: the training images were looked at again, which voids a DP claim.
+        class_counts: where the class proportions came from: what was declared, balanced by default; the noisy
+            counts that the warm-up paid for; or the exact counts of the training images, which no DP claim
+            protects.
         sampling: sampler and its settings, by their names in `[sample]` of a recipe.
     """
 
@@ -33,8 +38,14 @@ class Provenance:
     seed: int
     count: int
     near_copies_rejected: bool
+    class_counts: ClassCounts
     sampling: Mapping[str, Scalar]
     generator: str = GENERATOR
+
+    @property
+    def exact_class_counts(self) -> bool:
+        """Whether the set follows the exact class counts of the training images."""
+        return self.class_counts == "exact, declared public"
 
     def to_dict(self) -> JsonObject:
         """One flat object, as every shard carries it."""
@@ -47,6 +58,7 @@ class Provenance:
             **self.sampling,
             "count": self.count,
             "near_copies_rejected": self.near_copies_rejected,
+            "class_counts": self.class_counts,
         }
 
     def public_dict(self) -> JsonObject:
@@ -83,6 +95,7 @@ def read_provenance_of(document: Any, where: str) -> Provenance:
             seed=fields.integer("seed", least=0),
             count=fields.integer("count", least=1),
             near_copies_rejected=fields.flag("near_copies_rejected"),
+            class_counts=fields.choice("class_counts", CLASS_COUNTS),
             sampling=sampling,
         )
     except Refused as refusal:

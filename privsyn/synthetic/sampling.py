@@ -32,9 +32,10 @@ from privsyn.recipe import Recipe
 from privsyn.recipe import Sample as SampleSettings
 from privsyn.study import Study, as_study
 from privsyn.synthetic.dataset import SyntheticSet, read_synthetic, write_synthetic
-from privsyn.synthetic.provenance import Provenance
+from privsyn.synthetic.provenance import ClassCounts, Provenance
 from privsyn.synthetic.rejection_filter import NearCopies, charge_for
 from privsyn.training.finished import FinishedModel, load_finished
+from privsyn.training.warmup import noisy_proportions
 
 COMPUTE_BATCH = 32  # images the network sees at once, always; another number would draw other images
 ROUNDS = 10  # of drawing again what was rejected
@@ -56,8 +57,8 @@ def sample(
     Args:
         count: images; default `sample.count` of the recipe.
         classes: images of each class by name; those not named get none.
-        like: draw the classes in the proportions of the cohort's training images, which must have been
-            declared public (`sample.counts_are_public`).
+        like: draw the classes in the proportions of the cohort's training images: by the noisy counts of the
+            warm-up, or by the exact ones if they were declared public (`sample.counts_are_public`).
         reject_near_copies: draw again what lies nearer to a training image than fresh patients do. It looks
             at the training images without noise: that voids a DP claim, is recorded in the set and in the
             ledger, and takes no audit's place.
@@ -81,16 +82,19 @@ def sample(
             raise RecipeError("data.classes is not what the model was trained on: restore it, or train again")
         if study.synthetic.exists() and not force:
             raise PrivsynError(f"{study.synthetic} already exists: pass --force to replace it")
-        labels = _labels(study, recipe, count, classes, like)
+        labels, class_counts = _labels(study, recipe, count, classes, like)
         images = _images(study, finished.model, recipe, labels, reject_near_copies, progress)
-        provenance = _provenance(recipe, finished, len(labels), reject_near_copies)
+        provenance = _provenance(recipe, finished, len(labels), reject_near_copies, class_counts)
         write_synthetic(
             study.synthetic,
             images,
             labels,
             trained.data.classes,
             name=study.name,
-            claim=finished.claim.of_set(near_copies_rejected=provenance.near_copies_rejected),
+            claim=finished.claim.of_set(
+                near_copies_rejected=provenance.near_copies_rejected,
+                exact_class_counts=provenance.exact_class_counts,
+            ),
             provenance=provenance,
             force=force,
         )
@@ -230,7 +234,7 @@ def _labels(
     count: int | None,
     classes: Mapping[str, int] | None,
     like: Literal["cohort"] | None,
-) -> NDArray[np.int64]:
+) -> tuple[NDArray[np.int64], ClassCounts]:
     names = recipe.data.classes
     if classes is not None:
         unknown = [name for name in classes if name not in names]
@@ -243,17 +247,23 @@ def _labels(
             )
         if min(counts) < 0 or not sum(counts):
             raise RecipeError("the number of images of a class must not be negative, nor all be 0")
-        return balanced_labels(sum(counts), counts)
+        return balanced_labels(sum(counts), counts), "declared"
     number = recipe.sample.count if count is None else count
     if like is None:
-        return balanced_labels(number, recipe.sample.class_weights or (1.0,) * len(names))
-    if not recipe.sample.counts_are_public:
+        weights = recipe.sample.class_weights or (1.0,) * len(names)
+        return balanced_labels(number, weights), "declared"
+    if recipe.sample.counts_are_public:
+        cohort = load_cohort(study.need(study.cohort, "prepare"))
+        exact = np.bincount(cohort.part("train").labels, minlength=len(names)).tolist()
+        return balanced_labels(number, exact), "exact, declared public"
+    noisy = noisy_proportions(study.class_means)
+    if noisy is None or not any(noisy):
         raise RecipeError(
-            "how many images each class has is private: declare it public with sample.counts_are_public, "
-            "or give sample.class_weights that are known anyway"
+            "how many images each class has is private, and the model has no noisy counts of a warm-up: give "
+            "sample.class_weights that are known anyway, or declare the counts public with "
+            "sample.counts_are_public"
         )
-    cohort = load_cohort(study.need(study.cohort, "prepare"))
-    return balanced_labels(number, np.bincount(cohort.part("train").labels, minlength=len(names)).tolist())
+    return balanced_labels(number, noisy), "noisy"
 
 
 def _unlike(near: NearCopies, labels: NDArray[np.int64], draw: Callable[..., Images]) -> Images:
@@ -291,7 +301,9 @@ def _numbers_of(seed: int, image: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, image])))
 
 
-def _provenance(recipe: Recipe, finished: FinishedModel, count: int, rejected: bool) -> Provenance:
+def _provenance(
+    recipe: Recipe, finished: FinishedModel, count: int, rejected: bool, class_counts: ClassCounts
+) -> Provenance:
     not_of_the_sampler = {"count", "class_weights", "batch_size", "counts_are_public"}
     return Provenance(
         version=__version__,
@@ -300,5 +312,6 @@ def _provenance(recipe: Recipe, finished: FinishedModel, count: int, rejected: b
         seed=recipe.seed,
         count=count,
         near_copies_rejected=rejected,
+        class_counts=class_counts,
         sampling=recipe.sample.model_dump(mode="json", exclude=not_of_the_sampler),
     )

@@ -29,6 +29,7 @@ from privsyn.training.steps import randomness, sampled, step_on_images
 
 CLASS_MEANS, CLASS_COVARIANCE = "central-images", "class-covariance"  # names of the queries in a claim
 MEANS = "means"  # (images, classes, H, W, C) of the images' bit depth
+COUNTS = "counts"  # (images, classes) float32: noisy number of units of each class in each sample
 DIRECTIONS = "directions"  # (k, C, side, side) float32; only where the covariance was asked for
 Contribution = Callable[[Tensor, Tensor], Tensor]  # of a unit's images and labels
 DRAWN = 256  # pictures of each class, where they are drawn from a Gaussian
@@ -84,8 +85,9 @@ def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
         for total in totals
     ]
     means = torch.from_numpy(np.stack(shown))
+    moments = {MEANS: means, COUNTS: torch.stack([class_means.noisy_class_counts(each) for each in totals])}
     if not of_covariance:
-        return {MEANS: means}
+        return moments
 
     (mechanism,) = of_covariance
     side, spread = warmup.covariance_size, warmup.spread
@@ -99,7 +101,13 @@ def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
         partial(covariance.second_moment, means=around, spread=spread),
     )
     found = covariance.directions(total, expected, mechanism.noise_multiplier, spread)
-    return {MEANS: means, DIRECTIONS: found.reshape(-1, channels, side, side)}
+    return {**moments, DIRECTIONS: found.reshape(-1, channels, side, side)}
+
+
+def noisy_proportions(file: Path) -> list[float] | None:
+    """Noisy number of units of each class, never negative; the means query paid for it. None without one."""
+    moments = load_file(file) if file.exists() else {}
+    return moments[COUNTS].mean(dim=0).clamp(min=0).tolist() if COUNTS in moments else None
 
 
 def pictures_of(moments: dict[str, Tensor], recipe: Recipe) -> tuple[Images, NDArray[np.int64]]:

@@ -33,6 +33,9 @@ def test_a_valid_claim_is_its_epsilon(digits_cohort: Cohort) -> None:
     finding = audited(digits_cohort, dp_claim(epsilon=7.5))
     assert (finding.value, finding.conclusive) == (7.5, True)
     assert finding.details == {"unit": "patient", "delta": 1e-5, "neighbouring": "add-or-remove-one"}
+    exact = dp_claim().of_set(near_copies_rejected=False, exact_class_counts=True)
+    counts = audited(digits_cohort, exact).details["class_counts"]
+    assert counts == "of the training images: declared public"
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,19 @@ from dataclasses import replace
 import pytest
 from claims import dp_claim, no_claim
 
-from privsyn.claim.document import FILTERED, Claim, Mechanism, Query
+from privsyn.claim.document import CLASS_COUNTS, FILTERED, Claim, Mechanism, Query
 from privsyn.claim.reader import read_claim
-from privsyn.claim.words import figures, in_full, paragraph, parameters, rounded_up, summary, why_none
+from privsyn.claim.words import (
+    EXACT_COUNTS,
+    figures,
+    in_full,
+    paragraph,
+    parameters,
+    public_quantities,
+    rounded_up,
+    summary,
+    why_none,
+)
 from privsyn.training.claiming import INSECURE
 
 IMPORTED = replace(no_claim(), imported=True)
@@ -63,6 +73,19 @@ def test_a_void_claim_that_is_voided_again_keeps_both_reasons() -> None:
     assert INSECURE.removesuffix(".") in why_none(both)
     assert FILTERED in why_none(both)
     assert dp_claim().of_set(near_copies_rejected=False) == dp_claim()
+
+
+def test_exact_class_counts_that_were_declared_are_told_in_every_form() -> None:
+    """Card, report, statement and document name them, read back, and the bound stays valid."""
+    told = dp_claim().of_set(near_copies_rejected=False, exact_class_counts=True)
+    assert told.is_valid
+    for form in (paragraph, in_full):
+        assert EXACT_COUNTS in form(told)
+        assert EXACT_COUNTS not in form(dp_claim())
+    assert "class counts of the training images: declared public" in public_quantities(told.public)
+    assert told.public_document()["public"]["class_counts"] == CLASS_COUNTS
+    assert read_claim(told.to_document()) == told
+    assert told.of_set(near_copies_rejected=False) == dp_claim()
 
 
 def test_a_claim_without_dp_sgd_can_be_stated() -> None:

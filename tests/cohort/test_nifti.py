@@ -141,8 +141,8 @@ def test_series_of_volumes_and_flat_images(tmp_path: Path) -> None:
     assert [picture.part for picture in _pictures(_written(tmp_path, np.zeros((2, 3), np.uint8)))] == [
         "slice 1"
     ]
-    assert "are no slices" in _refusal(_written(tmp_path, np.zeros((2, 2, 2, 1, 3), np.uint8)))
-    assert "are no slices" in _refusal(_written(tmp_path, np.zeros(7, np.uint8)))
+    assert "are not slices" in _refusal(_written(tmp_path, np.zeros((2, 2, 2, 1, 3), np.uint8)))
+    assert "are not slices" in _refusal(_written(tmp_path, np.zeros(7, np.uint8)))
 
 
 def test_colours(tmp_path: Path) -> None:

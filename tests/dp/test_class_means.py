@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from privsyn.dp.class_means import SENSITIVITY, contribution, noisy_class_means, noisy_sum
+from privsyn.dp.class_means import SENSITIVITY, contribution, noisy_class_counts, noisy_class_means, noisy_sum
 from privsyn.dp.generators import keyed_generator, secret_generator
 
 CPU = torch.device("cpu")
@@ -51,6 +51,7 @@ def test_without_noise_they_are_the_class_means() -> None:
     """Each unit counts once, a unit with two classes as half of each."""
     units = [unit_of(0, 1.0), unit_of(0, 0.0), unit_of([0, 1], -1.0)]
     means = noisy_class_means(summed(units), SHAPE, noise_multiplier=0.0)
+    assert noisy_class_counts(summed(units)).tolist() == pytest.approx([2.5, 0.5, 0.0])
     assert means.shape == (3, *SHAPE)
     assert means[0].mean().item() == pytest.approx((1 + 0 - 0.5) / 2.5)
     assert means[1].mean().item() == pytest.approx(-1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 from privsyn import ledger
 from privsyn.claim.document import Mechanism
+from privsyn.dp.accounting import epsilon_rdp
 from privsyn.errors import PrivsynError
 from privsyn.home import home
 from privsyn.ledger.events import LimitGranted
@@ -44,6 +46,11 @@ def reserve_unbounded(reference: str, people: list[str], **changed: Any) -> ledg
     """A training without differential privacy."""
     unbounded = {"delta": None, "mechanisms": (), "why_unbounded": NO_BOUND}
     return reserve(reference, people, **{**unbounded, **changed})
+
+
+def least_grant(*mechanisms: Mechanism, delta: float = DELTA) -> float:
+    """The smallest grant that these fit; without sampling, the order of the filter is the best one."""
+    return math.ceil(epsilon_rdp(mechanisms, delta) * 1e6) / 1e6
 
 
 def granted(people: list[str], epsilon: float, **changed: Any) -> str:

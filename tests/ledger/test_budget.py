@@ -19,6 +19,7 @@ from ledger_cases import (
     PROCESSES,
     charge,
     granted,
+    least_grant,
     patients,
     reserve,
     reserve_unbounded,
@@ -27,12 +28,12 @@ from ledger_cases import (
 
 from privsyn import ledger
 from privsyn.claim.document import LedgerEntry, Mechanism
-from privsyn.dp.accounting import epsilon
+from privsyn.dp.accounting import epsilon, epsilon_of_filter, epsilon_rdp
 from privsyn.errors import PrivsynError, Refused
 from privsyn.home import home
 
 PEOPLE = patients(0, 5)
-TWICE = epsilon([Mechanism(20.0, 1.0, 8)], DELTA)  # what two CHEAP trainings cost
+TWICE = least_grant(Mechanism(20.0, 1.0, 8))  # what two CHEAP trainings need
 
 
 def test_eight_processes_asking_for_the_last_slot_get_one_yes() -> None:
@@ -115,10 +116,34 @@ def test_a_refusal_says_all_there_is_to_know_and_records_nothing() -> None:
     assert caught.value.exit_code == 1
     told = str(caught.value)
     figures = [float(number) for number in re.findall(r"\d+\.\d+", told)]
-    assert figures == [epsilon([CHEAP], DELTA), epsilon([Mechanism(20.0, 1.0, 16)], DELTA), 0.5]
-    for word in (population, "per patient", "delta 1e-05", "--epsilon", "privsyn ledger grant"):
+    asked = [[CHEAP], [Mechanism(20.0, 1.0, 16)]]
+    assert figures == [*(epsilon_of_filter(each, 0.5, DELTA) for each in asked), 0.5]
+    for word in (population, "per patient by RDP", "delta 1e-05", "--epsilon", "privsyn ledger grant"):
         assert word in told
     assert ledger.overview() == before
+
+
+def test_what_fits_by_pld_alone_is_refused() -> None:
+    """PLD is no filter for trainings that are chosen by looking at earlier ones: RDP judges."""
+    by_pld = epsilon([Mechanism(20.0, 1.0, 8)], DELTA)
+    granted(PEOPLE, (by_pld + TWICE) / 2)
+    reserve("first", PEOPLE)
+    with pytest.raises(Refused, match="by RDP"):
+        reserve("second", PEOPLE)
+    assert by_pld < the_only().grants[0].grant.epsilon
+
+
+def test_the_order_of_the_filter_is_the_grants_and_not_the_best_in_hindsight() -> None:
+    """One order judges whatever comes: costs add up, and no later training changes what earlier ones cost."""
+    mixed = [Mechanism(1.1, 0.05, 100), CHEAP]
+    figure = {n: epsilon_of_filter(mixed[:n], 8.0, DELTA) for n in (1, 2)}
+    alone, both = epsilon_of_filter([CHEAP], 8.0, DELTA), figure[2]
+    nothing = figure[1] + alone - both  # the part for delta, which every figure has once
+    assert epsilon_of_filter([CHEAP] * 3, 8.0, DELTA) == pytest.approx(
+        nothing + 3 * (alone - nothing), abs=1e-5
+    )
+    assert both >= epsilon_rdp(mixed, DELTA)
+    assert epsilon_of_filter([], 8.0, DELTA) == 0
 
 
 def test_without_a_grant_nothing_is_refused() -> None:
@@ -131,16 +156,16 @@ def test_without_a_grant_nothing_is_refused() -> None:
 
 def test_a_grant_is_judged_at_its_own_delta() -> None:
     """Naming a larger delta in the recipe does not make a training cheaper."""
-    granted(PEOPLE, epsilon([CHEAP], 1e-3), delta=DELTA)
+    granted(PEOPLE, least_grant(CHEAP, delta=1e-3), delta=DELTA)
     with pytest.raises(Refused):
         reserve("first", PEOPLE, delta=1e-3)
-    assert epsilon([CHEAP], 1e-3) < epsilon([CHEAP], DELTA)
+    assert least_grant(CHEAP, delta=1e-3) < least_grant(CHEAP)
 
 
 def test_a_grant_counts_what_was_spent_before_it() -> None:
     """And a new one takes the place of the old, whichever is larger."""
     reserve("first", PEOPLE)
-    granted(PEOPLE, epsilon([CHEAP], DELTA))
+    granted(PEOPLE, least_grant(CHEAP))
     with pytest.raises(Refused):
         reserve("second", PEOPLE)
     granted(PEOPLE, TWICE)
@@ -257,7 +282,7 @@ def test_units_are_never_mixed() -> None:
         reserve("by image again", PEOPLE, unit="image")
     reserve("by patient again", PEOPLE)
     (limit,) = the_only().grants
-    assert limit.spent == TWICE
+    assert limit.spent == epsilon_of_filter([Mechanism(20.0, 1.0, 8)], 100.0, DELTA)
 
 
 def test_a_training_without_a_bound_leaves_none() -> None:
@@ -341,7 +366,8 @@ def test_an_outlook_is_the_answer_without_the_charge() -> None:
     before = ledger.overview()
     seen = ledger.outlook(patients(4, 6), asked)
     assert (seen.population, seen.allowed, seen.reason) == (population, True, "")
-    assert (seen.before.epsilon, seen.after.epsilon) == (epsilon([CHEAP], DELTA), TWICE)
+    assert seen.before.epsilon == epsilon([CHEAP], DELTA)
+    assert seen.after.epsilon == epsilon([Mechanism(20.0, 1.0, 8)], DELTA)
     assert [limit.epsilon for limit in seen.grants] == [TWICE]
     refused = ledger.outlook(PEOPLE, charge(Mechanism(20.0, 1.0, 5)))
     assert not refused.allowed

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from ledger_cases import CHEAP, DELTA, granted, patients, reserve, the_only
+from ledger_cases import CHEAP, DELTA, granted, least_grant, patients, reserve, the_only
 
 from privsyn import ledger
 from privsyn.claim.document import Mechanism
-from privsyn.dp.accounting import epsilon
+from privsyn.dp.accounting import epsilon, epsilon_of_filter
 from privsyn.errors import PrivsynError, Refused
 
-ONCE = epsilon([CHEAP], DELTA)
-TWICE = epsilon([Mechanism(20.0, 1.0, 8)], DELTA)
+TWO = [Mechanism(20.0, 1.0, 8)]  # two CHEAP trainings together
+ONCE, TWICE = epsilon([CHEAP], DELTA), epsilon(TWO, DELTA)  # what they cost
+FOR_ONE, FOR_TWO = least_grant(CHEAP), least_grant(*TWO)
 
 
 def test_a_new_extract_of_the_same_patients_is_the_same_population() -> None:
@@ -27,7 +28,7 @@ def test_a_new_extract_of_the_same_patients_is_the_same_population() -> None:
 
 def test_disjoint_cohorts_are_apart() -> None:
     """Each has its own figure and its own grant."""
-    first, second = granted(patients(0, 5), ONCE), granted(patients(5, 9), TWICE)
+    first, second = granted(patients(0, 5), FOR_ONE), granted(patients(5, 9), FOR_TWO)
     assert first != second
     reserve("first", patients(0, 5))
     reserve("second", patients(5, 9))
@@ -39,26 +40,26 @@ def test_disjoint_cohorts_are_apart() -> None:
 
 def test_a_cohort_that_overlaps_two_populations_makes_them_one() -> None:
     """All charges count from then on, both grants must be kept to, and both ids still lead there."""
-    older, younger = granted(patients(0, 5), 9.0), granted(patients(10, 15), TWICE, delta=1e-6)
+    older, younger = granted(patients(0, 5), 9.0), granted(patients(10, 15), FOR_TWO, delta=1e-6)
     reserve("first", patients(0, 5))
     reserve("second", patients(10, 15))
     assert ledger.register(patients(4, 11)) == older
     population = the_only()
     assert (population.id, population.aliases, population.patients) == (older, (younger,), 15)
-    assert [limit.grant.epsilon for limit in population.grants] == [9.0, TWICE]
+    assert [limit.grant.epsilon for limit in population.grants] == [9.0, FOR_TWO]
     assert population.seen[0].charges == 2
     assert population.seen[0].delta == 1e-6
-    with pytest.raises(Refused, match=f"{TWICE} is granted"):
+    with pytest.raises(Refused, match=f"{FOR_TWO} is granted"):
         reserve("third", patients(0, 5))
     ledger.grant(younger, unit="patient", epsilon=9.0, delta=DELTA)
     (limit,) = the_only().grants
-    assert (limit.grant.epsilon, limit.spent) == (9.0, TWICE)
+    assert (limit.grant.epsilon, limit.spent) == (9.0, epsilon_of_filter(TWO, 9.0, DELTA))
     reserve("third", patients(0, 5))
 
 
 def test_a_training_may_be_what_joins_them() -> None:
     """It is judged by the charges and grants of all that it touches, and refused it joins nothing."""
-    granted(patients(0, 5), TWICE)
+    granted(patients(0, 5), FOR_TWO)
     reserve("first", patients(0, 5))
     reserve("second", patients(10, 15))
     with pytest.raises(Refused):

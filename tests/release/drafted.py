@@ -15,7 +15,7 @@ from privsyn.files import file_digest, json_digest, read_json, write_json
 from privsyn.report.html import report
 from privsyn.study import Study, init
 from privsyn.synthetic.dataset import read_synthetic, write_synthetic
-from privsyn.synthetic.provenance import Provenance
+from privsyn.synthetic.provenance import ClassCounts, Provenance
 
 WEIGHTS = "ab" * 32
 AUC_ON_REAL_DATA = 0.5378913
@@ -92,7 +92,12 @@ CLAIM = {
 
 
 def write_set(
-    study: Study, *, seed: int = 0, force: bool = False, near_copies_rejected: bool = False
+    study: Study,
+    *,
+    seed: int = 0,
+    force: bool = False,
+    near_copies_rejected: bool = False,
+    class_counts: ClassCounts = "declared",
 ) -> None:
     """Draw the study's synthetic set again."""
     images = np.random.default_rng(seed).integers(0, 256, (20, 8, 8, 1), dtype=np.uint8)
@@ -103,6 +108,7 @@ def write_set(
         seed=seed,
         count=20,
         near_copies_rejected=near_copies_rejected,
+        class_counts=class_counts,
         sampling={},
     )
     write_synthetic(

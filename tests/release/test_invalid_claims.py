@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from drafted import CLAIM, write_audit, write_set
 
-from privsyn.claim.document import FILTERED
+from privsyn.claim.document import CLASS_COUNTS, FILTERED
+from privsyn.claim.words import EXACT_COUNTS
 from privsyn.files import write_json
 from privsyn.release.bundle import read_bundle
 from privsyn.release.draft import draft
@@ -47,6 +48,20 @@ def test_the_reason_of_an_invalid_claim_is_carried(
         assert {reason for reason in (INSECURE, FILTERED) if reason in text} == reasons
         assert ("insecure_seed" in text) == (INSECURE in reasons)
     assert verify(study.release).exit_code == 1
+
+
+def test_the_statement_says_that_class_counts_were_declared_public(study: Study) -> None:
+    """In words and among the public quantities; the claim stays valid."""
+    write_json(study.privacy_file, CLAIM)
+    write_set(study, force=True, class_counts="exact, declared public")
+    write_audit(study)
+    report(study)
+    draft(study)
+    statement = read_bundle((study.release / BUNDLE).read_bytes()).statement.to_bytes().decode()
+    assert EXACT_COUNTS in statement
+    assert CLASS_COUNTS in statement
+    assert CLASS_COUNTS in (study.release / "public-report.html").read_text(encoding="utf-8")
+    assert verify(study.release).exit_code == 3
 
 
 def test_a_valid_claim_has_no_reason(study: Study) -> None:

@@ -126,6 +126,7 @@ def _write_synthetic(study: Study, cohort: Cohort) -> None:
             seed=0,
             count=len(labels),
             near_copies_rejected=False,
+            class_counts="declared",
             sampling={"steps": 50, "eta": 1.0, "guidance_scale": 1.0},
         ),
     )

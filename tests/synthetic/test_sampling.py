@@ -7,16 +7,19 @@ import pytest
 import torch
 from digits_study import KillAt, Killed, copied, in_16_bits, prepared
 
+from privsyn.claim.words import EXACT_COUNTS
 from privsyn.cohort.cohort import load_cohort
 from privsyn.diffusion.model import DiffusionModel
 from privsyn.errors import PrivsynError, RecipeError, StudyError, SyntheticError
 from privsyn.files import read_json, write_json
 from privsyn.recipe import Sample
 from privsyn.study import Study
+from privsyn.synthetic import sampling
 from privsyn.synthetic.dataset import read_synthetic
 from privsyn.synthetic.sampling import COMPUTE_BATCH, balanced_labels, draw, sample
 from privsyn.training.checkpoint import load_model
 from privsyn.training.loop import train
+from privsyn.training.warmup import noisy_proportions
 
 WANTED = Sample(steps=4, guidance_scale=1.5, batch_size=8)
 
@@ -156,6 +159,41 @@ def test_class_counts_are_private_until_they_are_declared_public(trained: Study,
 
 
 WARM = ("privacy.dp=true", "warmup.images=1", "warmup.covariance_noise=4.0", "warmup.steps=5")
+
+
+def test_a_private_set_never_depends_on_the_exact_class_counts(
+    trained: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its proportions are those of the noisy counts; the cohort is not even read."""
+    study = copied(trained, tmp_path, *WARM, "train.steps=2", "sample.steps=1")
+    train(study, force=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "load_cohort", lambda _: pytest.fail("the cohort was read"))
+        drawn = sample(study, count=50, like="cohort")
+    noisy = noisy_proportions(study.class_means)
+    assert noisy is not None
+    assert min(noisy) >= 0
+    np.testing.assert_array_equal(drawn.labels, balanced_labels(50, noisy))
+    assert drawn.provenance is not None
+    assert drawn.provenance.class_counts == "noisy"
+    assert EXACT_COUNTS not in (study.synthetic / "README.md").read_text(encoding="utf-8")
+
+
+def test_exact_class_counts_are_declared_in_every_document(trained: Study, tmp_path: Path) -> None:
+    """Provenance, card and metadata of a private set say that the counts were declared public."""
+    study = copied(trained, tmp_path, "privacy.dp=true", "train.steps=2", "sample.steps=1")
+    train(study, force=True)
+    with pytest.raises(RecipeError, match="no noisy counts"):
+        sample(study, count=50, like="cohort")
+    drawn = sample(study, count=50, like="cohort", settings=["sample.counts_are_public=true"])
+    assert drawn.provenance is not None
+    assert drawn.provenance.class_counts == "exact, declared public"
+    for document in ("README.md", "croissant.json"):
+        assert EXACT_COUNTS in (study.synthetic / document).read_text(encoding="utf-8")
+    balanced = sample(study, count=50, settings=["sample.counts_are_public=true"], force=True)
+    assert balanced.provenance is not None
+    assert balanced.provenance.class_counts == "declared"
+    assert EXACT_COUNTS not in (study.synthetic / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("settings", [(), WARM])
