@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from privsyn.auditing.attacks.embedding_space import EmbeddingSpace, Index
 from privsyn.auditing.attacks.exposure import ExposureTest
+from privsyn.auditing.attacks.patient_verification import PatientVerification, verify, with_two_images
 from privsyn.auditing.attacks.planted_leaks import STRONG
-from privsyn.auditing.attacks.verification import PatientVerification, verify, with_two_images
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import AuditId, Control, Controls, Finding, Power, Settings
 from privsyn.auditing.population import MembershipPopulation

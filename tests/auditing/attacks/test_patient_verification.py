@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from privsyn.auditing.attacks.verification import PatientVerification, verify, with_two_images
+from privsyn.auditing.attacks.patient_verification import PatientVerification, verify, with_two_images
 
 
 def test_it_counts_what_it_says() -> None:
