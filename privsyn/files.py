@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -111,8 +111,9 @@ def held(path: Path, holder: str) -> Iterator[None]:
             told = handle.read(_HOLDER_LENGTH).strip()
             handle.close()
             raise Refused(told or "another process") from None
-        if path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat()):
-            break
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle.fileno()), path.stat()):
+                break
         handle.close()  # whoever held it has just removed it
     with handle:
         handle.truncate(0)

@@ -179,6 +179,11 @@ class Fields:
         """The fields of each object in a list."""
         return tuple(Fields(each, f"{self.what}: {name}") for each in self.list(name))
 
+    def need_version(self, version: int) -> None:
+        """See that the document is of this `schema_version`."""
+        if self.document.get("schema_version") != version:
+            self.refuse(f"is not a document of schema version {version}: make it again")
+
     def refuse(self, why: str) -> NoReturn:
         """Raise `Refused` about this object."""
         refuse(self.what, why)

@@ -136,8 +136,7 @@ def read_verdict(document: Any, what: str = WHAT) -> Verdict:
         Refused: it is not a verdict of this version.
     """
     fields = Fields(document, what)
-    if fields.document.get("schema_version") != SCHEMA_VERSION:
-        fields.refuse(f"is not a document of schema version {SCHEMA_VERSION}: make it again")
+    fields.need_version(SCHEMA_VERSION)
     policy, inputs = fields.fields("policy"), fields.fields("inputs")
     return Verdict(
         outcome=fields.choice("verdict", get_args(VerdictOutcome)),

@@ -34,8 +34,7 @@ def read_claim(document: Any, what: str = WHAT) -> Claim:
         Refused: it is not a claim of this version.
     """
     fields = Fields(document, what)
-    if fields.document.get("schema_version") != SCHEMA_VERSION:
-        fields.refuse(f"is not a document of schema version {SCHEMA_VERSION}: make it again")
+    fields.need_version(SCHEMA_VERSION)
     canaries, ledger, total = (fields.document.get(key) for key in ("canaries", "ledger", "cumulative"))
     return Claim(
         unit=fields.choice("unit", UNITS),
