@@ -6,6 +6,8 @@ and the counter of audit attempts, so that repeating an audit until it passes is
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import secrets
 import sqlite3
@@ -15,6 +17,7 @@ from pathlib import Path
 from privsyn.errors import PrivsynError
 
 KEY_BYTES = 32
+_SPLIT_PURPOSE = b"privsyn: the part of the split that each patient is in"
 
 
 def home() -> Path:
@@ -61,6 +64,14 @@ def patient_key() -> bytes:
     if len(key) != KEY_BYTES:
         raise PrivsynError(f"{path} is not a {KEY_BYTES}-byte key: restore it, or remove it to start afresh")
     return key
+
+
+def split_key(patients: bytes) -> bytes:
+    """The key of the split's coins (32 bytes), derived from the key of the patient HMACs.
+
+    One key for all populations of this machine, so a patient is in the same part in every study.
+    """
+    return hmac.digest(patients, _SPLIT_PURPOSE, hashlib.sha256)
 
 
 def count_attempt(cohort_fingerprint: str, *, partial: bool) -> int:

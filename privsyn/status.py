@@ -98,9 +98,8 @@ def _cohort(study: Study) -> Station:
     if not path.exists():
         return Station("cohort", "missing", "", "privsyn prepare SOURCE")
     document, recipe = read_document(path), study.recipe()
-    made = {"seed": document.seed, **document.data}  # earlier cohorts do not have every key of [data]
-    wanted = {**recipe.data.model_dump(mode="json"), "seed": recipe.seed}
-    different = [key for key, value in wanted.items() if made.get(key, value) != value]
+    wanted = recipe.data.model_dump(mode="json")
+    different = [key for key, value in wanted.items() if document.data.get(key, value) != value]
     if different:
         detail = f"recipe.toml has another {', '.join(different)}"
         return Station("cohort", "stale", detail, "privsyn prepare SOURCE --force")
@@ -120,7 +119,8 @@ def _model(study: Study) -> Station:
     cohort = _cohort_document(study)
     if claim.provenance.cohort_sha256 != (cohort and cohort.records_sha256):
         return Station("model", "stale", "trained on another cohort, or another split of it", again)
-    different = _differences(read_json(study.resolved_recipe_file)["recipe"], study.recipe())
+    recipe = study.recipe() if cohort is None else study.recipe().claiming(cohort.unit)
+    different = _differences(read_json(study.resolved_recipe_file)["recipe"], recipe)
     if different:
         detail = f"recipe.toml has another {', '.join(different)} (edited since, or changed by --set)"
         return Station("model", "stale", detail, again)

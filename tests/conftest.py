@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from homes import new_home
 
 # One thread: on networks this small a second one mostly waits, and results do not depend on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PRIVSYN_HOME", str(tmp_path_factory.mktemp("home") / "privsyn"))
+    monkeypatch.setenv("PRIVSYN_HOME", new_home(tmp_path_factory.mktemp("home") / "privsyn"))
 
 
 @pytest.fixture(scope="session")

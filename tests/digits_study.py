@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from homes import new_home
 
 from privsyn.cohort.cohort import load_cohort
 from privsyn.cohort.document import write_document
@@ -23,7 +24,7 @@ from privsyn.study import Study, init, set_in_toml
 def prepared(folder: Path, *settings: str) -> Study:
     """A `toy` study with the digits cohort; it has its own home, so it may outlive a test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRIVSYN_HOME", str(folder / "home"))
+        patch.setenv("PRIVSYN_HOME", new_home(folder / "home"))
         study = init(folder / "study", recipe="toy", policy="internal-review", settings=settings)
         prepare(study, "digits")
     return study

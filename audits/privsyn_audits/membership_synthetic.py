@@ -41,6 +41,7 @@ from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.auditing.cache import Arrays
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import AuditId, Finding, Settings
+from privsyn.auditing.population import MembershipPopulation
 from privsyn.auditing.statistics.density import log_density
 from privsyn.bit_depth import Images
 from privsyn.features.embed import FeatureRows
@@ -86,7 +87,7 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:
         negative=_placebo(scores, is_member, generator),
         blind=NullHypothesis(evidence).control(settings.control_level),
     )
-    return findings(_sides(scores, is_member), context, settings)
+    return findings(_sides(scores, evidence.population), context, settings)
 
 
 class _Attacker:
@@ -127,7 +128,7 @@ class _Attacker:
             lambda: self.scores(self._copies(size, self.evidence.generator(f"{NAME}, planted", settings))),
         )
         what = f"{size} {LIGHT.name} planted into the set"
-        return ControlTrial(_sides(scores, self.population.is_member), what)
+        return ControlTrial(_sides(scores, self.population), what)
 
     def _copies(self, size: int, generator: np.random.Generator) -> PlantedEmbeddings:
         """The first `size` copies in a fixed order, so that embeddings for other sizes are reused."""
@@ -285,8 +286,10 @@ def _logs(distances: NDArray[np.float64]) -> Scores:
     return logs
 
 
-def _sides(scores: dict[str, Scores], is_member: NDArray[np.bool_]) -> Attacks:
-    return {name: AttackScores(each[is_member], each[~is_member]) for name, each in scores.items()}
+def _sides(scores: dict[str, Scores], population: MembershipPopulation) -> Attacks:
+    """Those whom a coin put into train against holdout."""
+    members = population.is_member & ~population.is_pinned
+    return {name: AttackScores(each[members], each[~population.is_member]) for name, each in scores.items()}
 
 
 def _placebo(

@@ -65,10 +65,10 @@ def isolated(space: EmbeddingSpace) -> Group:
 
 def rare_classes(evidence: Evidence) -> dict[str, Group]:
     """The clusters of every rare class; the class of a cluster is its most frequent label."""
-    strata = evidence.population.strata
-    labels, counts = np.unique(strata, return_counts=True)
-    rare = labels[counts < RARE * len(strata)]
-    return {f"rare class {evidence.cohort.classes[label]}": strata == label for label in rare}
+    of_cluster = evidence.population.labels
+    labels, counts = np.unique(of_cluster, return_counts=True)
+    rare = labels[counts < RARE * len(of_cluster)]
+    return {f"rare class {evidence.cohort.classes[label]}": of_cluster == label for label in rare}
 
 
 def _copied(overall: ExposureTest, name: str, group: Group, settings: Settings, level: float) -> Finding:

@@ -13,6 +13,7 @@ from privsyn.claim.words import why_none
 
 AUDIT = AuditId("privacy-claim", "1", "claim")
 STATISTIC = "epsilon"
+FOR_PATIENTS = "protects-patients"  # 1 if the unit is the patient, 0 if it is less
 
 
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:  # noqa: ARG001 - the contract's signature
@@ -20,10 +21,16 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:  # noqa: ARG00
     claim = evidence.claim
     if claim is None:
         reason = "the set comes without a model, so nothing is claimed"
-        return [Finding.not_applicable(AUDIT, STATISTIC, reason)]
+        return [Finding.not_applicable(AUDIT, each, reason) for each in (STATISTIC, FOR_PATIENTS)]
     if claim.bound is None or claim.bound.invalid:
-        return [Finding.inconclusive(AUDIT, STATISTIC, f"there is no valid bound: {why_none(claim)}")]
+        reason = f"there is no valid bound: {why_none(claim)}"
+        return [Finding.inconclusive(AUDIT, each, reason) for each in (STATISTIC, FOR_PATIENTS)]
     details = {"unit": claim.unit, "delta": claim.bound.delta, "neighbouring": claim.bound.neighbouring}
     if claim.public.class_counts:
         details["class_counts"] = CLASS_COUNTS
-    return [Finding.measured(AUDIT, STATISTIC, value=claim.bound.epsilon, details=details)]
+    return [
+        Finding.measured(AUDIT, STATISTIC, value=claim.bound.epsilon, details=details),
+        Finding.measured(
+            AUDIT, FOR_PATIENTS, value=float(claim.unit == "patient"), details={"unit": claim.unit}
+        ),
+    ]

@@ -25,14 +25,19 @@ class MembershipPopulation:
         cluster: (n,) cluster of each image, 0 to clusters - 1. A cluster is what the split moved together: a
             patient, or several who share an image.
         is_member: (clusters,) True in train.
-        strata: (clusters,) label within which members were drawn at random.
+        labels: (clusters,) most frequent label of its images.
+        strata: (clusters,) within which members were drawn at random: the label, or one of its own for those
+            who are in train because of an earlier training, whom every permutation so leaves in train.
+        is_pinned: (clusters,) True for the latter.
     """
 
     images: Images
     rows: Ints
     cluster: Ints
     is_member: NDArray[np.bool_]
+    labels: Ints
     strata: Ints
+    is_pinned: NDArray[np.bool_]
 
     @classmethod
     def of(cls, cohort: Images, train: Part, holdout: Part) -> MembershipPopulation:
@@ -41,12 +46,17 @@ class MembershipPopulation:
         cluster = clusters_of_parts(train, holdout)
         is_member = np.zeros(cluster.max() + 1, dtype=np.bool_)
         is_member[cluster[: len(train.rows)]] = True
+        is_pinned = np.zeros(len(is_member), dtype=np.bool_)
+        is_pinned[cluster[: len(train.rows)][train.pinned]] = True
+        label = np.array(list(patient_strata(labels, cluster).values()), dtype=np.int64)
         return cls(
             images=_images(cohort, train, holdout),
             rows=np.concatenate([train.rows, holdout.rows]),
             cluster=cluster,
             is_member=is_member,
-            strata=np.array(list(patient_strata(labels, cluster).values()), dtype=np.int64),
+            labels=label,
+            strata=np.where(is_pinned, -1 - label, label),
+            is_pinned=is_pinned,
         )
 
 

@@ -20,8 +20,8 @@ NEIGHBOURING = "add-or-remove-one"
 SAMPLING = "poisson"
 DP_SGD = "dp-sgd"  # name of the query that the steps of a private training are
 
-Unit = Literal["patient", "image"]
-UNITS: tuple[Unit, ...] = get_args(Unit)
+Unit = Literal["image", "file", "study", "patient"]
+UNITS: tuple[Unit, ...] = get_args(Unit)  # the finest first
 
 CLASS_COUNTS = "of the training images: declared public"
 FILTERED = (
@@ -99,9 +99,9 @@ class Accountant:
 
 @dataclass(frozen=True)
 class GroupEpsilon:
-    """What a claim per image is worth to a patient with so many images, at the same delta."""
+    """What a claim per image, file or study is worth to a patient with so many of them, at the same delta."""
 
-    images: int
+    units: int
     epsilon: float
     delta: float
 

@@ -63,7 +63,7 @@ def _bound(fields: Fields) -> Bound:
         expected_units=mechanism.integer("expected_units", least=1),
         accountant=Accountant(*(accountant.text(key) for key in ("name", "library", "version"))),
         group=tuple(
-            GroupEpsilon(each.integer("images", least=1), each.number("epsilon"), each.number("delta"))
+            GroupEpsilon(each.integer("units", least=1), each.number("epsilon"), each.number("delta"))
             for each in fields.objects("group")
         ),
         not_covered=fields.texts("not_covered"),

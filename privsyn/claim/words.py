@@ -40,6 +40,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
+def plural(unit: str) -> str:
+    """`images`, `files`, `studies`, `patients`."""
+    return f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
+
+
 def why_none(claim: Claim | None) -> str:
     """Why there is no bound on which the set may be released, without a full stop; "" if there is one.
 
@@ -74,7 +79,8 @@ def summary(claim: Claim | None) -> str:
         return f"none ({_lower(why_none(claim))})"
     if claim.bound.invalid:
         return f"NOT VALID for release: {why_none(claim)}"
-    return f"differential privacy for the {claim.unit}, {figures(claim.bound)}"
+    unit = claim.unit if claim.unit == "patient" else f"{claim.unit}, NOT for the patient"
+    return f"differential privacy for the {unit}, {figures(claim.bound)}"
 
 
 def paragraph(claim: Claim | None) -> str:
@@ -95,7 +101,7 @@ def paragraph(claim: Claim | None) -> str:
         f"{figures(claim.bound)}. Whatever anybody concludes from these images, adding or removing one "
         f"{claim.unit} changes the chance of that conclusion by at most a factor e^epsilon, but for a chance "
         "of delta. What was public beforehand, such as the list of classes, is not protected."
-        f"{_counts(' ', claim)}"
+        f"{_finer(' ', claim)}{_counts(' ', claim)}"
     )
 
 
@@ -111,7 +117,7 @@ def in_full(claim: Claim | None) -> str:
             f"There is no bound. {why_none(claim)}, so nothing limits in advance what it, and the images "
             f"drawn from it, can reveal about one {claim.unit}: epsilon is infinite.\n\n{ONLY_AUDITS}"
         )
-    promise = _promise_in_full(claim.unit, claim.bound) + _counts("\n\n", claim)
+    promise = _promise_in_full(claim.unit, claim.bound) + _finer("\n\n", claim) + _counts("\n\n", claim)
     return f"NOT VALID: {why_none(claim)}. {VOID}\n\n{promise}" if claim.bound.invalid else promise
 
 
@@ -131,7 +137,7 @@ def parameters(claim: Claim | None) -> list[tuple[str, str]]:
         ("Expected units (declared public)", number(bound.expected_units)),
         ("Further queries included", _listed(bound.queries[:-1])),
         *[
-            (f"Epsilon for a patient with {each.images} images", rounded_up(each.epsilon))
+            (f"Epsilon for a patient with {each.units} {plural(claim.unit)}", rounded_up(each.epsilon))
             for each in bound.group
         ],
         ("All trainings on these patients so far", _cumulative(claim.cumulative)),
@@ -169,6 +175,19 @@ def detection_limit(epsilon: float, delta: float, false_alarms: float) -> float:
     """
     growth = math.exp(min(epsilon, 700.0))
     return max(0.0, min(1.0, growth * false_alarms + delta, 1 - (1 - false_alarms - delta) / growth))
+
+
+def _finer(before: str, claim: Claim) -> str:
+    """What a bound for one image, file or study is worth to a patient; "" where it is for the patient."""
+    if claim.unit == "patient" or claim.bound is None:
+        return ""
+    units = plural(claim.unit)
+    worth = [f"{rounded_up(each.epsilon)} with {each.units}" for each in claim.bound.group]
+    told = f" At the same delta, epsilon for a patient is {', '.join(worth)} {units}." if worth else ""
+    return (
+        f"{before}This is NOT a bound for the patient: which {units} belong to one patient is not known, or "
+        f"was left aside, and a patient with several is protected less.{told}"
+    )
 
 
 def _counts(before: str, claim: Claim) -> str:

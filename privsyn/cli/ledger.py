@@ -15,6 +15,7 @@ from privsyn.cli.options import HERE, Json, StudyFolder, group
 
 if TYPE_CHECKING:
     from privsyn.claim.document import CumulativeCost
+    from privsyn.cohort.cohort import Cohort
     from privsyn.ledger import Allowance, Population
 
 app = group("ledger")
@@ -61,8 +62,12 @@ Delta = Annotated[
     ),
 ]
 Unit = Annotated[
-    str,
-    typer.Option("--unit", metavar="patient|image", help="What the limit protects."),
+    str | None,
+    typer.Option(
+        "--unit",
+        metavar="patient|study|file|image",
+        help="What the limit protects. Default: what the study's cohort knows for certain, else patient.",
+    ),
 ]
 Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="Who granted it and why; kept for good.")]
 
@@ -153,7 +158,7 @@ def grant_budget(
     epsilon: Epsilon,
     delta: Delta,
     population: Known = None,
-    unit: Unit = "patient",
+    unit: Unit = None,
     note: Note = "",
     study: StudyFolder = HERE,
     as_json: Json = False,
@@ -168,7 +173,10 @@ def grant_budget(
     from privsyn.ledger import grant, populations
     from privsyn.ledger.events import LimitGranted
 
-    made = grant(population or _patients(study), unit=unit, epsilon=epsilon, delta=delta, note=note)
+    cohort = None if population else _cohort(study)
+    unit = unit or (cohort.document.unit if cohort else "patient")
+    patients = population or (cohort.training_patients if cohort else "")
+    made = grant(patients, unit=unit, epsilon=epsilon, delta=delta, note=note)
     assert isinstance(made.event, LimitGranted)
     granted = next(each for each in populations() if each.id == made.event.population)
     limit = granted.grants[0]
@@ -229,10 +237,10 @@ def _granted(limits: Sequence[Allowance]) -> list[object]:
     return [limits_text, f"{math.floor(min(each.left for each in limits) * 100) / 100:.2f}"]
 
 
-def _patients(folder: Path) -> list[str]:
-    """The patients of the study's cohort, whatever their split."""
+def _cohort(folder: Path) -> Cohort:
+    """The study's cohort, whose training patients a grant is for."""
     from privsyn.cohort.cohort import load_cohort
     from privsyn.study import as_study
 
     study = as_study(folder)
-    return list(load_cohort(study.need(study.cohort, "prepare")).records["patient"])
+    return load_cohort(study.need(study.cohort, "prepare"))

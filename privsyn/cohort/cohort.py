@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from privsyn.bit_depth import Images
+from privsyn.claim.document import Unit
 from privsyn.cohort.document import CohortDocument, read_document
-from privsyn.cohort.records import CLUSTER_COLUMN, COLUMNS, SUBGROUP_COLUMN
-from privsyn.cohort.split import SPLITS, linked_clusters
+from privsyn.cohort.records import COLUMNS, SUBGROUP_COLUMN
+from privsyn.cohort.split import SPLITS, numbered
 from privsyn.errors import CohortError, PrivsynError, StudyError
 from privsyn.files import file_digest
 
@@ -31,28 +32,37 @@ RECORDS = "records.parquet"
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One split of a cohort.
+    """Some images of a cohort: one split, or those that a training is on.
 
     Attributes:
         images: (n, H, W, C) uint8 or uint16, read-only, mapped from disk where the rows are contiguous.
         labels: (n,) index of the class.
         patients: (n,) HMAC of the patient, hex.
         rows: (n,) rows of the cohort.
+        clusters: (n,) what the split moved together: a patient, or several who share an image, exactly or (if
+            the recipe links those) nearly.
+        pictures: (n,) the same picture, exactly or nearly, has one number.
+        pinned: (n,) True for who is in train because of an earlier training, and not by chance.
         subgroups: (n,) such as a sex or an age band, "" where it is unknown; None if the cohort has none.
             Only audits of quality use them, training does not.
-        groups: (n,) cluster number of each image, the column `group`; None if near-duplicates were not
-            linked, because then patients and digests decide the clusters.
-        digests: (n,) sha256 (hex) of the pixels of each image, as the records have it; None for images that
-            are not those of a cohort's split, such as those that training puts together.
     """
 
     images: Images
     labels: NDArray[np.int64]
     patients: NDArray[np.str_]
     rows: NDArray[np.int64]
+    clusters: NDArray[np.int64]
+    pictures: NDArray[np.int64]
+    pinned: NDArray[np.bool_]
     subgroups: NDArray[np.str_] | None = None
-    groups: NDArray[np.int64] | None = None
-    digests: NDArray[np.str_] | None = None
+
+    def units(self, unit: Unit) -> NDArray[np.int64]:
+        """(n,) the number of the privacy unit that each image belongs to.
+
+        A unit is never finer than what is the same person or the same picture for certain: linked patients
+        are one unit, and so are equal pictures where the unit is the image.
+        """
+        return self.pictures if unit == "image" else self.clusters
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +81,7 @@ class Cohort:
 
     @cached_property
     def records(self) -> pd.DataFrame:
-        """One row per image, in the order of `images`: `COLUMNS`, and `subgroup` and `group` if there are
-        any."""
+        """One row per image, in the order of `images`: `COLUMNS`, and `subgroup` if there are any."""
         records: pd.DataFrame = pq.read_table(self.folder / RECORDS).to_pandas()
         return records
 
@@ -90,7 +99,7 @@ class Cohort:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) of images, labels, patients and `[data]`; the seed of the split does not change it."""
+        """sha256 (hex) of images, labels, patients and `[data]`; the split does not change it."""
         return self.document.fingerprint
 
     @property
@@ -98,40 +107,43 @@ class Cohort:
         """sha256 (hex) of the records, splits included; `fingerprint` stays when only the split changes."""
         return self.document.records_sha256 or self.fingerprint
 
+    @property
+    def training_patients(self) -> list[str]:
+        """HMACs (hex) of the patients in train, one per image: whom a training is charged to."""
+        records = self.records
+        return list(records["patient"][records["split"] == "train"])
+
     def part(self, split: str) -> Part:
         """The images of `train`, `holdout` or `test`."""
         if split not in SPLITS:
             raise CohortError(f"no split {split!r}: choose from {', '.join(SPLITS)}")
         rows = np.flatnonzero(self.records["split"].to_numpy() == split).astype(np.int64)
-        chosen = self.records.iloc[rows]
         images = self.images[rows[0] : rows[-1] + 1]
-        if len(images) != len(rows):  # a cohort that another program laid out
-            images = self.images[rows]
-            images.flags.writeable = False
-        labels = chosen["label"].to_numpy(dtype=np.int64)
-        subgroups = _texts(chosen[SUBGROUP_COLUMN]) if SUBGROUP_COLUMN in chosen else None
-        groups = chosen[CLUSTER_COLUMN].to_numpy(dtype=np.int64) if CLUSTER_COLUMN in chosen else None
+        # otherwise another program laid the cohort out
+        return self._chosen(rows, images if len(images) == len(rows) else self.images[rows])
+
+    def of_rows(self, rows: NDArray[np.int64]) -> Part:
+        """Some rows of the cohort, of any split."""
+        return self._chosen(rows, self.images[rows])
+
+    def _chosen(self, rows: NDArray[np.int64], images: Images) -> Part:
+        chosen = self.records.iloc[rows]
+        images.flags.writeable = False
         return Part(
-            images, labels, _texts(chosen["patient"]), rows, subgroups, groups, _texts(chosen["sha256"])
+            images=images,
+            labels=chosen["label"].to_numpy(dtype=np.int64),
+            patients=_texts(chosen["patient"]),
+            rows=rows,
+            clusters=chosen["cluster"].to_numpy(dtype=np.int64),
+            pictures=chosen["picture"].to_numpy(dtype=np.int64),
+            pinned=chosen["pinned"].to_numpy(dtype=np.bool_),
+            subgroups=_texts(chosen[SUBGROUP_COLUMN]) if SUBGROUP_COLUMN in chosen else None,
         )
 
 
 def clusters_of_parts(*parts: Part) -> NDArray[np.int64]:
-    """(n,) cluster of each image of these parts of a cohort, one part after the other.
-
-    A cluster is what the split moves together: a patient, or several who share an identical image, or
-    near-duplicates if those were linked. Clusters are numbered in the order of first appearance.
-    """
-    patients = np.concatenate([part.patients for part in parts])
-    clusters = linked_clusters(patients, np.concatenate([_digests(part) for part in parts]))
-    groups = [part.groups for part in parts if part.groups is not None]
-    return linked_clusters(clusters, np.concatenate(groups)) if groups else clusters
-
-
-def _digests(part: Part) -> NDArray[np.str_]:
-    if part.digests is None:
-        raise ValueError("a part of a cohort has the digests of its images; this one was made otherwise")
-    return part.digests
+    """(n,) cluster of each image, one part after the other, numbered in the order of first appearance."""
+    return numbered(np.concatenate([part.clusters for part in parts]))
 
 
 def _texts(column: pd.Series) -> NDArray[np.str_]:

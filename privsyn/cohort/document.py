@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from privsyn.claim.document import UNITS, Unit
 from privsyn.errors import CohortError
 from privsyn.files import read_json, write_json
 from privsyn.strict_json import Fields, JsonObject, JsonValue
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Counts = TypeVar("Counts", "DuplicateCounts", "LeftOutCounts")
 
@@ -103,9 +104,10 @@ class CohortDocument:
         counts: of each split, by its name.
         fingerprint: sha256 (hex) of images, labels, patients and `[data]`; "" in the document of `check`.
         records_sha256: of `records.parquet`; "" until that is written.
+        unit: the finest unit that is certain for every image; a privacy claim can protect no coarser one.
         patient_ids: whether the source gave patient ids, as a sentence.
-        seed: of the split.
-        split: share of the patients in each split.
+        pinned: clusters that are in train because somebody in them was trained on before.
+        split: share of the clusters in each split, in expectation.
         data: `[data]` of the recipe.
         too_small: what no audit can measure on so few patients, as sentences.
         subgroups: images of each subgroup in each split, by the subgroup's name; None without subgroups.
@@ -115,11 +117,12 @@ class CohortDocument:
     channels: int
     bit_depth: int
     classes: tuple[str, ...]
+    unit: Unit
     counts: Mapping[str, SplitCounts]
     fingerprint: str
     records_sha256: str = ""
     patient_ids: str = ""
-    seed: int = 0
+    pinned: int = 0
     split: Mapping[str, float] = field(default_factory=dict)
     data: Mapping[str, JsonValue] = field(default_factory=dict)
     duplicates: DuplicateCounts = DuplicateCounts()
@@ -149,7 +152,7 @@ def write_document(path: Path, document: CohortDocument) -> None:
 
 
 def read_document(path: Path) -> CohortDocument:
-    """Read and check `cohort.json`; what an earlier privsyn did not write has its default.
+    """Read and check `cohort.json`.
 
     Raises:
         PrivsynError: the file is missing, is not valid JSON, is of another version, or a field is missing or
@@ -163,11 +166,12 @@ def read_document(path: Path) -> CohortDocument:
         channels=fields.integer("channels", least=1),
         bit_depth=fields.integer("bit_depth", least=1),
         classes=fields.texts("classes"),
+        unit=fields.choice("unit", UNITS),
         counts={split: _split_counts(each) for split, each in _parts_of(fields, "counts")},
         fingerprint=fields.text("fingerprint"),
         records_sha256=fields.text_or_none("records_sha256") or "",
         patient_ids=fields.text_or_none("patient_ids") or "",
-        seed=fields.integer("seed", least=0) if "seed" in fields.document else 0,
+        pinned=fields.integer("pinned", least=0),
         split=fields.mapping("split") if "split" in fields.document else {},
         data=fields.mapping("data") if "data" in fields.document else {},
         duplicates=_whole_numbers(fields, "duplicates", DuplicateCounts),

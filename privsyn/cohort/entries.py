@@ -28,6 +28,7 @@ class SourceImage(NamedTuple):
         label: the class name that the file gives; None if the entry gives it.
         patient: the patient id that the file gives; None if the entry gives it.
         part: which image of a file with several, such as "frame 3".
+        study: the id of the examination that the file gives, which counts where no patient is known.
         marks: identifying metadata of the file: name of the attribute, prefixed by its kind ("DICOM
             PatientName", "EXIF GPSInfo", "PNG text Author"), to its value as text. Only on the first image of
             a file.
@@ -38,6 +39,7 @@ class SourceImage(NamedTuple):
     patient: str | None = None
     part: str = ""
     marks: Mapping[str, str] = {}
+    study: str | None = None
 
 
 class SourceEntry(NamedTuple):

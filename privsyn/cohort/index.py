@@ -1,10 +1,9 @@
-"""The index of a cohort in preparation: 112 bytes an image, on disk until all images are read.
+"""The index of a cohort in preparation: 81 bytes an image, on disk until all images are read.
 
 Each record describes an image; its pixels are in a second file, in the order in which they were read. Both
 files are appended to and never changed, and a third holds a note on every chunk that was read to its end:
 after a kill, what the three agree on is kept. They identify nobody: files are keyed hashes, patients are
-HMACs under this machine's key, and subgroups, which are coarse, are numbers whose names are in the notes. The
-split's draws are hashes under a public seed, from which ids could be guessed: they are masked.
+HMACs under this machine's key, and subgroups, which are coarse, are numbers whose names are in the notes.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -31,16 +29,15 @@ RECORD_DTYPE = np.dtype(
     [
         ("sha256", "S32"),  # of the pixels
         ("patient", "S32"),  # HMAC of the patient; empty while the image has none
-        ("draw", "S32"),  # orders the patient in the split
         ("label", "<u2"),
         ("subgroup", "<u2"),  # a number, in the order of the names in the notes; 0 without subgroups
         ("row", "<u4"),  # of its pixels
         ("source", "<u8"),  # keyed hash of the entry that it was read from
+        ("unit", "u1"),  # what `patient` names for certain: its place in `claim.document.UNITS`
     ]
 )
 IndexRecords = NDArray[np.void]
 _FILES = ("records", "pixels", "notes")
-_BLOCK = 256  # records under one mask
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,6 @@ class ImageIndex:
         folder: of the three files; None keeps everything in memory, and without `pixels` only the records.
         shape: of an image, (H, W, C).
         about: describes the purpose; an index with another purpose is not resumed.
-        key: of this machine.
     """
 
     def __init__(
@@ -77,12 +73,10 @@ class ImageIndex:
         dtype: np.dtype[Any],
         *,
         about: str,
-        key: bytes,
         pixels: bool = True,
     ) -> None:
         self.folder, self.shape, self.dtype = folder, shape, dtype
         self.bytes_per_image = int(np.prod(shape)) * self.dtype.itemsize
-        self._key = key
         self._resume(about)
         self._records = self._opened("records")
         self._pixels = self._opened("pixels") if folder is not None or pixels else None
@@ -113,11 +107,9 @@ class ImageIndex:
 
     def finish(self, records: IndexRecords, note: ChunkNote) -> None:
         """Append records whose pixels are there, with a note on the entries that they came from."""
-        masked = records.copy()
-        masked["draw"] = self._masked(records["draw"], self.images)
         content = {"images": len(records), **asdict(note)}
         line = json.dumps(content, separators=(",", ":")) + "\n"
-        contents = {self._records: masked.tobytes(), self._notes: line.encode()}
+        contents = {self._records: records.tobytes(), self._notes: line.encode()}
         for handle in self._handles():
             handle.write(contents.get(handle, b""))
             handle.flush()
@@ -131,11 +123,7 @@ class ImageIndex:
 
     def records(self) -> IndexRecords:
         """(n,) of `RECORD_DTYPE`, a copy."""
-        found = self._all(self._records, RECORD_DTYPE)
-        for start in range(0, len(found), _BLOCK):
-            block = found[start : start + _BLOCK]
-            block["draw"] = self._masked(block["draw"], start)
-        return found
+        return self._all(self._records, RECORD_DTYPE)
 
     def read(self, rows: NDArray[Any]) -> Images:
         """(k, H, W, C) images by their rows; they are read and not mapped, so that memory holds only
@@ -153,19 +141,16 @@ class ImageIndex:
 
     def _resume(self, about: str) -> None:
         """Continue an interrupted run with the same purpose, or start with empty files."""
-        self._nonce = secrets.token_hex(16)
         if self.folder is None:
             return
         self.folder.mkdir(mode=0o700, exist_ok=True)
         about = hashlib.sha256(f"{about} {RECORD_DTYPE.descr} {self.shape} {self.dtype}".encode()).hexdigest()
         with suppress(PrivsynError, KeyError, TypeError):
-            found = read_json(self.folder / "about.json")
-            if found["about"] == about:
-                self._nonce = str(found["nonce"])
+            if read_json(self.folder / "about.json")["about"] == about:
                 return
         for name in _FILES:
             (self.folder / name).unlink(missing_ok=True)
-        write_json(self.folder / "about.json", {"about": about, "nonce": self._nonce})
+        write_json(self.folder / "about.json", {"about": about})
 
     def _opened(self, name: str) -> BinaryIO:
         if self.folder is None:
@@ -201,18 +186,6 @@ class ImageIndex:
     def _lines(self) -> Iterator[bytes]:
         self._notes.seek(0)
         return (line for line in self._notes if line.endswith(b"\n"))
-
-    def _masked(self, draws: NDArray[np.bytes_], start: int) -> NDArray[np.bytes_]:
-        """XOR with a stream derived from this machine's key; applied twice, it gives the draws back."""
-        first, last = start // _BLOCK, (start + len(draws)) // _BLOCK
-        stream = b"".join(
-            hashlib.shake_256(self._key + f"draws {self._nonce} {block}".encode()).digest(32 * _BLOCK)
-            for block in range(first, last + 1)
-        )
-        offset = 32 * (start - first * _BLOCK)
-        mask = np.frombuffer(stream, np.uint8)[offset : offset + 32 * len(draws)]
-        plain = np.frombuffer(np.ascontiguousarray(draws).tobytes(), np.uint8)
-        return np.frombuffer((plain ^ mask).tobytes(), "S32")
 
     def _all(self, handle: BinaryIO, dtype: np.dtype[np.void]) -> NDArray[np.void]:
         if isinstance(handle, io.BytesIO):

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from privsyn.claim.document import UNITS
 from privsyn.cohort.entries import NotAnImage, SourceEntry, SourceImage
 from privsyn.cohort.index import RECORD_DTYPE, ChunkNote, ImageIndex, IndexRecords
 from privsyn.cohort.labels import label_index
 from privsyn.cohort.pixels import fit_pixels
-from privsyn.cohort.pseudonyms import entry_hash, normal_id, pseudonym_and_draw
+from privsyn.cohort.pseudonyms import entry_hash, normal_id, pseudonym_of
 from privsyn.cohort.subgroups import coarse, subgroup_name
 from privsyn.cohort.workers import ChunkRestarted, ItemLost, WorkerEvent, in_process, in_processes
 from privsyn.errors import CohortError
@@ -28,9 +29,10 @@ FEWEST_FOR_PROCESSES = 200  # entries; with fewer, starting processes takes long
 CHUNK = 64  # entries that go to a worker at once, unless they are large
 CHUNK_BYTES = 8 << 20
 EXAMPLES = 3  # values of an identifier that `--show` prints
-_RECORD = struct.Struct("<32s32s32sH2xIQ")  # the subgroup is 0 until the chunk is whole
+_RECORD = struct.Struct("<32s32sH2xIQB")  # the subgroup is 0 until the chunk is whole
 _PACK = _RECORD.pack
 assert _RECORD.size == RECORD_DTYPE.itemsize
+IMAGE, STUDY, PATIENT = (UNITS.index(unit) for unit in ("image", "study", "patient"))
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,12 @@ class EntryReader:
     """Reads entries to pixels and records; sent to each worker once.
 
     Attributes:
-        seed: of the split.
         key: of this machine's HMACs.
         opted_out: HMACs of patients who must not be in any cohort.
         keep_values: whether to keep some values of identifiers, for the user's terminal.
     """
 
     data: Data
-    seed: int
     key: bytes
     opted_out: frozenset[bytes] = frozenset()
     keep_values: bool = False
@@ -74,23 +74,28 @@ class EntryReader:
         yield outcomes
 
     def _add(self, rows: ReadImages, outcome: EntryOutcome, entry: SourceEntry, picture: SourceImage) -> None:
-        patient = normal_id(entry.patient) or normal_id(picture.patient)
-        pseudonym = drawn = b""
-        if patient:
-            pseudonym, drawn = pseudonym_and_draw(f"patient {patient}", self.key, self.seed)
-            if pseudonym in self.opted_out:
-                outcome.opted_out += 1
-                return
+        pseudonym, unit = self._identity(entry, picture)
+        if pseudonym in self.opted_out:
+            outcome.opted_out += 1
+            return
         try:
             label = label_index(picture.label if entry.label is None else entry.label, self.data.classes)
             pixels = fit_pixels(picture.pixels, self.data).tobytes()
         except CohortError as fault:
             raise CohortError(f"{picture.part}: {fault}" if picture.part else str(fault)) from None
         sha256 = hashlib.sha256(pixels).digest()
-        rows.records += _PACK(sha256, pseudonym, drawn, label, rows.count, outcome.source)
+        rows.records += _PACK(sha256, pseudonym, label, rows.count, outcome.source, unit)
         rows.pixels += pixels
         rows.count += 1
         outcome.images += 1
+
+    def _identity(self, entry: SourceEntry, picture: SourceImage) -> tuple[bytes, int]:
+        """The pseudonym of the patient, or else of the study; and which of the two it is for certain."""
+        patient = normal_id(entry.patient) or normal_id(picture.patient)
+        if patient:
+            return pseudonym_of(f"patient {patient}", self.key), PATIENT
+        study = normal_id(picture.study)
+        return (pseudonym_of(f"study {study}", self.key), STUDY) if study else (b"", IMAGE)
 
 
 @dataclass

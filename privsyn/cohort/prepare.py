@@ -2,14 +2,14 @@
 
 Every image is read once. Pixels and index gather in a hidden folder of the study, `.preparing`, from which an
 interrupted run is resumed. When split, duplicates and text are known, the cohort is written in its own order
-and takes its place in one step. Memory holds the index, 112 bytes an image, and never all pixels.
+and takes its place in one step. Memory holds the index, 81 bytes an image, and never all pixels.
 """
 
 from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -177,7 +177,7 @@ class _Work:
         opted_out = remembered()
         if spec.opt_outs is not None:
             opted_out |= read_opt_outs(spec.opt_outs, key)
-        reader = EntryReader(recipe.data, recipe.seed, key, opted_out, keep_values)
+        reader = EntryReader(recipe.data, key, opted_out, keep_values)
 
         def entries() -> Iterable[SourceEntry]:
             return open_source(spec.source, recipe.data, table=spec.table, columns=spec.columns)
@@ -188,14 +188,13 @@ class _Work:
 
     def index(self, folder: Path | None) -> ImageIndex:
         """The index in a folder, with all that an interrupted run for the same purpose has read."""
-        data, key = self.recipe.data, self.reading.reader.key
+        data = self.recipe.data
         opted_out = sorted(each.hex() for each in self.reading.reader.opted_out)
         return ImageIndex(
             folder,
             (data.size, data.size, data.channels),
             DTYPES[data.bit_depth],
-            about=json_digest([data.model_dump(mode="json"), self.recipe.seed, opted_out]),
-            key=key,
+            about=json_digest([data.model_dump(mode="json"), opted_out]),
             pixels=data.near_duplicates != "off",
         )
 
@@ -206,13 +205,16 @@ class _Work:
         refusal = why_unusable(ingested, len(records), self.spec.source)
         if refusal and not (self.spec.skip_unusable and len(records)):
             return _Examined(SourceReport(None, refusal, ingested, text), None)
-        text, records = scan_for_text(self.reading, records, index, self._images_to_scan(ingested, records))
+        to_scan = self._images_to_scan(ingested, records)
+        text, records = scan_for_text(self.reading, records, index, to_scan, self.recipe.seed)
         if text.flagged and text.policy == "refuse":
             return _Examined(SourceReport(None, why_text_is_refused(text), ingested, text), None)
         pairs, near = self._near_duplicates(records, index)
         linked = pairs if self.recipe.data.near_duplicates == "link" else NO_PAIRS
         try:
-            rows = lay_out(records, self.recipe, self.reading.reader.key, linked, ingested.subgroups)
+            rows = lay_out(
+                records, self.recipe, self.reading.reader.key, linked, ingested.subgroups, _trained_on
+            )
         except CohortError as fault:
             return _Examined(SourceReport(None, str(fault), ingested, text, near), None)
         document = self._describe(rows, ingested, text, pairs)
@@ -280,6 +282,13 @@ class _Work:
             _write_images(folder / "images.npy", rows, index, self.reading.progress)
             write_records(folder / RECORDS, rows, document.classes)
             _write_document(folder, document)
+
+
+def _trained_on(patients: Collection[str]) -> frozenset[str]:
+    """Of these patients those in the ledger; reading it imports the accountant, so only when it is needed."""
+    from privsyn.ledger import trained_on
+
+    return trained_on(patients)
 
 
 def _write_images(path: Path, rows: CohortRows, index: ImageIndex, progress: Progress) -> None:

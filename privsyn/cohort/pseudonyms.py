@@ -8,26 +8,29 @@ from __future__ import annotations
 import functools
 import hashlib
 import hmac
+import re
 import unicodedata
 
 from privsyn.cohort.entries import SourceEntry
-from privsyn.cohort.split import draw
+
+_WHOLE = re.compile(r"([+-]?[0-9]+)\.0*")
 
 
 def normal_id(patient: str | None) -> str:
-    """A patient id in the form in which ids are compared: Unicode NFC, without surrounding blanks."""
-    return unicodedata.normalize("NFC", patient or "").strip()
+    """A patient id in the one form in which ids are compared; "" if there is none.
 
-
-def pseudonym_of(name: str, key: bytes) -> bytes:
-    """HMAC-SHA256 of a name under this machine's key, 32 bytes."""
-    return hmac.digest(key, name.encode(), hashlib.sha256)
+    Unicode NFC, without surrounding blanks, and a whole number without the decimals that a table with gaps
+    gives it: 17, 17.0 and " 17 " are one patient. Leading zeros stay: 017 may be another patient than 17.
+    """
+    plain = unicodedata.normalize("NFC", patient or "").strip()
+    whole = _WHOLE.fullmatch(plain)
+    return whole[1] if whole else plain
 
 
 @functools.lru_cache(maxsize=1024)  # the images of a patient mostly follow each other
-def pseudonym_and_draw(name: str, key: bytes, seed: int) -> tuple[bytes, bytes]:
-    """The pseudonym of a patient, and the patient's draw in the split."""
-    return pseudonym_of(name, key), draw(seed, name)
+def pseudonym_of(name: str, key: bytes) -> bytes:
+    """HMAC-SHA256 of a name under this machine's key, 32 bytes."""
+    return hmac.digest(key, name.encode(), hashlib.sha256)
 
 
 def entry_hash(entry: SourceEntry, key: bytes) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from privsyn.claim.document import UNITS, Unit
 from privsyn.cohort.document import CohortDocument, DuplicateCounts, SplitCounts
 from privsyn.cohort.index import IndexRecords, hexadecimal
 from privsyn.cohort.pseudonyms import pseudonym_of
-from privsyn.cohort.split import SPLITS, draw, joined_clusters, linked_clusters, split_patients
+from privsyn.cohort.split import (
+    SPLITS,
+    Split,
+    joined_clusters,
+    linked_clusters,
+    numbered,
+    split_clusters,
+)
 from privsyn.files import json_text
+from privsyn.home import split_key
 from privsyn.recipe import Data, Recipe
 
-COLUMNS = ("index", "label", "label_name", "patient", "split", "sha256")
+COLUMNS = (
+    "index", "label", "label_name", "patient", "split", "sha256", "cluster", "picture", "pinned",
+)  # fmt: skip
 SUBGROUP_COLUMN = "subgroup"  # another column, if subgroups were asked for
-CLUSTER_COLUMN = "group"  # another column, if near-duplicates were linked: the cluster
 _CHUNK = 16_384  # rows written at a time
 _SAME_PIXELS = ("size", "channels", "bit_depth", "classes", "resize", "split")
 
+TrainedOn = Callable[[Collection[str]], frozenset[str]]  # of some pseudonyms (hex), those trained on before
 RowPairs = tuple[NDArray[np.int64], NDArray[np.int64]]
 NO_PAIRS: RowPairs = (np.empty(0, np.int64), np.empty(0, np.int64))
 
@@ -37,21 +48,32 @@ class CohortRows:
 
     Attributes:
         records: (n,) of `RECORD_DTYPE`, as they were read.
-        part: (n,) index into `SPLITS`.
-        clusters: (n,) cluster number.
+        split: the part of each.
+        clusters: (n,) what is one unit for privacy and for the split: a patient, or several who share an
+            image.
+        pictures: (n,) the same picture, exactly or nearly, has one number.
         order: (n,) rows in the order of the cohort: by split, then by the hash of the pixels.
-        named: images that came with a patient id.
+        unit: the finest unit that is certain for every image.
         subgroups: their names, by the numbers in `records`; empty without subgroups.
-        linked: whether near-duplicates were joined into clusters.
     """
 
     records: IndexRecords
-    part: NDArray[np.int8]
+    split: Split
     clusters: NDArray[np.int64]
+    pictures: NDArray[np.int64]
     order: NDArray[np.int64]
-    named: int
+    unit: Unit
     subgroups: tuple[str, ...] = ()
-    linked: bool = False
+
+    @property
+    def part(self) -> NDArray[np.int8]:
+        """(n,) index into `SPLITS`."""
+        return self.split.part
+
+
+def nobody(_: Collection[str]) -> frozenset[str]:
+    """Where no earlier training is known."""
+    return frozenset()
 
 
 def lay_out(
@@ -60,32 +82,37 @@ def lay_out(
     key: bytes,
     near: RowPairs = NO_PAIRS,
     subgroups: Sequence[str] = (),
+    trained_on: TrainedOn = nobody,
 ) -> CohortRows:
     """Split the images and put them in order.
 
     Args:
-        records: changed in place: every image without a patient becomes a patient of its own, and subgroups
-            are numbered by name.
+        records: changed in place: images without a patient get pseudonyms, and subgroups are numbered by
+            name.
+        key: of the patient HMACs.
         near: pairs of rows that must stay in one split.
         subgroups: their names, by the numbers in `records`.
+        trained_on: tells who was trained on before, and so can be in train alone.
 
     Raises:
         CohortError: there are too few patients to split.
     """
     names = _in_order(records, subgroups)
-    named = _give_each_a_patient(records, recipe.seed, key)
-    clusters = linked_clusters(records["patient"], records["sha256"])
-    clusters = joined_clusters(clusters, *near)
-    part = split_patients(
-        records["label"],
+    _name_the_unnamed(records, key)
+    pictures = joined_clusters(numbered(records["sha256"]), *near)
+    clusters = linked_clusters(records["patient"], pictures)
+    known = trained_on(frozenset(hexadecimal(np.unique(records["patient"]))))
+    split = split_clusters(
         records["patient"],
         clusters,
-        draws=records["draw"],
+        key=split_key(key),
         shares=recipe.data.split,
-        seed=recipe.seed,
+        trained_on=[bytes.fromhex(each) for each in known],
     )
-    order = _sorted(records["subgroup"], records["draw"], records["label"], records["sha256"], part)
-    return CohortRows(records, part, clusters, order, named, names, linked=len(near[0]) > 0)
+    keys = (records[name] for name in ("subgroup", "patient", "label", "sha256"))
+    return CohortRows(
+        records, split, clusters, pictures, _sorted(*keys, split.part), _certain_unit(records), names
+    )
 
 
 def _in_order(records: IndexRecords, subgroups: Sequence[str]) -> tuple[str, ...]:
@@ -100,37 +127,56 @@ def _in_order(records: IndexRecords, subgroups: Sequence[str]) -> tuple[str, ...
     return tuple(subgroups[number] for number in there)
 
 
-def _give_each_a_patient(records: IndexRecords, seed: int, key: bytes) -> int:
-    """Make each image without a patient a patient of its own; returns how many images had a patient.
+def _name_the_unnamed(records: IndexRecords, key: bytes) -> None:
+    """Give images without a patient or study a pseudonym: one a file where files hold several, else one each.
 
-    The pseudonym depends on the pixels and not on the label, so that the ledger recognises a relabelled
-    cohort. A number tells images with the same pixels apart, whatever the order of the source.
+    It depends on the pixels and not on the label, so that the ledger recognises a relabelled cohort. A number
+    tells files with the same pixels apart, whatever the order of the source.
     """
     alone = np.flatnonzero(records["patient"] == b"")
-    alone = alone[np.lexsort([records[name][alone] for name in ("subgroup", "label", "sha256")])]
+    if not len(alone):
+        return
+    alone = _sorted(*(records[name][alone] for name in ("subgroup", "label", "sha256", "source")), of=alone)
+    new_file = np.diff(records["source"][alone], prepend=~records["source"][alone[0]]) != 0
+    first, file = np.flatnonzero(new_file), np.cumsum(new_file) - 1
+    unit: Unit = "image" if len(first) == len(alone) else "file"
+    content = records["sha256"][alone[first]]
+    for several in np.flatnonzero(np.bincount(file) > 1):
+        content[several] = hashlib.sha256(records["sha256"][alone[file == several]].tobytes()).digest()
+    order = _sorted(records["subgroup"][alone[first]], records["label"][alone[first]], content)
+    pseudonyms = np.empty(len(first), "S32")
+    for start, names in _numbered_names(unit, content[order]):
+        found = b"".join(pseudonym_of(name, key) for name in names)
+        pseudonyms[order[start : start + len(names)]] = np.frombuffer(found, "S32")
+    records["patient"][alone] = pseudonyms[file]
+    records["unit"][alone] = UNITS.index(unit)
+
+
+def _numbered_names(unit: Unit, contents: NDArray[np.bytes_]) -> Iterator[tuple[int, list[str]]]:
+    """Names of sorted digests (k,), equal ones with a number each; some at a time, and where they begin."""
     last, number = "", 0
-    for start in range(0, len(alone), _CHUNK):
-        rows = alone[start : start + _CHUNK]
-        labels = records["label"][rows].tolist()
-        patients, draws = bytearray(), bytearray()
-        for sha256, label in zip(hexadecimal(records["sha256"][rows]), labels, strict=True):
-            number = number + 1 if sha256 == last else 0
-            patients += pseudonym_of(f"image {sha256} {number}", key)
-            draws += draw(seed, f"image {sha256} {label} {number}")
-            last = sha256
-        records["patient"][rows] = np.frombuffer(patients, "S32")
-        records["draw"][rows] = np.frombuffer(draws, "S32")
-    return len(records) - len(alone)
+    for start in range(0, len(contents), _CHUNK):
+        names = []
+        for content in hexadecimal(contents[start : start + _CHUNK]):
+            number = number + 1 if content == last else 0
+            names.append(f"{unit} {content} {number}")
+            last = content
+        yield start, names
+
+
+def _certain_unit(records: IndexRecords) -> Unit:
+    """What every pseudonym stands for, if it is the same for all; otherwise only images are certain."""
+    units = np.unique(records["unit"])
+    return UNITS[units[0]] if len(units) == 1 else "image"
 
 
 def write_records(path: Path, rows: CohortRows, classes: Sequence[str]) -> None:
-    """Write `records.parquet`: one row per image, `COLUMNS` and, if there are any, subgroup and cluster."""
-    optional = [(SUBGROUP_COLUMN, bool(rows.subgroups)), (CLUSTER_COLUMN, rows.linked)]
-    names = [*COLUMNS, *(name for name, there in optional if there)]
-    whole = {"index", "label", CLUSTER_COLUMN}
-    schema = pa.schema([(name, pa.int64() if name in whole else pa.string()) for name in names])
+    """Write `records.parquet`: one row per image, `COLUMNS` and, if there are any, the subgroup."""
+    names = [*COLUMNS, *([SUBGROUP_COLUMN] if rows.subgroups else [])]
+    kinds = dict.fromkeys(("index", "label", "cluster", "picture"), pa.int64()) | {"pinned": pa.bool_()}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
     # numbered in the order of the rows, which hides the order in which they were read
-    numbers = pd.factorize(rows.clusters[rows.order])[0] if rows.linked else rows.clusters
+    clusters, pictures = (pd.factorize(each[rows.order])[0] for each in (rows.clusters, rows.pictures))
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, len(rows.records), _CHUNK):
             place = rows.order[start : start + _CHUNK]
@@ -142,11 +188,12 @@ def write_records(path: Path, rows: CohortRows, classes: Sequence[str]) -> None:
                 hexadecimal(some["patient"]),
                 _spelled(rows.part[place], SPLITS),
                 hexadecimal(some["sha256"]),
+                clusters[start : start + len(some)],
+                pictures[start : start + len(some)],
+                rows.split.pinned[place],
             ]
             if rows.subgroups:
                 columns.append(_spelled(some["subgroup"], rows.subgroups))
-            if rows.linked:
-                columns.append(numbers[start : start + len(some)])
             writer.write_table(pa.table([pa.array(each) for each in columns], schema=schema))
 
 
@@ -162,11 +209,12 @@ def describe(rows: CohortRows, recipe: Recipe) -> CohortDocument:
         channels=data.channels,
         bit_depth=data.bit_depth,
         classes=tuple(data.classes),
-        seed=recipe.seed,
+        unit=rows.unit,
         data=data.model_dump(mode="json"),
         split=dict(zip(SPLITS, data.split, strict=True)),
         counts={split: _counts(rows, part, data.classes) for part, split in enumerate(SPLITS)},
-        patient_ids=_whether_given(rows.named, len(rows.records)),
+        patient_ids=_whether_given(rows),
+        pinned=len(np.unique(rows.clusters[rows.split.pinned])),
         duplicates=_duplicates(rows),
         fingerprint=_fingerprint(rows.records, data),
         subgroups=_of_subgroups(rows) if rows.subgroups else None,
@@ -196,12 +244,13 @@ def _of_subgroups(rows: CohortRows) -> dict[str, dict[str, int]]:
     }
 
 
-def _whether_given(named: int, total: int) -> str:
+def _whether_given(rows: CohortRows) -> str:
+    named, total = int((rows.records["unit"] == UNITS.index("patient")).sum()), len(rows.records)
     if named == total:
         return "given"
     if not named:
-        return "none: every image counts as one patient"
-    return f"partly given: each of the {total - named} images without one counts as one patient"
+        return f"none: every {rows.unit} counts by itself, and nothing says which belong to one patient"
+    return f"partly given: {total - named} images have none, so only single images are certain"
 
 
 def _duplicates(rows: CohortRows) -> DuplicateCounts:
@@ -230,10 +279,13 @@ def _fingerprint(records: IndexRecords, data: Data) -> str:
     return digest.hexdigest()
 
 
-def _sorted(*keys: NDArray[Any]) -> NDArray[np.int64]:
-    """The order by the last key, then by the one before it: `np.lexsort`, but with one copied key at a
-    time."""
+def _sorted(*keys: NDArray[Any], of: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """The order by the last key, then by the one before it: `np.lexsort`, but with one copied key at a time.
+
+    Args:
+        of: returned in that order; default 0, 1, 2 ...
+    """
     order = np.argsort(keys[0], kind="stable")
     for values in keys[1:]:
         order = order[np.argsort(values[order], kind="stable")]
-    return order
+    return order if of is None else of[order]

@@ -103,7 +103,7 @@ class TextScan:
 
 
 def scan_for_text(
-    reading: SourceReading, records: IndexRecords, index: ImageIndex, count: int
+    reading: SourceReading, records: IndexRecords, index: ImageIndex, count: int, seed: int
 ) -> tuple[TextScan, IndexRecords]:
     """Search `count` images, drawn at random, and treat those with text as `data.text` says.
 
@@ -118,7 +118,7 @@ def scan_for_text(
         return TextScan(data.text, len(records)), records
     need_ocr()
     order = np.argsort(records["sha256"], kind="stable")  # the draw must not depend on the source's order
-    drawn = order[np.random.default_rng(reading.reader.seed).permutation(len(records))[:count]]
+    drawn = order[np.random.default_rng(seed).permutation(len(records))[:count]]
     flagged = [image for image in _scanned(reading, records[drawn]) if image.boxes]
     digests = np.array([image.sha256 for image in flagged], "S32")
     scan = TextScan(

@@ -1,17 +1,19 @@
-"""The split: train, holdout and test never share a patient or an image.
+"""The split: train, holdout and test never share a patient or an image, and nobody's part depends on others.
 
 The split moves clusters: patients who share an identical image, or a near-duplicate if the recipe says so,
-are one cluster, and every other patient is a cluster alone. Within a stratum (a label) every order of the
-clusters is equally likely, as permutation tests in the audits assume. The split depends on the seed and on
-the ids, not on the order of the files or on this machine's HMAC key.
+are one cluster, and every other patient is a cluster alone. The part of a cluster is a coin of its own, a
+keyed hash against the shares. So adding or removing a cluster moves nobody else, and given how many clusters
+of a stratum (a label) are in each part, every order of them is equally likely, as the permutation tests of
+the audits assume. The key is secret and never leaves this machine (`home.split_key`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,22 @@ from numpy.typing import NDArray
 from privsyn.errors import CohortError
 
 SPLITS = ("train", "holdout", "test")
-_STARTS = 1000
+TRAIN = SPLITS.index("train")
+_COIN_BYTES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Where every image went.
+
+    Attributes:
+        part: (n,) index into `SPLITS`.
+        pinned: (n,) True where the coin said another part than train, and somebody in the cluster had been
+            trained on before. They are in train, and not there by chance.
+    """
+
+    part: NDArray[np.int8]
+    pinned: NDArray[np.bool_]
 
 
 def patient_strata(labels: NDArray[np.int64], patients: NDArray[Any]) -> dict[Any, int]:
@@ -48,10 +65,10 @@ def linked_clusters(patients: NDArray[Any], digests: NDArray[Any]) -> NDArray[np
         (n,) cluster number, 0 to clusters - 1, in the order of first appearance. (The order of the ids would
         mean nothing: in a cohort they are keyed hashes, which sort differently on every machine.)
     """
-    picture = _codes(digests)
+    picture = numbered(digests)
     order = np.argsort(picture, kind="stable")
     same = np.flatnonzero(picture[order[1:]] == picture[order[:-1]])
-    return joined_clusters(_codes(patients), order[same], order[same + 1])
+    return joined_clusters(numbered(patients), order[same], order[same + 1])
 
 
 def joined_clusters(
@@ -75,71 +92,67 @@ def joined_clusters(
     ones, pairs = np.ones(len(some), np.int8), (clusters[some], clusters[others])
     edges = coo_matrix((ones, pairs), shape=(count, count))
     _, component = connected_components(edges, directed=False)
-    return _codes(component[clusters])
+    return numbered(component[clusters])
 
 
-def split_patients(
-    labels: NDArray[np.int64],
-    patients: NDArray[Any],
+def split_clusters(
+    patients: NDArray[np.bytes_],
     clusters: NDArray[np.int64],
     *,
-    draws: NDArray[np.bytes_],
+    key: bytes,
     shares: Sequence[float],
-    seed: int,
-) -> NDArray[np.int8]:
-    """Assign every image to a split, by cluster and stratified by label.
+    trained_on: Collection[bytes] = (),
+) -> Split:
+    """Assign every image to a part, by the coin of its cluster.
 
-    Clusters of many patients are dealt first, so that single patients can make up for them. Among clusters of
-    equal size the splits take turns, in proportion to their room, along the strata and in the order of the
-    draws within each (systematic sampling). So the shares are kept to within about one patient, overall and
-    in every stratum, if there are enough single patients.
+    A cluster has the coin of its lowest patient, so it stays in its part when others join it. A patient who
+    links two others splits their cluster when removed; then one of the two tosses a coin of its own.
 
     Args:
-        labels: (n,) labels of the images, >= 0.
-        patients: (n,) patient ids, of any sortable type.
+        patients: (n,) pseudonyms.
         clusters: (n,) of the images, as `linked_clusters` numbers them.
-        draws: (n,) `draw(seed, id)` of each image's patient.
-        shares: of patients in train, holdout and test.
-        seed: of the turns.
-
-    Returns:
-        (n,) index into `SPLITS`.
+        key: secret.
+        shares: of clusters in train, holdout and test, in expectation.
+        trained_on: pseudonyms of patients of earlier trainings, whose clusters can be in train alone.
 
     Raises:
-        CohortError: there are fewer than three clusters.
+        CohortError: a part is empty, because there are too few clusters.
     """
-    count = int(clusters.max(initial=-1)) + 1
-    _, first = np.unique(patients, return_index=True)
-    _need_three(len(first), count)
-    home, strata = clusters[first], _most_frequent(labels, clusters)
-    weights = np.bincount(home, minlength=count)
-    order = np.argsort(_lowest_draws(home, draws[first], count), kind="stable")
-    order = order[np.lexsort((strata[order], -weights[order]))]
-    part = np.empty(count, dtype=np.int8)
-    part[order] = _none_empty(_deal(weights[order], shares, seed))
-    return part[clusters]
+    lowest = _lowest(patients, clusters)
+    coin = np.array([_coin(patient, key) for patient in lowest])
+    edges = list(accumulate(shares))[:-1]
+    drawn = np.searchsorted(edges, coin, side="right").astype(np.int8)
+    known = np.zeros(len(lowest), np.bool_)
+    if trained_on:
+        known[clusters[np.isin(patients, np.array(sorted(trained_on), dtype="S32"))]] = True
+    pinned = known & (drawn != TRAIN)
+    part = np.where(pinned, np.int8(TRAIN), drawn)
+    _need_every_part(part, pinned)
+    return Split(part[clusters], pinned[clusters])
 
 
-def _lowest_draws(home: NDArray[np.int64], draws: NDArray[np.bytes_], count: int) -> NDArray[np.bytes_]:
-    """(count,) lowest draw of the patients of each cluster, which stands for the cluster."""
-    falling = np.argsort(draws, kind="stable")[::-1]
-    lowest = np.empty(count, dtype=draws.dtype)
-    lowest[home[falling]] = draws[falling]  # the last one written is the lowest
-    return lowest
-
-
-def draw(seed: int, name: str) -> bytes:
-    """A pseudorandom number that orders patients: HMAC-SHA256 of the name under the seed, 32 bytes."""
-    return hmac.digest(str(seed).encode(), name.encode(), hashlib.sha256)
-
-
-def _codes(values: NDArray[Any]) -> NDArray[np.int64]:
+def numbered(values: NDArray[Any]) -> NDArray[np.int64]:
     """Equal values as equal numbers, 0 and up in the order of first appearance."""
     _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     rank = np.empty(len(first), dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     codes: NDArray[np.int64] = rank[inverse]
     return codes
+
+
+def _lowest(patients: NDArray[np.bytes_], clusters: NDArray[np.int64]) -> list[bytes]:
+    """The lowest pseudonym of each cluster, which stands for the cluster."""
+    falling = np.argsort(patients, kind="stable")[::-1]
+    lowest = np.empty(int(clusters.max(initial=-1)) + 1, dtype="S32")
+    lowest[clusters[falling]] = patients[falling]  # the last one written is the lowest
+    whole = lowest.tobytes()  # an element of S32 would lose trailing zeros
+    return [whole[start : start + 32] for start in range(0, len(whole), 32)]
+
+
+def _coin(patient: bytes, key: bytes) -> float:
+    """Uniform in [0, 1): 53 bits of the HMAC-SHA256 of a pseudonym."""
+    drawn = hmac.digest(key, patient, hashlib.sha256)[:_COIN_BYTES]
+    return (int.from_bytes(drawn, "big") >> 11) / 2**53
 
 
 def _most_frequent(labels: NDArray[np.int64], member: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -153,51 +166,14 @@ def _most_frequent(labels: NDArray[np.int64], member: NDArray[np.int64]) -> NDAr
     return winner
 
 
-def _deal(weights: NDArray[np.int64], shares: Sequence[float], seed: int) -> list[int]:
-    """The split of each cluster, given the clusters' numbers of patients in falling order."""
-    total = int(weights.sum())
-    room = [share * total for share in shares]
-    parts = range(len(room))
-    dealt: list[int] = []
-    for weight, equals in itertools.groupby(weights.tolist()):
-        left = [max(each, 0.0) for each in room]
-        odds = [each / sum(left) for each in left]
-        lacks = _some_turns_later(odds, seed, weight)
-        for _ in equals:
-            chosen = -1
-            for part in parts:
-                lacks[part] += odds[part]
-                if room[part] > weight - 1 and (chosen < 0 or lacks[part] > lacks[chosen]):
-                    chosen = part
-            if chosen < 0:
-                chosen = max(parts, key=room.__getitem__)
-            lacks[chosen] -= 1
-            room[chosen] -= weight
-            dealt.append(chosen)
-    return dealt
-
-
-def _some_turns_later(odds: Sequence[float], seed: int, weight: int) -> list[float]:
-    """The state of the turns at a random start; from a fixed start, a lone pair would always be in train."""
-    lacks = [0.0] * len(odds)
-    for _ in range(int.from_bytes(draw(seed, f"start {weight}"), "big") % _STARTS):
-        lacks = [lack + odd for lack, odd in zip(lacks, odds, strict=True)]
-        lacks[max(range(len(lacks)), key=lacks.__getitem__)] -= 1
-    return lacks
-
-
-def _none_empty(dealt: list[int]) -> list[int]:
-    for empty in set(range(len(SPLITS))) - set(dealt):
-        largest = max(dealt, key=dealt.count)
-        last = len(dealt) - 1 - dealt[::-1].index(largest)
-        dealt[last] = empty
-    return dealt
-
-
-def _need_three(patients: int, clusters: int) -> None:
-    if clusters >= len(SPLITS):
+def _need_every_part(part: NDArray[np.int8], pinned: NDArray[np.bool_]) -> None:
+    """Every part must have a cluster; a split is never drawn again until it pleases."""
+    empty = [name for number, name in enumerate(SPLITS) if not (part == number).any()]
+    if not empty:
         return
-    there = "1 patient" if patients == 1 else f"{patients} patients"
-    if clusters < patients:
-        there += f", linked by identical images into {clusters} cluster{'s' * (clusters > 1)}"
-    raise CohortError(f"the cohort has {there}: train, holdout and test need different patients, at least 3")
+    there = "1 patient" if len(part) == 1 else f"{len(part)} patients or groups of linked patients"
+    bound = f", of whom {pinned.sum()} were trained on before and can be in train alone" * bool(pinned.any())
+    raise CohortError(
+        f"no patient is left for {' and '.join(empty)}: the cohort has {there}{bound}, and each is assigned "
+        "by a coin of its own; add patients"
+    )

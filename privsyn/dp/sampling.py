@@ -12,20 +12,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from privsyn.recipe import Unit
-
 ImageRows = NDArray[np.int64]
 
 
-def units_of(patients: NDArray[np.str_], unit: Unit) -> list[ImageRows]:
-    """The image rows of each unit (patient, or image by itself), in the order of first appearance.
-
-    Args:
-        patients: (n,) one id per image.
-    """
-    if unit == "image":
-        return [np.array([row]) for row in range(len(patients))]
-    number, _ = pd.factorize(patients)
+def units_of(units: NDArray[np.int64]) -> list[ImageRows]:
+    """The image rows of each unit, in the order of first appearance, of the unit (n,) of each image."""
+    number, _ = pd.factorize(units)
     order = np.argsort(number, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(number[order])) + 1)
 

@@ -23,6 +23,7 @@ from privsyn.ledger.population import (
     populations,
     recognised,
     register,
+    trained_on,
 )
 from privsyn.ledger.training import Outlook, account, outlook, release, reserve, settle, state_of, void
 from privsyn.ledger.validation import TrainingCharge
@@ -30,5 +31,5 @@ from privsyn.ledger.validation import TrainingCharge
 __all__ = [
     "Allowance", "ChainCheck", "Charge", "Grant", "LedgerRecord", "Outlook", "Overview", "Population",
     "TrainingCharge", "account", "check", "grant", "ids_of", "outlook", "overview", "populations",
-    "recognised", "register", "release", "reserve", "settle", "state_of", "void",
+    "recognised", "register", "release", "reserve", "settle", "state_of", "trained_on", "void",
 ]  # fmt: skip

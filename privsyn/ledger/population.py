@@ -8,7 +8,7 @@ import math
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 
 from privsyn.claim.document import CumulativeCost
@@ -209,6 +209,24 @@ def ids_of(patients: Iterable[str]) -> frozenset[str]:
     balances = fold(log.entries)
     known = _met(log, balances, people_of(patients))
     return frozenset(key for key, now in balances.canonical.items() if now in known)
+
+
+def trained_on(patients: Collection[str]) -> frozenset[str]:
+    """Those of these patients (HMACs, hex) whom a training was charged to, or may be; reads only.
+
+    Only patients who are trained on are recorded (`reserve`, `register`), so whoever is in a population with
+    a training that was not taken back counts.
+    """
+    log = read()
+    balances = fold(log.entries)
+    charged = {
+        balances.canonical[each.population] for each in balances.charges.values() if each.state != VOIDED
+    }
+    return frozenset(
+        each
+        for each in patients
+        if each in log.members and balances.canonical[balances.cohorts[log.members[each]]] in charged
+    )
 
 
 def recognised(patients: Callable[[], Iterable[str]]) -> list[JsonObject]:

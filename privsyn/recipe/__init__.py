@@ -16,12 +16,11 @@ from privsyn.recipe.sections import (
     Section,
     Slug,
     Train,
-    Unit,
 )
 from privsyn.recipe.shipped import find_shipped, shipped
 
 __all__ = [
     "IN_COLOUR", "Biomarker", "Data", "Document", "Model", "Recipe", "Sample", "Section", "Slug", "Train",
-    "Unit", "apply_settings", "find_shipped", "load_recipe", "nearest", "parse", "parse_setting", "read_toml",
+    "apply_settings", "find_shipped", "load_recipe", "nearest", "parse", "parse_setting", "read_toml",
     "shipped",
 ]  # fmt: skip

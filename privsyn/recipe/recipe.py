@@ -8,6 +8,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from privsyn.claim.document import UNITS, Unit
+from privsyn.errors import RecipeError
 from privsyn.files import json_digest
 from privsyn.recipe.documents import apply_settings, parse, read_toml
 from privsyn.recipe.sections import (
@@ -99,6 +101,20 @@ class Recipe(Section):
     def digest(self) -> str:
         """sha256 (hex) of the resolved recipe, defaults included."""
         return json_digest(self.model_dump(mode="json"))
+
+    def claiming(self, certain: Unit) -> Recipe:
+        """The recipe with a privacy unit no coarser than `certain`, the finest that a cohort is certain of.
+
+        Raises:
+            RecipeError: the unit is finer than that, and no image: the cohort does not know such units.
+        """
+        unit = self.privacy.unit
+        if UNITS.index(unit) < UNITS.index(certain) and unit != "image":
+            raise RecipeError(
+                f"privacy.unit is {unit}, and the cohort knows what belongs to one {certain}: set it to "
+                f"{certain}, which protects more, or to image"
+            )
+        return self if unit in {certain, "image"} else self.with_settings([f"privacy.unit={certain}"])
 
     def with_settings(self, settings: Sequence[str]) -> Recipe:
         """This recipe with `section.key=value` assignments applied, checked again as a whole."""

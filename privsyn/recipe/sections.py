@@ -7,9 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from privsyn.claim.document import Unit
+
 Positive = Annotated[int, Field(gt=0)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,62}[a-z0-9])?$")]
-Unit = Literal["patient", "image"]
 Biomarker = Literal["lung-opacity", "layer-contrast", "nuclear-density", "stain-ratio"]
 IN_COLOUR = frozenset({"nuclear-density", "stain-ratio"})
 
@@ -222,7 +223,11 @@ class Privacy(Section):
     """Differential privacy for the unit; used only with `dp = true` (`privsyn train --dp`)."""
 
     dp: bool = Field(False, description="train with DP-SGD")
-    unit: Unit = Field("patient", description="what one added or removed record is")
+    unit: Unit = Field(
+        "patient",
+        description="what one added or removed record is; lowered to study, file or image where the cohort "
+        "does not know more",
+    )
     epsilon: float = Field(8.0, ge=1e-4, le=1000, description="privacy budget")
     delta: float | None = Field(None, gt=0, lt=1, description="default expected_units ** -1.1")
     expected_units: Positive | None = Field(

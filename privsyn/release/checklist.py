@@ -206,8 +206,9 @@ def _dp_claim(predicate: Mapping[str, JsonValue]) -> EvidenceAnswer | None:
         return None
     if claim.get("valid_for_release") is not True:
         return EvidenceAnswer("no", "the claim is not valid for a release")
-    unit = "patient" if claim.get("unit") == "patient" else "image"
-    return EvidenceAnswer("yes", f"differential privacy is claimed for one {unit}, validly for a release")
+    if claim.get("unit") != "patient":
+        return EvidenceAnswer("no", "differential privacy is claimed for less than a patient")
+    return EvidenceAnswer("yes", "differential privacy is claimed for one patient, validly for a release")
 
 
 def _identifier_scan(predicate: Mapping[str, JsonValue]) -> EvidenceAnswer | None:

@@ -81,7 +81,7 @@ def charge_for(cohort: Cohort) -> None:
     reference = secrets.token_hex(16)
     ledger.reserve(
         reference,
-        cohort.records["patient"].tolist(),
-        ledger.TrainingCharge("patient", NEIGHBOURING, delta=None, why_unbounded=WHY),
+        cohort.training_patients,
+        ledger.TrainingCharge(cohort.document.unit, NEIGHBOURING, delta=None, why_unbounded=WHY),
     )
     ledger.settle(reference, ())

@@ -133,6 +133,9 @@ def with_canaries(part: Part, canaries: Canaries | None) -> Part:
         np.concatenate([part.labels, canaries.labels[chosen]]),
         np.concatenate([part.patients, names]),
         np.concatenate([part.rows, -1 - chosen]),
+        np.concatenate([part.clusters, part.clusters.max() + 1 + chosen]),
+        np.concatenate([part.pictures, part.pictures.max() + 1 + chosen]),
+        np.concatenate([part.pinned, np.zeros(len(chosen), np.bool_)]),
     )
 
 

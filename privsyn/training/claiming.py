@@ -22,6 +22,7 @@ from privsyn.claim.document import (
     Query,
     mechanisms,
 )
+from privsyn.claim.words import plural
 from privsyn.cohort.cohort import Cohort
 from privsyn.dp.accounting import accountant_name, default_delta, epsilon, epsilon_rdp, group_epsilon
 from privsyn.recipe import Recipe
@@ -67,25 +68,22 @@ NOT_COVERED = (
     "attacks on floating-point arithmetic (arXiv 2107.10138), which are not otherwise ruled out.",
 )
 NOT_COVERED_PATIENT = (
-    "What relatives, or one patient entered under two ids, reveal together: the unit is one patient id.",
+    "What relatives, or one patient entered under two ids that share no image, reveal together: the unit is "
+    "one patient id, or several ids that share an image.",
 )
-NOT_COVERED_IMAGE = (
-    "A patient with several images: the bound is for one image. `group` says what it is for 2, 4 and 8 "
-    "images of one patient at the same delta; beyond that, more.",
+NOT_COVERED_FINER = (
+    "A patient with several {units}: the bound is for one {unit}. `group` says what it is for 2, 4 and 8 "
+    "{units} of one patient at the same delta; beyond that, more.",
 )
 CANARIES = (
     "Pictures of nobody, each trained on if its coin said so; they are not protected and not counted as "
     "patients, and take nothing from the bound for patients. Commitment: sha256 of seed, pictures and coins, "
     "written before the first step."
 )
-GROUP_SIZES = (2, 4, 8)  # images; public numbers, not what the cohort holds
+GROUP_SIZES = (2, 4, 8)  # units; public numbers, not what the cohort holds
 PUBLIC_START = (
     "The weights that it started from: that their images are public, and of other patients, was declared, "
     "and checked only against this machine's ledger."
-)
-NO_PATIENT_IDS = (
-    "Patients with several images, where the source gave no patient ids: every such image was taken for a "
-    "patient of its own.",
 )
 
 
@@ -131,7 +129,7 @@ def claim_of_training(
             weights_sha256=weights_sha256,
             steps_done=steps,
         ),
-        bound=_bound(recipe, cohort.document.patient_ids, queries) if dp else None,
+        bound=_bound(recipe, queries) if dp else None,
         public_data=recipe.privacy.public_data,
         canaries=None if canaries_sha256 is None else CanaryCommitment(planted, canaries_sha256, CANARIES),
         ledger=ledger,
@@ -164,7 +162,7 @@ def imported_claim(recipe: Recipe, *, weights_sha256: str, source_sha256: str) -
     )
 
 
-def _bound(recipe: Recipe, patient_ids: str, queries: Sequence[Query]) -> Bound:
+def _bound(recipe: Recipe, queries: Sequence[Query]) -> Bound:
     privacy, delta, history = recipe.privacy, delta_of(recipe), mechanisms(queries)
     assert privacy.expected_units is not None  # the recipe demands it for DP
     return Bound(
@@ -175,14 +173,15 @@ def _bound(recipe: Recipe, patient_ids: str, queries: Sequence[Query]) -> Bound:
         expected_units=privacy.expected_units,
         accountant=Accountant(**accountant_name()),
         group=_group(recipe, history, delta),
-        not_covered=_not_covered(recipe, patient_ids),
+        not_covered=_not_covered(recipe),
         invalid=INSECURE if privacy.insecure_seed is not None else "",
     )
 
 
 def _group(recipe: Recipe, history: Sequence[Mechanism], delta: float) -> tuple[GroupEpsilon, ...]:
-    """Where the unit is an image: what the claim is worth to a patient with several, at the same delta."""
-    if recipe.privacy.unit != "image":
+    """Where the unit is finer than a patient: what the claim is worth to one with several, at the same
+    delta."""
+    if recipe.privacy.unit == "patient":
         return ()
     return tuple(GroupEpsilon(k, group_epsilon(history, delta, k), delta) for k in GROUP_SIZES)
 
@@ -200,8 +199,9 @@ def _public(recipe: Recipe, init_sha256: str | None) -> PublicQuantities:
     )
 
 
-def _not_covered(recipe: Recipe, patient_ids: str) -> tuple[str, ...]:
-    start = (PUBLIC_START,) if recipe.train.init_from else ()
-    if recipe.privacy.unit == "image":
-        return (*start, *NOT_COVERED_IMAGE, *NOT_COVERED)
-    return (*start, *NOT_COVERED_PATIENT, *(() if patient_ids == "given" else NO_PATIENT_IDS), *NOT_COVERED)
+def _not_covered(recipe: Recipe) -> tuple[str, ...]:
+    unit, start = recipe.privacy.unit, (PUBLIC_START,) if recipe.train.init_from else ()
+    if unit == "patient":
+        return (*start, *NOT_COVERED_PATIENT, *NOT_COVERED)
+    finer = (each.format(unit=unit, units=plural(unit)) for each in NOT_COVERED_FINER)
+    return (*start, *finer, *NOT_COVERED)

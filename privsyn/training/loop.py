@@ -101,7 +101,7 @@ def train(
             training, state = _resumed(study, cohort, dp, epsilon, canaries, settings)
             _reserve(state, cohort, allow_unbounded)
         else:
-            recipe = _recipe(study, dp, epsilon, canaries, settings)
+            recipe = _recipe(study, cohort, dp, epsilon, canaries, settings)
             training, state = _begun(study, cohort, recipe, force, allow_unbounded, progress)
         return _trained(study, cohort, training, state, progress)
 
@@ -210,9 +210,16 @@ def update_ema(training: Training, decay: float) -> None:
 
 
 def _recipe(
-    study: Study, dp: bool | None, epsilon: float | None, canaries: int | None, settings: Sequence[str]
+    study: Study,
+    cohort: Cohort,
+    dp: bool | None,
+    epsilon: float | None,
+    canaries: int | None,
+    settings: Sequence[str],
 ) -> Recipe:
+    """The recipe of a training, with the privacy unit that the cohort supports."""
     recipe = study.recipe([*settings, *_settings_of(dp, epsilon, canaries)])
+    recipe = recipe.claiming(cohort.document.unit)
     if epsilon is not None and not recipe.privacy.dp:
         raise RecipeError("an epsilon was given for a training without differential privacy: add --dp")
     return recipe
@@ -277,7 +284,7 @@ def _reserve(state: State, cohort: Cohort, allow_unbounded: bool) -> None:
     """Charge the whole training to the population; for a resumed run, see that it is charged."""
     ledger.reserve(
         state.reference,
-        cohort.records["patient"].tolist(),
+        cohort.training_patients,
         charge(state.recipe, mechanisms(state.planned)),
         allow_unbounded=allow_unbounded,
     )
@@ -296,7 +303,7 @@ def _resumed(
     dp = state.recipe.privacy.dp if dp is None else dp
     epsilon = state.recipe.privacy.epsilon if epsilon is None else epsilon
     canaries = state.recipe.train.canaries if canaries is None else canaries
-    asked = _recipe(study, dp, epsilon if dp else None, canaries, settings)
+    asked = _recipe(study, cohort, dp, epsilon if dp else None, canaries, settings)
     different = _differences(state.recipe, asked)
     if different:
         raise CheckpointError(

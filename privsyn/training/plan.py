@@ -18,6 +18,7 @@ import torch
 
 from privsyn import ledger
 from privsyn.claim.document import Mechanism, Query, mechanisms
+from privsyn.claim.words import plural
 from privsyn.cohort.cohort import load_cohort
 from privsyn.diffusion.batches import Draws, noise_draws
 from privsyn.diffusion.model import device_of
@@ -185,6 +186,8 @@ def plan(
     study = as_study(study)
     asked = [] if epsilon is None else [f"privacy.epsilon={epsilon!r}"]
     recipe = study.recipe([*settings, "privacy.dp=true", *asked])
+    if study.cohort.exists():
+        recipe = recipe.claiming(load_cohort(study.cohort).document.unit)
     changes = _changes(recipe)
     with progress.stage("plan", len(changes) + len(BUDGETS) + 2) as advance:
         queries = _planned_queries(recipe)
@@ -239,8 +242,8 @@ def declaration(recipe: Recipe) -> str:
     privacy = recipe.privacy
     return (
         f"privacy.expected_units = {privacy.expected_units} is declared PUBLIC: anybody may know that about "
-        f"so many {privacy.unit}s are trained on. Sample rate, divisor and delta follow from it, the cohort "
-        "is not counted for them. Choose it from what is known anyway, not by looking."
+        f"so many {plural(privacy.unit)} are trained on. Sample rate, divisor and delta follow from it, the "
+        "cohort is not counted for them. Choose it from what is known anyway, not by looking."
     )
 
 
@@ -347,8 +350,7 @@ def _training_seconds(recipe: Recipe, cost: Cost, images: int) -> float:
 def _outlook(study: Study, recipe: Recipe, history: Sequence[Mechanism]) -> ledger.Outlook | None:
     if not study.cohort.exists():
         return None
-    patients = load_cohort(study.cohort).records["patient"].tolist()
-    return ledger.outlook(patients, charge(recipe, history))
+    return ledger.outlook(load_cohort(study.cohort).training_patients, charge(recipe, history))
 
 
 def _outlook_document(outlook: ledger.Outlook) -> JsonObject:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from privsyn.bit_depth import Images
-from privsyn.cohort.cohort import Cohort, Part
+from privsyn.cohort.cohort import Cohort
 from privsyn.diffusion.batches import rows_of_step
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp.generators import CPU, keyed_generator
@@ -90,10 +90,7 @@ def train_shadow(
     recipe = recipe.with_settings(
         [f"seed={seed}", "train.canaries=0", f"train.checkpoint_every={recipe.train.steps}"]
     )
-    records = cohort.records.iloc[rows]
-    part = Part(
-        cohort.images[rows], records["label"].to_numpy(np.int64), records["patient"].to_numpy(np.str_), rows
-    )
+    part = cohort.of_rows(rows)
     training, initial = fresh_training(recipe, device_of(recipe)), recipe.train.init_from
     if initial is not None:
         start_from(root / initial, training, recipe.train)

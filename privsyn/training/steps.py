@@ -71,7 +71,7 @@ def private_steps(
         watch: see `private_optimizer`.
     """
     recipe, device = state.recipe, device_of(state.recipe)
-    units = units_of(part.patients, recipe.privacy.unit)
+    units = units_of(part.units(recipe.privacy.unit))
     noise_multiplier, divisor = state.dp_sgd.noise_multiplier, recipe.train.batch_size
     optimizer = private_optimizer(
         training.model,

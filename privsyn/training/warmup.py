@@ -64,7 +64,7 @@ def warm_up(file: Path, training: Training, state: State, part: Part, progress: 
 
 def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
     """Noisy means, and the directions of the noisy covariance around them if the recipe wants it."""
-    units, warmup = units_of(part.patients, recipe.privacy.unit), recipe.warmup
+    units, warmup = units_of(part.units(recipe.privacy.unit)), recipe.warmup
     of_means, *of_covariance = mechanisms(warm_up_queries(recipe))
     classes, channels, size = len(recipe.data.classes), recipe.data.channels, recipe.data.size
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from homes import new_home
 from sklearn.datasets import load_digits
 
 from privsyn.cohort.cohort import Cohort, Part, load_cohort
@@ -17,7 +18,7 @@ from privsyn.study import init
 def make_cohort(folder: Path, recipe: str, source: Path | str, home: Path, *settings: str) -> Cohort:
     """Prepare a cohort outside any test, with a home of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRIVSYN_HOME", str(home))
+        patch.setenv("PRIVSYN_HOME", new_home(home))
         study = init(folder, recipe=recipe, policy="internal-review", settings=settings)
         prepare(study, source)
     return load_cohort(study.cohort)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from canary_study import BROKEN, bound_of, noise_times, small_study
 from digits_study import copied
+from homes import new_home
 
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
@@ -60,7 +61,7 @@ def audited(template: Study, folder: Path, *settings: str, canaries: int = CANAR
 def private(template: Study, tmp_path_factory: pytest.TempPathFactory) -> Audited:
     folder = tmp_path_factory.mktemp("private")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRIVSYN_HOME", str(folder / "home"))
+        patch.setenv("PRIVSYN_HOME", new_home(folder / "home"))
         return audited(template, folder)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from homes import new_home
 from real_cohorts import few_chests, make_cohort
 
 from privsyn.auditing.attacks.denoising import ATTACKS
@@ -48,7 +49,7 @@ def over_trained(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) ->
     source = few_chests(folder / "few.npz", shared_data, 1200)
     cohort = make_cohort(folder / "study", "toy", source, folder / "home", *SETTINGS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRIVSYN_HOME", str(folder / "home"))
+        patch.setenv("PRIVSYN_HOME", new_home(folder / "home"))
         train(folder / "study")
     return cohort, folder / "study" / "model"
 

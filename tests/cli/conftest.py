@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from homes import new_home
 from sklearn.datasets import load_digits
 
 from privsyn.cli import main
@@ -95,7 +96,7 @@ def finished(
     folder = tmp_path_factory.mktemp("finished")
     at = ["--study", str(folder / "study")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRIVSYN_HOME", str(folder / "home"))
+        patch.setenv("PRIVSYN_HOME", new_home(folder / "home"))
         for words in (
             ["init", str(folder / "study"), "--recipe", "digits", "--policy", str(policy), *quick],
             ["prepare", str(source), *at],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from digits_study import prepared, weights
+from homes import new_home
 from torch import Tensor, nn
 
 from privsyn import ledger
@@ -92,7 +93,7 @@ def test_a_declared_sampler_can_be_named_in_a_recipe() -> None:
 def test_a_declared_network_can_be_trained_and_sampled(tmp_path: Path, dp: bool) -> None:
     """With DP too: its layers have rules; settings that it does not take are refused by name."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRIVSYN_HOME", str(tmp_path / "home"))
+        patch.setenv("PRIVSYN_HOME", new_home(tmp_path / "home"))
         study = prepared(tmp_path, "model.network=pixelwise", "train.steps=2", "sample.count=3")
         train(study, dp=dp)
         assert "ema.safetensors" in weights(study)

@@ -20,6 +20,7 @@ import tomlkit
 from claims import dp_claim
 from digits_study import prepared
 from highdicom import _standard_utils as standard
+from homes import new_home
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -303,7 +304,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Study:
     policy["rules"] = [rule for rule in policy["rules"] if rule["audit"] == "exact-copies"]
     write_text(study.policy_file, tomlkit.dumps(policy))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRIVSYN_HOME", str(study.root.parent / "home"))
+        patch.setenv("PRIVSYN_HOME", new_home(study.root.parent / "home"))
         for verb in ("train", "sample", "audit", "report", "release draft"):
             assert main([*verb.split(), "--study", str(study.root)]) in (0, 1, 3), verb
     return study

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from homes import new_home
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -457,7 +458,7 @@ def test_without_the_runtime_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
     folder = tmp_path_factory.mktemp("digits")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRIVSYN_HOME", str(folder / "home"))
+        patch.setenv("PRIVSYN_HOME", new_home(folder / "home"))
         study = init(folder / "study", recipe="digits", policy="internal-review")
         prepare(study, "digits")
     return load_cohort(study.cohort)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from homes import new_home
 
 from privsyn.auditing.policy import load_policy
 from privsyn.claim.reader import read_claim
@@ -185,7 +186,7 @@ def make_study(root: Path) -> Study:
     np.savez(root / "source.npz", images=images, labels=np.arange(40) % 2)
     (root / "policy.toml").write_text(POLICY, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRIVSYN_HOME", str(root / "home"))
+        patch.setenv("PRIVSYN_HOME", new_home(root / "home"))
         settings = ['data.classes=["a", "b"]']
         study = init(root / "study", recipe="toy", policy=str(root / "policy.toml"), settings=settings)
         prepare(study, root / "source.npz")

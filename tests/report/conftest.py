@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from audited_study import add_quality, build
+from homes import new_home
 
 from privsyn.study import Study
 
@@ -15,7 +16,7 @@ from privsyn.study import Study
 def _audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("studies")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRIVSYN_HOME", str(folder / "home"))
+        patch.setenv("PRIVSYN_HOME", new_home(folder / "home"))
         return build(folder).root
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from digits_study import KillAt, Killed, copied, prepared
+from homes import new_home
 from sklearn.datasets import load_digits
 
 from privsyn import ledger
@@ -197,7 +198,7 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Study:
     upright = (digits.images[:300] * 15).astype(np.uint8)
     np.savez(folder / "turned.npz", images=upright[:, ::-1], labels=digits.target[:300])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRIVSYN_HOME", str(folder / "home"))
+        patch.setenv("PRIVSYN_HOME", new_home(folder / "home"))
         settings = [*SHORT, "privacy.public_data=true"]
         study = init(folder / "study", recipe="toy", policy="internal-review", settings=settings)
         prepare(study, folder / "turned.npz")

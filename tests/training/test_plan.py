@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from digits_study import prepared
+from homes import new_home
 
 from privsyn import ledger
 from privsyn.claim.document import Mechanism
@@ -34,7 +35,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Of a recipe alone, before there is a cohort; it leaves no trace in the study, and makes no ledger."""
     folder = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRIVSYN_HOME", str(folder / "home"))
+        patch.setenv("PRIVSYN_HOME", new_home(folder / "home"))
         alone = init(folder / "study", recipe="toy", policy="internal-review", settings=QUICK)
         before = tree_digests(alone.root)
         found = plan(alone).to_document()

@@ -141,7 +141,8 @@ def _scores(
 
 def _chosen(evidence: Evidence, part: str, generator: np.random.Generator) -> SampledPatients:
     side, cluster = evidence.part(part), evidence.clusters(part)
-    some = generator.permutation(np.unique(cluster))[: PATIENTS_PER_PART[part]]
+    by_chance = cluster[~side.pinned]  # a comparison with holdout is of those whom a coin put into train
+    some = generator.permutation(np.unique(by_chance))[: PATIENTS_PER_PART[part]]
     place = {number: index for index, number in enumerate(some.tolist())}
     seen = np.zeros(len(some), np.int64)
     rows = []

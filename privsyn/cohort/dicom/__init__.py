@@ -72,7 +72,8 @@ def read_dicom(path: str | Path, data: Data) -> Iterator[SourceImage]:
 
     The patient is the PatientID alone. IssuerOfPatientID is left out on purpose: archives fill it in one
     study and not in the next, which would split a patient into two units and void the protection of both,
-    while two patients of different issuers who share an id merely count as one.
+    while two patients of different issuers who share an id merely count as one. The study is the
+    StudyInstanceUID.
 
     Returns:
         Pictures: (H, W, 1) grey, uint16 if `data.bit_depth` is 16, else uint8; or (H, W, 3) RGB uint8. The
@@ -94,6 +95,7 @@ def _pictures(path: Path, data: Data) -> Iterator[SourceImage]:
     layout = layout_of(dataset)
     label = None if data.label_tag is None else _label(dataset, data.label_tag)
     patient = as_text(dataset.get("PatientID")) or None
+    study = as_text(dataset.get("StudyInstanceUID")) or None
     marks = identifying(dataset, keyword_for_tag)
     for number, stored in enumerate(frames_of(path, dataset, layout)):
         if layout.photometric in GREY_MODELS:
@@ -103,7 +105,7 @@ def _pictures(path: Path, data: Data) -> Iterator[SourceImage]:
         else:
             pixels = eight_bits(stored, layout.stored)
         part = f"frame {number + 1}" if layout.frames > 1 else ""
-        yield SourceImage(pixels, label, patient, part, {} if number else marks)
+        yield SourceImage(pixels, label, patient, part, {} if number else marks, study)
 
 
 def _open(path: Path) -> Dataset:
