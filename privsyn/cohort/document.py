@@ -152,7 +152,7 @@ def write_document(path: Path, document: CohortDocument) -> None:
 
 
 def read_document(path: Path) -> CohortDocument:
-    """Read and check `cohort.json`.
+    """Read and check `cohort.json`; what other programs may leave out has its default.
 
     Raises:
         PrivsynError: the file is missing, is not valid JSON, is of another version, or a field is missing or
@@ -171,7 +171,7 @@ def read_document(path: Path) -> CohortDocument:
         fingerprint=fields.text("fingerprint"),
         records_sha256=fields.text_or_none("records_sha256") or "",
         patient_ids=fields.text_or_none("patient_ids") or "",
-        pinned=fields.integer("pinned", least=0),
+        pinned=fields.integer("pinned", least=0) if "pinned" in fields.document else 0,
         split=fields.mapping("split") if "split" in fields.document else {},
         data=fields.mapping("data") if "data" in fields.document else {},
         duplicates=_whole_numbers(fields, "duplicates", DuplicateCounts),

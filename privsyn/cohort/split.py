@@ -32,8 +32,8 @@ class Split:
 
     Attributes:
         part: (n,) index into `SPLITS`.
-        pinned: (n,) True where the coin said another part than train, and somebody in the cluster had been
-            trained on before. They are in train, and not there by chance.
+        pinned: (n,) True for clusters that are in train because somebody in them was trained on before, and
+            not, or perhaps not, by their coin.
     """
 
     part: NDArray[np.int8]
@@ -125,7 +125,8 @@ def split_clusters(
     known = np.zeros(len(lowest), np.bool_)
     if trained_on:
         known[clusters[np.isin(patients, np.array(sorted(trained_on), dtype="S32"))]] = True
-    pinned = known & (drawn != TRAIN)
+    # somebody's earlier coin, before others joined the cluster, may have been another than the cluster's now
+    pinned = known & ((drawn != TRAIN) | _several(patients, clusters))
     part = np.where(pinned, np.int8(TRAIN), drawn)
     _need_every_part(part, pinned)
     return Split(part[clusters], pinned[clusters])
@@ -138,6 +139,13 @@ def numbered(values: NDArray[Any]) -> NDArray[np.int64]:
     rank[np.argsort(first)] = np.arange(len(first))
     codes: NDArray[np.int64] = rank[inverse]
     return codes
+
+
+def _several(patients: NDArray[np.bytes_], clusters: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(clusters,) whether there are several patients in it."""
+    _, first = np.unique(patients, return_index=True)
+    several: NDArray[np.bool_] = np.bincount(clusters[first]) > 1
+    return several
 
 
 def _lowest(patients: NDArray[np.bytes_], clusters: NDArray[np.int64]) -> list[bytes]:

@@ -12,16 +12,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from homes import new_home
 from numpy.typing import NDArray
 from PIL import Image
 
+from privsyn.claim.document import NEIGHBOURING
 from privsyn.cohort.cohort import Cohort, load_cohort
 from privsyn.cohort.document import DuplicateCounts
 from privsyn.cohort.prepare import SourceSpec, prepare
 from privsyn.cohort.split import SPLITS
 from privsyn.errors import CohortError, RecipeError, StudyError
 from privsyn.files import tree_digests
-from privsyn.home import patient_key
+from privsyn.home import patient_key, split_key
+from privsyn.ledger import TrainingCharge, reserve, void
 from privsyn.progress import Advance
 from privsyn.study import Study
 
@@ -43,13 +46,14 @@ def _rows(cohort: Cohort) -> dict[str, str]:
 
 
 def test_digits_become_a_cohort(make_study: MakeStudy) -> None:
-    """All images, split 60/20/20 and by label, each its own patient, pixels and records in the same order."""
+    """All images, split about 60/20/20, each a unit of its own, pixels and records in the same order."""
     cohort = prepare(make_study('data.classes=["0","1","2","3","4","5","6","7","8","9"]'), "digits")
     assert cohort.images.shape == (1797, 8, 8, 1)
-    assert cohort.document.patient_ids == "none: every image counts as one patient"
+    assert cohort.document.patient_ids.startswith("none: every image counts by itself")
+    assert cohort.document.unit == "image"
     for split, share in zip(SPLITS, (0.6, 0.2, 0.2), strict=True):
         part, counts = cohort.part(split), cohort.document.counts[split]
-        assert abs(counts.images - share * 1797) <= 2
+        assert abs(counts.images - share * 1797) <= 4 * np.sqrt(share * (1 - share) * 1797)
         assert len(part.images) == len(part.labels) == len(set(part.patients)) == counts.patients
         assert list(np.bincount(part.labels)) == [counts.classes[str(digit)] for digit in range(10)]
         assert not part.images.flags.writeable
@@ -68,11 +72,15 @@ def test_the_files_are_what_other_programs_rely_on(make_study: MakeStudy, class_
         "records.parquet",
     ]
     records = pd.read_parquet(study.cohort / "records.parquet")
-    assert list(records) == ["index", "label", "label_name", "patient", "split", "sha256"]
+    assert list(records) == [
+        "index", "label", "label_name", "patient", "split", "sha256", "cluster", "picture", "pinned",
+    ]  # fmt: skip
     assert records["index"].tolist() == list(range(12))
     assert np.load(study.cohort / "images.npy").dtype == np.uint8
     document = json.loads((study.cohort / "cohort.json").read_text())
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == 2
+    assert document["unit"] == "image"
+    assert "seed" not in document
     assert (document["size"], document["channels"], document["bit_depth"]) == (8, 1, 8)
     assert document["classes"] == ["a", "b"]
     assert document["split"] == {"train": 0.6, "holdout": 0.2, "test": 0.2}
@@ -86,7 +94,7 @@ def test_a_table_with_patients_keeps_each_in_one_part(
 ) -> None:
     """Ids are trimmed, stored as keyed HMAC only, and no id, name or path is in any file."""
     files = sorted(path.relative_to(class_folders).as_posix() for path in class_folders.rglob("*.png"))
-    ids = [f"{' ' * (number % 2)}Meier-{number // 3}" for number in range(12)]
+    ids = [f"{' ' * (number % 2)}Meier-{number // 2}" for number in range(12)]
     pd.DataFrame({"file": files, "label": ["a"] * 6 + ["1"] * 6, "patient": ids}).to_csv(
         tmp_path / "t.csv", index=False
     )
@@ -96,7 +104,7 @@ def test_a_table_with_patients_keeps_each_in_one_part(
     assert cohort.records["label_name"].value_counts().to_dict() == {"a": 6, "b": 6}
     wanted = {
         hmac.new(patient_key(), f"patient Meier-{number}".encode(), hashlib.sha256).hexdigest()
-        for number in range(4)
+        for number in range(6)
     }
     assert set(cohort.records["patient"]) == wanted
     assert cohort.records.groupby("patient")["split"].nunique().eq(1).all()
@@ -110,10 +118,13 @@ def test_images_without_an_id_among_others_are_told(
     make_study: MakeStudy, tmp_path: Path, noise: Noise
 ) -> None:
     """A gap in the patients makes an image its own patient, and the cohort says how many."""
-    source = _npz(tmp_path / "a.npz", noise(8, 8, 8), groups=["p", "p", "q", "q", "r", "", " ", "r"])
+    source = _npz(
+        tmp_path / "a.npz", noise(18, 8, 8), groups=["p", "p", "q", "q", "r", "", " ", "r", *"abcdefghij"]
+    )
     document = prepare(make_study(), source).document
-    assert document.patient_ids.startswith("partly given: each of the 2 images without one")
-    assert sum(document.counts[split].patients for split in SPLITS) == 5
+    assert document.patient_ids.startswith("partly given: 2 images have none")
+    assert document.unit == "image"
+    assert sum(document.counts[split].patients for split in SPLITS) == 15
 
 
 def test_exact_duplicates_are_reported_and_never_straddle(
@@ -143,20 +154,74 @@ def test_equal_runs_give_equal_bytes_whatever_the_order_of_the_source(
     assert tree_digests(first.cohort) == tree_digests(second.cohort)
 
 
-def test_the_seed_decides_the_split_and_the_machine_does_not(
+def test_the_machine_decides_the_split_and_the_seed_does_not(
     make_study: MakeStudy, tmp_path: Path, noise: Noise, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another seed changes the split and keeps the fingerprint; another HMAC key changes only patient ids."""
+    """The recipe's seed is public and changes nothing; another key changes patients, split and fingerprint.
+
+    Neither of the two keys is in any file of the cohort.
+    """
     source = _npz(tmp_path / "a.npz", noise(40, 8, 8))
     one = prepare(make_study(name="one"), source)
     reseeded = prepare(make_study(name="reseeded"), source, settings=["seed=1"])
-    assert _rows(reseeded) != _rows(one)
-    assert reseeded.fingerprint == one.fingerprint
-    assert reseeded.document.records_sha256 != one.document.records_sha256
-    monkeypatch.setenv("PRIVSYN_HOME", str(tmp_path / "another-machine"))
+    assert tree_digests(reseeded.folder) == tree_digests(one.folder)
+    for key in (patient_key(), split_key(patient_key())):
+        for path in one.folder.iterdir():
+            assert key not in path.read_bytes()
+            assert key.hex().encode() not in path.read_bytes()
+    monkeypatch.setenv("PRIVSYN_HOME", new_home(tmp_path / "another-machine", key=bytes(range(32))))
     moved = prepare(make_study(name="moved"), source)
-    assert _rows(moved) == _rows(one)
+    assert _rows(moved) != _rows(one)
     assert set(moved.records["patient"]).isdisjoint(one.records["patient"])
+
+
+def test_an_opt_out_moves_nobody_else(make_study: MakeStudy, tmp_path: Path, noise: Noise) -> None:
+    """Also after `prepare --force`: no former training patient becomes a holdout patient."""
+    ids = np.repeat(np.arange(30), 2)
+    source, study = _npz(tmp_path / "a.npz", noise(60, 8, 8), groups=ids), make_study()
+    before = _rows(prepare(study, source))
+    (tmp_path / "out.txt").write_text("7\n")
+    after = prepare(study, SourceSpec(source, opt_outs=tmp_path / "out.txt"), force=True)
+    assert len(after.records) == 58
+    assert _rows(after).items() <= before.items()
+
+
+def test_ids_are_compared_in_one_form(make_study: MakeStudy, tmp_path: Path, noise: Noise) -> None:
+    """17, 17.0 and ' 17 ' are one patient, as are two spellings of an umlaut; 017 and 1.5 are others."""
+    ids = ["17", "17.0", " 17 ", "017", "1.5", "M\u00fcller", "Mu\u0308ller"] + [f"p{n}" for n in range(20)]
+    cohort = prepare(make_study(), _npz(tmp_path / "a.npz", noise(27, 8, 8), groups=ids))
+    assert cohort.records["patient"].nunique() == 27 - 3
+    assert cohort.document.unit == "patient"
+
+
+def test_linked_patients_are_one_unit_and_so_are_equal_images(
+    make_study: MakeStudy, tmp_path: Path, noise: Noise
+) -> None:
+    """For patients the unit is the cluster; for images it is the picture, whoever it belongs to."""
+    images = noise(40, 8, 8)
+    images[1] = images[0]
+    groups = [f"p{number // 2}" for number in range(1, 41)]  # p0 has one image; p1 has image 1 and 2
+    cohort = prepare(make_study(), _npz(tmp_path / "a.npz", images, groups=groups))
+    part = cohort.of_rows(np.arange(40))
+    assert len(set(part.patients)) == 21
+    assert len(set(part.units("patient"))) == 20
+    assert len(set(part.units("image"))) == 39
+
+
+def test_who_was_trained_on_stays_in_train(make_study: MakeStudy, tmp_path: Path, noise: Noise) -> None:
+    """Also in another study with smaller shares; the cohort says how many are there for that reason."""
+    source = _npz(tmp_path / "a.npz", noise(200, 8, 8), groups=np.arange(200))
+    first = prepare(make_study("data.split=[0.6, 0.2, 0.2]", name="first"), source)
+    assert first.document.pinned == 0
+    reserve("training", first.training_patients, TrainingCharge("patient", NEIGHBOURING, None, (), "no DP"))
+    smaller = make_study("data.split=[0.4, 0.4, 0.2]", name="second")
+    second = prepare(smaller, source)
+    assert set(first.training_patients) <= set(second.training_patients)
+    pinned = second.part("train").pinned
+    assert second.document.pinned == pinned.sum() > 25
+    assert not second.part("holdout").pinned.any()
+    void("training")
+    assert prepare(smaller, source, force=True).document.pinned == 0
 
 
 def test_markup_and_formulas_are_class_names_like_any_other(
@@ -174,10 +239,10 @@ def test_other_sizes_follow_the_declared_resize(make_study: MakeStudy, tmp_path:
     """Images of several sizes become one array."""
     folder = tmp_path / "images" / "a"
     folder.mkdir(parents=True)
-    for number in range(4):
+    for number in range(12):
         Image.fromarray(noise(8 + number, 20)).save(folder / f"{number}.png")
     cohort = prepare(make_study("data.resize=crop"), folder.parent)
-    assert cohort.images.shape == (4, 8, 8, 1)
+    assert cohort.images.shape == (12, 8, 8, 1)
 
 
 def _unreadable(folder: Path) -> None:
@@ -222,7 +287,7 @@ def _one_left(folder: Path) -> None:
         ),
         (_colour, r"1 of 12 .*b/scan-0\.png: is in colour"),
         (_empty, r"images holds no images"),
-        (_one_left, r"has 1 patient: train, holdout and test need different patients"),
+        (_one_left, r"no patient is left for .*: the cohort has 1 patient, and each is assigned by a coin"),
     ],
 )
 def test_bad_input_is_named_in_one_line_and_leaves_the_cohort_untouched(
@@ -254,12 +319,12 @@ def test_an_existing_cohort_is_replaced_only_by_force(
 ) -> None:
     """Without it the command stops before it reads the source."""
     study = make_study()
-    first = prepare(study, _npz(tmp_path / "a.npz", noise(9, 8, 8)))
+    first = prepare(study, _npz(tmp_path / "a.npz", noise(20, 8, 8)))
     before = tree_digests(study.cohort)
     with pytest.raises(StudyError, match="already exists: pass --force"):
         prepare(study, tmp_path / "nowhere")
     assert tree_digests(study.cohort) == before
-    second = prepare(study, _npz(tmp_path / "b.npz", noise(9, 8, 8)), force=True)
+    second = prepare(study, _npz(tmp_path / "b.npz", noise(20, 8, 8)), force=True)
     assert second.fingerprint != first.fingerprint
 
 
@@ -340,7 +405,7 @@ def _cut(path: Path) -> None:
         (lambda folder: _cut(folder / "cohort.json"), "not valid JSON"),
         (lambda folder: np.save(folder / "images.npy", np.zeros((3, 8, 8, 1), np.uint8)), r"is uint8 \(3, 8"),
         (lambda folder: np.save(folder / "images.npy", np.zeros((12, 8, 8, 1))), "is float64"),
-        (lambda folder: _edit_json(folder, schema_version=2), "version 1"),
+        (lambda folder: _edit_json(folder, schema_version=1), "version 2"),
         (lambda folder: _edit_json(folder, size=9), "say uint8"),
         (lambda folder: _edit_json(folder, classes=["a"]), "labels beyond the classes"),
         (lambda folder: _edit_json(folder, classes=7), "cannot be used"),

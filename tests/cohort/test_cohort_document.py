@@ -32,7 +32,8 @@ DOCUMENT = CohortDocument(
     fingerprint="f" * 64,
     records_sha256="0" * 64,
     patient_ids="given",
-    seed=2**62,
+    unit="study",
+    pinned=3,
     split={"train": 0.6},
     data={"size": 8, "resize": None, "split": [0.6, 0.2, 0.2]},
     duplicates=DuplicateCounts(exact_images=1, groups=1, linked_patients=2),
@@ -70,10 +71,10 @@ def test_what_is_not_known_is_not_written(tmp_path: Path) -> None:
     assert set(document["identifiers"]["text"]) == {"policy", "looked_at", "of", "flagged"}
 
 
-def test_a_document_of_an_earlier_version_of_privsyn_has_defaults(tmp_path: Path) -> None:
-    """Six fields are enough."""
-    document = json.loads(json.dumps({"schema_version": 1, **DOCUMENT.to_json()}))
-    needed = ("schema_version", "size", "channels", "bit_depth", "classes", "counts", "fingerprint")
+def test_what_others_leave_out_has_defaults(tmp_path: Path) -> None:
+    """Eight fields are enough."""
+    document = json.loads(json.dumps({"schema_version": 2, **DOCUMENT.to_json()}))
+    needed = ("schema_version", "size", "channels", "bit_depth", "classes", "unit", "counts", "fingerprint")
     (tmp_path / "cohort.json").write_text(json.dumps({key: document[key] for key in needed}))
     found = read_document(tmp_path / "cohort.json")
     assert found.counts == DOCUMENT.counts
@@ -85,14 +86,15 @@ def test_a_document_of_an_earlier_version_of_privsyn_has_defaults(tmp_path: Path
     [
         ({"size": "8"}, "cohort.json has no size"),
         ({"fingerprint": None}, "cohort.json has no fingerprint"),
-        ({"schema_version": 2}, "cohort.json is not of version 1"),
+        ({"schema_version": 1}, "cohort.json is not of version 2"),
+        ({"unit": "hospital"}, "cohort.json"),
         ({"counts": {"train": {"images": -1}}}, "cohort.json: counts: train has no images"),
         ({"left_out": {"unusable": True}}, "cohort.json: left_out has no unusable"),
     ],
 )
 def test_a_malformed_field_is_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     """With the document and the place in it."""
-    document = {"schema_version": 1, **DOCUMENT.to_json(), **changes}
+    document = {"schema_version": 2, **DOCUMENT.to_json(), **changes}
     (tmp_path / "cohort.json").write_text(json.dumps(document))
     with pytest.raises(PrivsynError, match=message):
         read_document(tmp_path / "cohort.json")

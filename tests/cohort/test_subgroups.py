@@ -122,7 +122,7 @@ def test_without_being_asked_nothing_is_read(
     )
     assert cohorts[1].part("test").subgroups is None
     assert list(pd.read_parquet(cohorts[1].folder / "records.parquet")) == [
-        "index", "label", "label_name", "patient", "split", "sha256",
+        "index", "label", "label_name", "patient", "split", "sha256", "cluster", "picture", "pinned",
     ]  # fmt: skip
     assert cohorts[1].document.subgroups is None
     assert b"subgroups" not in (cohorts[1].folder / "cohort.json").read_bytes()

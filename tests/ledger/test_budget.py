@@ -360,7 +360,7 @@ def test_an_outlook_is_the_answer_without_the_charge() -> None:
     fresh = ledger.outlook(PEOPLE, asked)
     assert (fresh.population, fresh.before.epsilon, fresh.allowed) == (None, 0, True)
     assert fresh.after.epsilon == epsilon([CHEAP], DELTA)
-    assert list(home().iterdir()) == []
+    assert [path.name for path in home().iterdir()] == ["patient.key"]
     population = granted(PEOPLE, TWICE)
     reserve("first", PEOPLE)
     before = ledger.overview()
@@ -381,7 +381,7 @@ def test_an_outlook_is_the_answer_without_the_charge() -> None:
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"unit": "hospital"}, "choose from patient, image"),
+        ({"unit": "hospital"}, "choose from image, file, study, patient"),
         ({"neighbouring": "replace-one"}, "choose from add-or-remove-one"),
         ({"delta": None}, "delta"),
         ({"delta": 1.0}, "delta"),

@@ -119,7 +119,7 @@ def test_no_patient_is_told() -> None:
         (patients(0, 5), {"epsilon": float("nan")}, "finite"),
         (patients(0, 5), {"delta": 0.0}, "below 1"),
         (patients(0, 5), {"delta": 1.0}, "below 1"),
-        (patients(0, 5), {"unit": "scan"}, "patient, image"),
+        (patients(0, 5), {"unit": "scan"}, "image, file, study, patient"),
         (patients(0, 5), {"neighbouring": "replace-one"}, "add-or-remove-one"),
         ([], {}, "at least one"),
     ],
