@@ -98,9 +98,9 @@ def test_a_table_with_patients_keeps_each_in_one_part(
     pd.DataFrame({"file": files, "label": ["a"] * 6 + ["1"] * 6, "patient": ids}).to_csv(
         tmp_path / "t.csv", index=False
     )
-    study = make_study()
+    study = make_study("data.split=[0.4, 0.3, 0.3]")
     cohort = prepare(study, SourceSpec(class_folders, table=tmp_path / "t.csv"))
-    assert cohort.document.patient_ids == "given"
+    assert (cohort.document.patient_ids, cohort.document.unit) == ("given", "patient")
     assert cohort.records["label_name"].value_counts().to_dict() == {"a": 6, "b": 6}
     wanted = {
         hmac.new(patient_key(), f"patient Meier-{number}".encode(), hashlib.sha256).hexdigest()

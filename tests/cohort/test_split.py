@@ -148,7 +148,7 @@ def test_the_exact_test_keeps_its_level_on_200_null_cohorts(history: str) -> Non
 
 
 def test_who_was_trained_on_stays_in_train_and_is_known_as_pinned() -> None:
-    """With the whole cluster; single patients whose coin says train are there by chance. Nobody else moves."""
+    """With the whole cluster; single patients whose coin says train are there by chance."""
     patients = _pseudonyms(range(200))
     clusters = linked_clusters(patients, np.arange(200) // 2)
     before = _parts(patients, clusters)
