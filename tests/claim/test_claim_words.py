@@ -119,9 +119,16 @@ def test_parameters_list_further_queries() -> None:
 def test_parameters_say_what_images_and_other_trainings_cost() -> None:
     """Groups of images where the unit is an image, and the ledger's total where the reader may see it."""
     total = CumulativeCost("image", "add-or-remove-one", 9.5, 10.0, 1e-5, 3, finite=True, note="")
-    per_image = claim(group=(GroupEpsilon(images=2, epsilon=19.07026, delta=1e-5),))
-    told = dict(words.parameters(replace(per_image, cumulative=total)))
-    assert told["Epsilon for a patient with 2 images"] == "19.08"
+    group = (GroupEpsilon(units=2, epsilon=19.07026, delta=1e-5),)
+    per_study = replace(claim(group=group), unit="study")
+    told = dict(words.parameters(replace(per_study, cumulative=total)))
+    assert told["Epsilon for a patient with 2 studies"] == "19.08"
+    for text in (words.paragraph(per_study), words.in_full(per_study)):
+        assert "NOT a bound for the patient" in text
+        assert "epsilon for a patient is 19.08 with 2 studies" in text
+    assert "study, NOT for the patient" in words.summary(per_study)
+    for text in (words.paragraph(claim()), words.in_full(claim()), words.summary(claim())):
+        assert "NOT" not in text
     assert told["All trainings on these patients so far"] == "epsilon 9.5 over 3, delta 1e-05"
     note = "no finite bound: 1 of the trainings have none"
     unbounded = replace(total, epsilon=None, epsilon_rdp=None, finite=False, note=note)

@@ -17,19 +17,16 @@ from privsyn.training.claiming import claim_of_training
 HISTORY = (Query("dp-sgd", Mechanism(2.0, 0.032, 60), Clipping(0.001, 2, 4)),)
 
 
-def cohort_of(patient_ids: str) -> Cohort:
+def cohort_of() -> Cohort:
     """A cohort of which only the document is known."""
     counts = {"train": SplitCounts(images=12345, patients=12345, classes={})}
-    document = CohortDocument(8, 1, 8, ("a",), counts, fingerprint="f" * 64, patient_ids=patient_ids)
+    document = CohortDocument(8, 1, 8, ("a",), "patient", counts, fingerprint="f" * 64)
     return Cohort(Path(), document, np.empty((0, 8, 8, 1), np.uint8))
 
 
-def claimed(
-    *settings: str, patient_ids: str = "given", history: tuple[Query, ...] = HISTORY
-) -> dict[str, Any]:
+def claimed(*settings: str, history: tuple[Query, ...] = HISTORY) -> dict[str, Any]:
     recipe = load_recipe(find_shipped("recipes", "toy"), settings)
-    cohort = cohort_of(patient_ids)
-    return claim_of_training(recipe, cohort, history, steps=60, weights_sha256="0" * 64).to_document()
+    return claim_of_training(recipe, cohort_of(), history, steps=60, weights_sha256="0" * 64).to_document()
 
 
 def test_epsilon_follows_from_the_document_alone() -> None:
@@ -63,20 +60,20 @@ def test_without_privacy_it_says_so_in_words() -> None:
     assert "epsilon" not in document
 
 
-def test_what_is_not_covered_depends_on_the_unit_and_on_the_source() -> None:
-    """A bound for images says what it is for patients; one without patient ids says what it is worth."""
-    per_image = claimed("privacy.dp=true", "privacy.unit=image")["not_covered"]
-    nameless = claimed("privacy.dp=true", patient_ids="none: each image is one patient")["not_covered"]
-    assert any("for 2, 4 and 8 images of one patient" in line for line in per_image)
-    assert any("gave no patient ids" in line for line in nameless)
-    assert not any("gave no patient ids" in line for line in claimed("privacy.dp=true")["not_covered"])
+@pytest.mark.parametrize(("unit", "units"), [("image", "images"), ("file", "files"), ("study", "studies")])
+def test_what_is_not_covered_depends_on_the_unit(unit: str, units: str) -> None:
+    """A bound for less than a patient says that it is none for a patient with several."""
+    finer = claimed("privacy.dp=true", f"privacy.unit={unit}")
+    assert finer["unit"] == unit
+    assert any(f"for 2, 4 and 8 {units} of one patient" in line for line in finer["not_covered"])
+    assert not any("2, 4 and 8" in line for line in claimed("privacy.dp=true")["not_covered"])
 
 
 def test_a_claim_per_image_says_what_it_is_worth_to_a_patient() -> None:
     """For 2, 4 and 8 images of one patient at the same delta: far more than so many times epsilon."""
     document = claimed("privacy.dp=true", "privacy.unit=image")
     epsilons = [entry["epsilon"] for entry in document["group"]]
-    assert [entry["images"] for entry in document["group"]] == [2, 4, 8]
+    assert [entry["units"] for entry in document["group"]] == [2, 4, 8]
     assert document["epsilon"] < epsilons[0] < epsilons[1] < epsilons[2]
     assert epsilons[2] > 8 * document["epsilon"]
     assert claimed("privacy.dp=true")["group"] == []
@@ -93,7 +90,7 @@ def test_a_warm_up_and_a_public_start_are_in_the_claim() -> None:
     """The warm-up costs and is composed; public weights cost nothing and are named by their digest."""
     recipe = load_recipe(find_shipped("recipes", "toy"), ["privacy.dp=true", "warmup.images=3"])
     history = (Query("central-images", Mechanism(5.0, 1.0, 3)), *HISTORY)
-    cohort = cohort_of("given")
+    cohort = cohort_of()
     made = claim_of_training(recipe, cohort, history, steps=60, weights_sha256="0" * 64, init_sha256="1" * 64)
     document = made.to_document()
     assert document["mechanism"]["composed"] == [history[0].to_dict()]

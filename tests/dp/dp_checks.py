@@ -29,6 +29,7 @@ from functools import cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from parts import part_of_arrays
 from scipy.stats import chi2, kstest
 from torch import Tensor
 
@@ -91,11 +92,10 @@ def part_of(people: Sequence[tuple[str, Patient]]) -> Part:
     """A cohort's part: first images of all patients, then second ones, so no patient's rows are adjacent."""
     rows = [(place, name, who) for name, who in people for place in range(len(who.images))]
     rows.sort(key=lambda row: row[0])
-    return Part(
+    return part_of_arrays(
         np.stack([who.images[place] for place, _, who in rows]),
         np.array([who.label for _, _, who in rows]),
         np.array([name for _, name, _ in rows]),
-        np.arange(len(rows)),
     )
 
 

@@ -348,8 +348,8 @@ def each_draw_a_unit(
     return tuple(part.unflatten(1, (-1, images_each)).flatten(0, 1) for part in drawn)  # type: ignore[return-value]
 
 
-def each_image_a_unit(patients: np.ndarray, unit: str) -> list[np.ndarray]:  # noqa: ARG001
-    return units_of(patients, "image")
+def each_image_a_unit(units: np.ndarray) -> list[np.ndarray]:
+    return units_of(np.arange(len(units)))
 
 
 images_are_units = put(steps, "units_of", each_image_a_unit)

@@ -9,14 +9,12 @@ from privsyn.dp.generators import keyed_generator
 from privsyn.dp.sampling import capped, poisson_sample, units_of
 
 CPU = torch.device("cpu")
-PATIENTS = np.array(["b", "a", "b", "c", "a", "b"])
+UNITS = np.array([7, 3, 7, 9, 3, 7])
 
 
-def test_units_are_patients_or_images() -> None:
-    """All rows of a patient belong to one unit, or every row is a unit by itself."""
-    by_patient = {tuple(rows.tolist()) for rows in units_of(PATIENTS, "patient")}
-    assert by_patient == {(1, 4), (0, 2, 5), (3,)}
-    assert [rows.tolist() for rows in units_of(PATIENTS, "image")] == [[0], [1], [2], [3], [4], [5]]
+def test_all_rows_of_a_unit_are_together() -> None:
+    """In the order of first appearance."""
+    assert [rows.tolist() for rows in units_of(UNITS)] == [[0, 2, 5], [1, 4], [3]]
 
 
 def test_every_unit_has_its_own_coin() -> None:

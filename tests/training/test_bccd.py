@@ -28,7 +28,7 @@ def test_a_smear_is_one_unit_however_many_cells_it_has(shared_data: Path, tmp_pa
     study = init(tmp_path / "study", recipe="toy", policy="internal-review", settings=SETTINGS)
     prepare(study, shared_data / "bccd32.npz")
     part = load_cohort(study.cohort).part("train")
-    units = units_of(part.patients, "patient")
+    units = units_of(part.units("patient"))
     sizes = sorted({len(rows) for rows in units})
     assert (sizes[0], sizes[-1] >= 25) == (1, True)
     assert len(units) < len(part.labels) / 5

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from parts import part_of_arrays
 
-from privsyn.cohort.cohort import Part
 from privsyn.errors import CheckpointError
 from privsyn.files import read_json, write_json
 from privsyn.recipe import Data
@@ -120,9 +120,8 @@ def test_other_canaries_than_committed_to_are_refused(tmp_path: Path, fault: str
 
 def test_only_those_that_are_in_are_trained_on() -> None:
     """They come after the patients, each a patient of its own, and their rows say which they are."""
-    part = Part(
-        np.zeros((3, 8, 8, 1), np.uint8), np.zeros(3, np.int64), np.array(["p", "p", "q"]), np.arange(3)
-    )
+    patients = np.array(["p", "p", "q"])
+    part = part_of_arrays(np.zeros((3, 8, 8, 1), np.uint8), np.zeros(3, np.int64), patients)
     found = make_canaries(KEY, 30, DATA)
     joined = with_canaries(part, found)
     chosen = np.flatnonzero(found.is_in)
@@ -130,4 +129,6 @@ def test_only_those_that_are_in_are_trained_on() -> None:
     np.testing.assert_array_equal(joined.labels[3:], found.labels[chosen])
     np.testing.assert_array_equal(-1 - joined.rows[3:], chosen)
     assert len(set(joined.patients)) == 2 + len(chosen)
+    assert len(set(joined.units("patient"))) == 2 + len(chosen)
+    assert len(set(joined.units("image"))) == 3 + len(chosen)
     assert with_canaries(part, None) is part

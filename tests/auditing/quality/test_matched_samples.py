@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from parts import selected
 
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Settings
 from privsyn.auditing.quality.matched_samples import ImageSample, samples_by_scope
-from privsyn.cohort.cohort import Cohort, Part
+from privsyn.cohort.cohort import Cohort
 from privsyn.synthetic.dataset import SyntheticSet
 
 
@@ -77,7 +78,7 @@ def test_a_class_that_the_reference_lacks_has_too_few_images(
     evidence = _evidence(digits_cohort, np.arange(400) % 10)
     part = evidence.holdout
     rows = np.flatnonzero(part.labels != 3)
-    without = Part(part.images[rows], part.labels[rows], part.patients[rows], part.rows[rows])
+    without = selected(part, rows)
     monkeypatch.setattr(evidence, "holdout", without)
     found = {scope.get("class"): samples for scope, samples in samples_by_scope(evidence, Settings())}
     lacking = found.pop(digits_cohort.classes[3])
