@@ -303,16 +303,16 @@ def _resumed(
     dp = state.recipe.privacy.dp if dp is None else dp
     epsilon = state.recipe.privacy.epsilon if epsilon is None else epsilon
     canaries = state.recipe.train.canaries if canaries is None else canaries
+    if state.cohort_sha256 != cohort.digest:
+        raise CheckpointError(
+            f"{folder} was trained on another cohort, or another split of it: replace it with --force"
+        )
     asked = _recipe(study, cohort, dp, epsilon if dp else None, canaries, settings)
     different = _differences(state.recipe, asked)
     if different:
         raise CheckpointError(
             f"{folder} was trained with another {', '.join(different)}: pass the same options again, "
             "or replace it with --force"
-        )
-    if state.cohort_sha256 != cohort.digest:
-        raise CheckpointError(
-            f"{folder} was trained on another cohort, or another split of it: replace it with --force"
         )
     if ledger.state_of(state.reference) == "settled" and state.step < state.recipe.train.steps:
         raise CheckpointError(

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from real_cohorts import blends, make_cohort
+from real_cohorts import blends
 
 from privsyn.auditing.attacks.planted_leaks import LIGHT
 from privsyn.auditing.evidence import Evidence
 from privsyn.auditing.findings import Finding, Settings
 from privsyn.auditing.plugins import installed
 from privsyn.auditing.run import audit
-from privsyn.cohort.cohort import Cohort
+from privsyn.cohort.cohort import Cohort, load_cohort
+from privsyn.cohort.document import write_document
+from privsyn.files import file_digest
 from privsyn.synthetic.dataset import SyntheticSet
 
 COUNT, COPIES = 1000, 30
@@ -108,11 +114,16 @@ def test_smooth_sets_are_not_called_copiers(evidence: Evidence) -> None:
     assert finding.interval[0] == 0
 
 
-def test_the_key_of_the_machine_does_not_change_the_finding(tmp_path: Path, evidence: Evidence) -> None:
-    """One seed gives one finding, though the patients' keyed ids sort differently on every machine."""
+def test_pseudonyms_do_not_change_the_finding(tmp_path: Path, evidence: Evidence) -> None:
+    """One split gives one finding, though the patients' keyed ids sort differently on every machine."""
     images, _ = blends(evidence.test, 100, np.random.default_rng(3))
-    again = make_cohort(tmp_path / "study", "digits", "digits", tmp_path / "home")
-    elsewhere = Evidence(again, evidence.synthetic)
+    again = Path(shutil.copytree(evidence.cohort.folder, tmp_path / "cohort"))
+    records = pd.read_parquet(again / "records.parquet")
+    records["patient"] = [hashlib.sha256(each.encode()).hexdigest() for each in records["patient"]]
+    records.to_parquet(again / "records.parquet")
+    sha256 = file_digest(again / "records.parquet")
+    write_document(again / "cohort.json", replace(evidence.cohort.document, records_sha256=sha256))
+    elsewhere = Evidence(load_cohort(again), evidence.synthetic)
     assert sorted(elsewhere.train.patients) != sorted(evidence.train.patients)
     assert run(elsewhere, images) == run(evidence, images)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from homes import new_home
 from privsyn_audits import biomarkers, conditioning, coverage_of_rare, fidelity, utility
 from real_cohorts import make_cohort
 from scipy.ndimage import gaussian_filter
@@ -24,6 +25,8 @@ from privsyn.synthetic.dataset import SyntheticSet
 CLASSES = (1, 4, 7)
 Findings = dict[tuple[str, str], Finding]
 Sets = Callable[[str], Evidence]
+
+BALANCED = bytes([160]) * 32  # test has at least as many images of each class as holdout, so all are used
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,6 +48,7 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Sets:
     labels = np.searchsorted(CLASSES, digits.target[rows])
     np.savez(folder / "digits.npz", images=images[:380], labels=labels[:380])
     settings = ["data.size=8", 'data.classes=["one", "four", "seven"]', "data.split=[0.4, 0.3, 0.3]"]
+    new_home(folder / "home", key=BALANCED)
     cohort = make_cohort(folder / "study", "toy", folder / "digits.npz", folder / "home", *settings)
     fresh, asked = images[380:], labels[380:]
     generator = np.random.default_rng(1)

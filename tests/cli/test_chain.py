@@ -64,7 +64,7 @@ def test_the_single_commands_make_the_same_chain(
     study = tmp_path / "study"
     at = ["--study", study, "--json"]
     assert run("init", study, "--recipe", "digits", "--policy", policy, *quick, "--json").code == 0
-    assert run("prepare", source, *at).document["counts"]["train"]["images"] == 150
+    assert run("prepare", source, *at).document["counts"]["train"]["images"] == 160
     claim = run("train", "--no-dp", *at)
     assert (claim.code, claim.document["kind"]) == (0, "none")
     assert "train" in claim.err

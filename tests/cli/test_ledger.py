@@ -42,7 +42,7 @@ def test_an_empty_ledger_is_shown_and_not_made(run: Run) -> None:
     assert "no training was recorded" in run("ledger", "show").out
     assert run("ledger", "show", "--json").document == {"schema_version": 1, "head": None, "populations": []}
     assert run("ledger", "check").code == 0
-    assert list(home().iterdir()) == []
+    assert [path.name for path in home().iterdir()] == ["patient.key"]
 
 
 def test_show_says_what_was_spent_and_what_is_left(run: Run) -> None:
@@ -147,7 +147,7 @@ def test_the_steward_limits_a_population(run: Run) -> None:
 
 
 def test_the_steward_limits_a_cohort_before_any_training(run: Run, source: Path, tmp_path: Path) -> None:
-    """Without an id it is the study's cohort, and a training on any part of it is under that grant."""
+    """Without an id it is the patients in train of the study's cohort; a training on some is under it."""
     at = ["--study", tmp_path / "study"]
     assert run("init", tmp_path / "study", "--recipe", "digits", "--policy", "internal-review").code == 0
     limit = ["--epsilon", "0.1", "--delta", "1e-5"]
@@ -156,9 +156,10 @@ def test_the_steward_limits_a_cohort_before_any_training(run: Run, source: Path,
     assert "privsyn prepare" in ran.err
     assert run("prepare", source, *at).code == 0
     assert run("ledger", "grant", *limit, *at).code == 0
-    people = load_cohort(tmp_path / "study" / "cohort").records["patient"]
+    people = load_cohort(tmp_path / "study" / "cohort").training_patients
     (population,) = ledger.populations()
-    assert population.patients == people.nunique()
+    assert population.patients == len(set(people))
+    assert population.grants[0].grant.unit == "image"  # the source has no patient ids
     with pytest.raises(Refused):
         _train("first", list(people[:3]))
 
@@ -172,7 +173,7 @@ def test_the_steward_limits_a_cohort_before_any_training(run: Run, source: Path,
         (["--epsilon", "much", "--delta", "1e-5"], "--epsilon"),
         (["--epsilon", "1", "--delta", "1"], "below 1"),
         (["--epsilon", "1"], "--delta"),
-        (["--epsilon", "1", "--delta", "1e-5", "--unit", "scan"], "choose from patient, image"),
+        (["--epsilon", "1", "--delta", "1e-5", "--unit", "scan"], "choose from image, file, study, patient"),
         (["--epsilon", "1", "--delta", "1e-5"], "no population 'population-0'"),
     ],
 )

@@ -21,13 +21,13 @@ GUIDE = Path(__file__).resolve().parents[2] / "docs" / "cohorts.md"
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Twelve images in two classes, three patients by their names, and a text."""
+    """24 images in two classes, twelve patients by their names, and a text."""
     generator = np.random.default_rng(0)
-    for number in range(12):
+    for number in range(24):
         folder = tmp_path / "source" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         image = generator.integers(0, 256, (8, 8), dtype=np.uint8)
-        Image.fromarray(image).save(folder / f"x-{number // 3}-{number}.png")
+        Image.fromarray(image).save(folder / f"x-{number // 2}-{number}.png")
     (tmp_path / "source" / "a" / "notes.txt").write_text("what the nurse said\n")
     return tmp_path / "source"
 
@@ -53,7 +53,7 @@ def test_the_command_of_the_guide_looks_and_writes_nothing(study: Path, source: 
     told = _run(study, *words)
     assert told.returncode == 0, told.stderr
     assert tree_digests(study) == before
-    for wanted in ("a/notes.txt", "is not an image", "patients", "holdout has 1 patient:", "not searched"):
+    for wanted in ("a/notes.txt", "is not an image", "patients", "holdout has", "not searched"):
         assert wanted in told.stdout
     document = json.loads(_run(study, *words, "--json").stdout)
     made = json.loads(_run(study, "prepare", str(source), "--json").stdout)
@@ -69,7 +69,7 @@ def test_a_source_that_would_be_refused_is_told_with_exit_code_1(study: Path, so
     document = json.loads(told.stdout)
     assert document["cohort"] is None
     assert [each["file"] for each in document["refused"]] == ["b/x-9-9.png"]
-    assert document["refusal"].startswith("1 of 13 images cannot be used")
+    assert document["refusal"].startswith("1 of 25 images cannot be used")
     refused = _run(study, "prepare", str(source))
     assert refused.returncode == 2
     assert refused.stdout == ""
@@ -91,7 +91,7 @@ def test_subgroups_are_counted_where_they_are_asked_for(study: Path, source: Pat
     for name in ("women", r"\(unknown\)"):
         assert re.search(rf"subgroup {name} +│ +\d+ +│ +\d+ +│ +\d+", told.stderr)
     counted = json.loads(told.stdout)["cohort"]["subgroups"]
-    assert {name: sum(parts.values()) for name, parts in counted.items()} == {"": 6, "women": 6}
+    assert {name: sum(parts.values()) for name, parts in counted.items()} == {"": 12, "women": 12}
     assert json.loads(_run(study, *words, "--json").stdout)["subgroups"] == counted
     refused = _run(study, *words[:-1], "subgroup=age", "--check")
     assert refused.returncode == 2
@@ -121,4 +121,4 @@ def test_patients_whom_the_ledger_knows_are_recognised(study: Path, source: Path
     population = ledger.register(load_cohort(study / "cohort").records["patient"])
     (source / "a" / "x-0-0.png").rename(source / "b" / "x-0-99.png")
     again = json.loads(_run(study, "prepare", str(source), "--force", "--json").stdout)
-    assert again["populations"] == [{"population": population, "of_these": 4}]
+    assert again["populations"] == [{"population": population, "of_these": 12}]

@@ -46,7 +46,7 @@ def test_a_finished_study_is_done(study: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "station", "why"),
     [
-        ("seed=5", "cohort", "seed"),
+        ("seed=5", "model", "seed"),
         ("data.split=[0.5, 0.25, 0.25]", "cohort", "split"),
         ('data.classes=["0", "1"]', "cohort", "classes"),
         ("train.steps=4", "model", "train.steps"),

@@ -195,7 +195,7 @@ def test_the_card_says_what_is_claimed(trained: Study, tmp_path: Path) -> None:
     assert "**This folder is INTERNAL**, as confidential as the images" in card
     assert '3: "3"' in card
     assert '10 stands for "class not told"' in card
-    bounded = "Differential privacy for the patient (add-or-remove-one): epsilon = "
+    bounded = "Differential privacy for the image (add-or-remove-one): epsilon = "
     void = "No valid bound is claimed: privacy.insecure_seed is set"
     for settings, told in (((), bounded), (("privacy.insecure_seed=1",), void)):
         study = copied(

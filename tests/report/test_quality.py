@@ -77,7 +77,9 @@ def test_contact_sheet_says_which_images_are_real(study: Study) -> None:
     internal = pages(study)[0]
     text = section(internal, "samples")
     assert text.startswith("Real beside synthetic images Real patients are shown here. Internal only.")
-    assert "0 Real 72 unseen Synthetic 20 in the set 1 Real" in text
+    cohort = load_cohort(study.cohort)
+    unseen = sum((cohort.part(part).labels == 0).sum() for part in ("holdout", "test"))
+    assert f"0 Real {unseen} unseen Synthetic 20 in the set 1 Real" in text
     alts = [attributes.get("alt") or "" for tag, attributes in Outline(internal).tags if tag == "img"]
     assert f"real image, not trained on, of class {HOSTILE}" in alts
     assert f"synthetic image of class {HOSTILE}" in alts

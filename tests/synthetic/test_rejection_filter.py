@@ -60,7 +60,8 @@ def test_copies_are_near_in_16_bits(tmp_path: Path) -> None:
 
 def test_what_is_rejected_is_drawn_again_elsewhere(cohort: Cohort, near: NearCopies) -> None:
     """Only rejected images change, and what takes their place has places of its own; no end is an error."""
-    copies, fresh = cohort.part("train").images, 255 - cohort.part("train").images
+    copies = cohort.part("train").images
+    fresh = np.random.default_rng(0).integers(0, 256, copies.shape, dtype=np.uint8)
     firsts = []
 
     def draw(labels: np.ndarray, first: int = 0) -> np.ndarray:

@@ -47,8 +47,10 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_the_plan_is_what_training_will_claim(study: Study, planned: dict[str, Any]) -> None:
     """Noise multiplier, epsilon and delta are those of the claim that `train` writes afterwards."""
     document = train(study, dp=True).to_document()
-    for key in ("epsilon", "delta", "epsilon_rdp", "unit"):
+    for key in ("epsilon", "delta", "epsilon_rdp"):
         assert planned["claim"][key] == document[key]
+    assert planned["claim"]["unit"] == "patient"  # what the recipe asks for; the cohort has no patient ids
+    assert plan(study).to_document()["claim"]["unit"] == document["unit"] == "image"
     for key in ("noise_multiplier", "sample_rate", "steps", "clip_norm"):
         assert planned["claim"][key] == document["mechanism"][key]
     assert planned["ledger"] is None  # there was no cohort to ask for
@@ -94,9 +96,8 @@ def test_time_and_memory_are_measured_from_one_image_to_the_cap(planned: dict[st
 def test_it_tells_what_the_ledger_will_say(study: Study) -> None:
     """What was spent, what it would be, and a refusal in advance."""
     train(study, dp=True, epsilon=2.0, settings=["train.steps=2"], force=True)
-    patients = load_cohort(study.cohort).records["patient"]
-    population = ledger.register(patients)
-    ledger.grant(population, unit="patient", epsilon=4.0, delta=1e-3)
+    population = ledger.register(load_cohort(study.cohort).training_patients)
+    ledger.grant(population, unit="image", epsilon=4.0, delta=1e-3)
     found = plan(study).to_document()["ledger"]
     assert found["population"] == population
     assert found["before"]["epsilon"] < 2.0 < 4.0 < found["after"]["epsilon"]
