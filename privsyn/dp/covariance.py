@@ -22,6 +22,19 @@ def coarse(images: Tensor, side: int) -> Tensor:
     return F.adaptive_avg_pool2d(images, side).flatten(1)
 
 
+def finer(grids: Tensor, size: int) -> Tensor:
+    """(B, C, side, side) to smooth images (B, C, size, size): the right inverse of `coarse`.
+
+    Bilinear interpolation alone loses variance, because the means of what it draws over the areas of the grid
+    are averages of neighbours. Along an axis these averages are a (side, side) matrix, undone beforehand.
+    """
+    side = grids.shape[-1]
+    impulses = F.interpolate(torch.eye(side, dtype=torch.double)[None], size=size, mode="linear")
+    sharper = torch.linalg.inv(F.adaptive_avg_pool1d(impulses, side)[0])
+    sharpened = (sharper.T @ grids.double() @ sharper).to(grids.dtype)
+    return F.interpolate(sharpened, size=(size, size), mode="bilinear")
+
+
 def second_moment(images: Tensor, labels: Tensor, means: Tensor, spread: float) -> Tensor:
     """What one unit adds: the mean over its images of r r^T, r the coarse residual, at most 1 long.
 
@@ -52,16 +65,18 @@ def directions(total: Tensor, units: float, noise_multiplier: float, spread: flo
 
     Args:
         total: (D, D), with noise of deviation `noise_multiplier` on every entry.
-        units: PUBLIC expected number of units in the sum.
+        units: noisy number of units in the sum. A unit adds at most 1 to the trace, so a number below the
+            sum of the lowered eigenvalues (tiny, negative) is replaced by that sum.
 
     Returns:
         (k, D), so that standard normal weights (k,) times it have the covariance; k = 0 if nothing is
-        significant.
+        significant. Their root mean square is at most `spread`.
     """
     values, vectors = torch.linalg.eigh((total + total.T).double() / 2)
     edge = noise_multiplier * math.sqrt(2 * len(total))
     found = values > edge * (1 + len(total) ** (-2 / 3))
     lowered = (values[found] + (values[found].square() - edge**2).sqrt()) / 2
-    deviations = (lowered / units * len(total)).sqrt() * spread
+    shares = lowered / lowered.sum().clamp(min=units)
+    deviations = (shares * len(total)).sqrt() * spread
     scaled: Tensor = (vectors[:, found] * deviations).T.float().contiguous()
     return scaled

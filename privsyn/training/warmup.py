@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from privsyn.bit_depth import Images
 from privsyn.claim.document import Mechanism, Query, mechanisms
@@ -55,15 +54,19 @@ def warm_up(file: Path, training: Training, state: State, part: Part, progress: 
     """
     recipe = state.recipe
     if not file.exists():
-        moments = _moments(recipe, part)
+        moments = noisy_moments(recipe, part)
         with whole_file(file) as partial:
             save_file(moments, partial)
     _train_on(*pictures_of(load_file(file), recipe), training, recipe, progress)
     training.ema.load_state_dict(training.model.state_dict())
 
 
-def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
-    """Noisy means, and the directions of the noisy covariance around them if the recipe wants it."""
+def noisy_moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
+    """Noisy means and counts, and directions of the noisy covariance around the means if the recipe wants it.
+
+    The covariance is divided by the noisy counts, never by the declared number of units: both samples are
+    drawn at the same rate, and the counts are paid for.
+    """
     units, warmup = units_of(part.units(recipe.privacy.unit)), recipe.warmup
     of_means, *of_covariance = mechanisms(warm_up_queries(recipe))
     classes, channels, size = len(recipe.data.classes), recipe.data.channels, recipe.data.size
@@ -85,14 +88,13 @@ def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
         for total in totals
     ]
     means = torch.from_numpy(np.stack(shown))
-    moments = {MEANS: means, COUNTS: torch.stack([class_means.noisy_class_counts(each) for each in totals])}
+    counts = torch.stack([class_means.noisy_class_counts(each) for each in totals])
+    moments = {MEANS: means, COUNTS: counts}
     if not of_covariance:
         return moments
 
     (mechanism,) = of_covariance
     side, spread = warmup.covariance_size, warmup.spread
-    expected = warmup.expected_units or recipe.privacy.expected_units
-    assert expected is not None  # the recipe demands it for DP
     around = covariance.coarse(_average(means), side)
     total = summed(
         warmup.images,
@@ -100,7 +102,8 @@ def _moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
         torch.zeros(around.shape[1], around.shape[1]),
         partial(covariance.second_moment, means=around, spread=spread),
     )
-    found = covariance.directions(total, expected, mechanism.noise_multiplier, spread)
+    in_sample = float(counts.sum(dim=1).mean())
+    found = covariance.directions(total, in_sample, mechanism.noise_multiplier, spread)
     return {**moments, DIRECTIONS: found.reshape(-1, channels, side, side)}
 
 
@@ -121,9 +124,8 @@ def pictures_of(moments: dict[str, Tensor], recipe: Recipe) -> tuple[Images, NDA
         len(labels), len(directions), generator=keyed_generator(CPU, recipe.seed, "gaussian")
     )
     coarse = torch.tensordot(weights, directions, dims=1)
-    size = recipe.data.size
-    finer = F.interpolate(coarse, size=(size, size), mode="bilinear")
-    return to_pixels(_average(means)[labels] + finer, recipe.data.bit_depth), labels.numpy()
+    around = covariance.finer(coarse, recipe.data.size)
+    return to_pixels(_average(means)[labels] + around, recipe.data.bit_depth), labels.numpy()
 
 
 def _average(means: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privsyn.dp.class_means import SENSITIVITY, noisy_sum
-from privsyn.dp.covariance import coarse, directions, second_moment
+from privsyn.dp.covariance import coarse, directions, finer, second_moment
 from privsyn.dp.generators import CPU, keyed_generator
 
 SIDE, CLASSES, SPREAD = 3, 2, 0.4
@@ -90,3 +90,25 @@ def test_what_noise_has_raised_is_lowered_again() -> None:
         raw.append(float(torch.linalg.eigvalsh((total + total.T) / 2)[-1]))
     assert np.mean(variances) == pytest.approx(planted / units * width * SPREAD**2, rel=0.05)
     assert np.mean(raw) > 1.1 * planted
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.integers(1, 32), st.integers(1, 32), st.sampled_from([1, 3]))
+def test_a_finer_picture_has_the_means_of_its_grid(one: int, other: int, channels: int) -> None:
+    """`coarse` after `finer` changes nothing, also where areas overlap, nor where every pixel is an area."""
+    side, size = sorted((one, other))
+    grids = torch.randn(5, channels, side, side, generator=torch.Generator().manual_seed(side))
+    back = coarse(finer(grids, size), side)
+    torch.testing.assert_close(back, grids.flatten(1), atol=1e-4, rtol=0)
+    if side == size:
+        torch.testing.assert_close(finer(grids, size), grids)
+
+
+@pytest.mark.parametrize("units", [-1000.0, 0.0, 1e-9, 0.5])
+def test_a_tiny_number_of_units_cannot_vary_more_than_the_clip(units: float) -> None:
+    """Noise may make the count anything; the spread of the directions stays at most the declared one."""
+    found = directions(torch.diag(torch.linspace(20, 100, 64)), units, 1.0, SPREAD)
+    assert len(found) == 64
+    assert found.isfinite().all()
+    assert (found.square().sum() / 64).sqrt().item() == pytest.approx(SPREAD)
+    assert directions(torch.zeros(64, 64), units, 1.0, SPREAD).shape == (0, 64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from digits_study import KillAt, Killed, copied, prepared, weights
 from numpy.typing import NDArray
+from parts import part_of_arrays
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 
@@ -17,14 +19,15 @@ from privsyn import ledger
 from privsyn.claim.document import Mechanism, Query
 from privsyn.cohort.cohort import load_cohort
 from privsyn.dp.accounting import epsilon
+from privsyn.dp.covariance import finer
 from privsyn.errors import RecipeError
 from privsyn.files import file_digest, read_json
 from privsyn.progress import Advance
-from privsyn.recipe import find_shipped, load_recipe
+from privsyn.recipe import Recipe, find_shipped, load_recipe
 from privsyn.study import Study
 from privsyn.training.checkpoint import load_model
 from privsyn.training.loop import train
-from privsyn.training.warmup import pictures_of, warm_up_queries
+from privsyn.training.warmup import noisy_moments, pictures_of, warm_up_queries
 
 SHORT = ("train.steps=4", "train.checkpoint_every=2", "privacy.dp=true", "privacy.epsilon=3.0")
 WARM = ("warmup.images=2", "warmup.noise_multiplier=6.0", "warmup.steps=30")
@@ -89,6 +92,90 @@ def test_its_pictures_teach_more_than_the_means_alone(template: Study, tmp_path:
             right[name] = model.score(flat(part.images), part.labels)
         assert right["gaussian"] > 0.85
         assert right["gaussian"] > right["means"]
+
+
+SIDE, SIZE, UNITS = 4, 16, 1000
+
+
+def gaussian_part(number: int) -> tuple[Part, NDArray[np.float64]]:
+    """So many images of as many patients, smooth and from a Gaussian of three directions; its covariance."""
+    generator = torch.Generator().manual_seed(0)
+    axes = finer(torch.randn(3, 1, SIDE, SIDE, generator=generator) * 0.08, SIZE)
+    drawn = torch.tensordot(torch.randn(number, 3, generator=generator), axes, dims=1)
+    images = ((drawn.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    patients = np.array([str(i) for i in range(number)])
+    part = part_of_arrays(images, np.arange(number) % 2, patients)
+    vectors = axes.flatten(1).double().numpy()
+    return part, vectors.T @ vectors
+
+
+def asking(declared: int, *more: str) -> Recipe:
+    """For moments of `gaussian_part`, under noise that is the same in every run."""
+    settings = (
+        f"data.size={SIZE}",
+        'data.classes=["a", "b"]',
+        "privacy.dp=true",
+        f"privacy.expected_units={declared}",
+        "privacy.insecure_seed=1",
+        "train.batch_size=1",
+        "warmup.images=8",
+        "warmup.covariance_noise=1.0",
+        f"warmup.covariance_size={SIDE}",
+        "warmup.spread=0.4",
+        *more,
+    )
+    return load_recipe(find_shipped("recipes", "toy"), list(settings))
+
+
+def covariance_of_pictures(recipe: Recipe, part: Part) -> NDArray[np.float64]:
+    """Within a class, pixel by pixel on [-1, 1], of five draws from the same moments."""
+    moments = noisy_moments(recipe, part)
+    several = [pictures_of(moments, recipe.with_settings([f"seed={seed}"])) for seed in range(5)]
+    values = np.concatenate([flat(pictures) for pictures, _ in several]) * 2 - 1
+    labels = np.concatenate([labels for _, labels in several])
+    centred = np.concatenate([values[labels == k] - values[labels == k].mean(axis=0) for k in range(2)])
+    return centred.T @ centred / len(centred)
+
+
+@pytest.mark.parametrize("declared", [UNITS // 2, UNITS, 10 * UNITS])
+def test_pictures_vary_as_the_images_do_whatever_was_declared(declared: int) -> None:
+    """Pixels of pictures have the spread of the images within 5 %, also on a grid coarser than the pixels."""
+    part, truth = gaussian_part(UNITS)
+    found = covariance_of_pictures(asking(declared), part)
+    assert math.sqrt(np.trace(found) / np.trace(truth)) == pytest.approx(1, abs=0.05)
+
+
+def test_the_declared_number_changes_no_moment() -> None:
+    """Where all units are asked, the declared number is nowhere in means, counts and directions."""
+    part, _ = gaussian_part(200)
+    one, other = (noisy_moments(asking(declared), part) for declared in (100, 2000))
+    for name, values in one.items():
+        torch.testing.assert_close(other[name], values, rtol=0, atol=0)
+
+
+def test_a_known_gaussian_comes_back() -> None:
+    """With 4,000 units the whole covariance of the pictures is that of the images within a tenth."""
+    part, truth = gaussian_part(4000)
+    found = covariance_of_pictures(asking(4000), part)
+    assert np.linalg.norm(found - truth) / np.linalg.norm(truth) < 0.1
+
+
+def test_a_sample_of_the_units_gives_the_same_spread() -> None:
+    """Means and covariance of a quarter of the units: the noisy number is that of a quarter too."""
+    part, truth = gaussian_part(4000)
+    found = covariance_of_pictures(asking(4000, "warmup.expected_units=1000"), part)
+    assert math.sqrt(np.trace(found) / np.trace(truth)) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_handful_of_units_gives_pictures_too(number: int) -> None:
+    """Their noisy number is often negative; nothing divides by it."""
+    part, _ = gaussian_part(number)
+    for seed in range(20):
+        recipe = asking(UNITS, f"privacy.insecure_seed={seed}")
+        moments = noisy_moments(recipe, part)
+        assert moments["directions"].isfinite().all()
+        assert len(pictures_of(moments, recipe)[0]) > 0
 
 
 def flat(images: NDArray[np.uint8]) -> NDArray[np.float64]:
