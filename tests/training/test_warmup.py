@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from privsyn import ledger
 from privsyn.claim.document import Mechanism, Query
-from privsyn.cohort.cohort import load_cohort
+from privsyn.cohort.cohort import Part, load_cohort
 from privsyn.dp.accounting import epsilon
 from privsyn.dp.covariance import finer
 from privsyn.errors import RecipeError
