@@ -25,6 +25,7 @@ from privsyn.claim.document import (
 from privsyn.claim.words import plural
 from privsyn.cohort.cohort import Cohort
 from privsyn.dp.accounting import accountant_name, default_delta, epsilon, epsilon_rdp, group_epsilon
+from privsyn.errors import RecipeError
 from privsyn.recipe import Recipe
 
 PUBLIC_DATA = (
@@ -94,6 +95,20 @@ def delta_of(recipe: Recipe) -> float:
     return recipe.privacy.delta if recipe.privacy.delta is not None else default_delta(expected)
 
 
+def check_delta(recipe: Recipe, units: int) -> None:
+    """See that delta is below one in the REAL number of training units, which the message does not name.
+
+    Raises:
+        RecipeError: it is not: such a delta allows publishing somebody in the clear.
+    """
+    if recipe.privacy.dp and delta_of(recipe) * units >= 1:
+        raise RecipeError(
+            f"privacy.delta is not below one in the number of training {plural(recipe.privacy.unit)}, so it "
+            "allows publishing one of them in the clear: lower it, or correct privacy.expected_units, from "
+            "which its default follows"
+        )
+
+
 def claim_of_training(
     recipe: Recipe,
     cohort: Cohort,
@@ -105,6 +120,7 @@ def claim_of_training(
     canaries_sha256: str | None = None,
     ledger: LedgerEntry | None = None,
     cumulative: CumulativeCost | None = None,
+    noisy_units: float | None = None,
 ) -> Claim:
     """The claim of a finished training.
 
@@ -114,6 +130,7 @@ def claim_of_training(
         init_sha256: of the public weights that it started from.
         canaries_sha256: commitment to the canaries, if any were planted.
         ledger, cumulative: where it is recorded, and what all trainings on these patients cost together.
+        noisy_units: number of training units, if a query counted them with noise.
     """
     unit, dp = recipe.privacy.unit, recipe.privacy.dp
     no_bound = PUBLIC_DATA if recipe.privacy.public_data else NO_BOUND
@@ -129,7 +146,7 @@ def claim_of_training(
             weights_sha256=weights_sha256,
             steps_done=steps,
         ),
-        bound=_bound(recipe, queries) if dp else None,
+        bound=_bound(recipe, queries, noisy_units) if dp else None,
         public_data=recipe.privacy.public_data,
         canaries=None if canaries_sha256 is None else CanaryCommitment(planted, canaries_sha256, CANARIES),
         ledger=ledger,
@@ -162,7 +179,7 @@ def imported_claim(recipe: Recipe, *, weights_sha256: str, source_sha256: str) -
     )
 
 
-def _bound(recipe: Recipe, queries: Sequence[Query]) -> Bound:
+def _bound(recipe: Recipe, queries: Sequence[Query], noisy_units: float | None) -> Bound:
     privacy, delta, history = recipe.privacy, delta_of(recipe), mechanisms(queries)
     assert privacy.expected_units is not None  # the recipe demands it for DP
     return Bound(
@@ -172,17 +189,19 @@ def _bound(recipe: Recipe, queries: Sequence[Query]) -> Bound:
         queries=tuple(queries),
         expected_units=privacy.expected_units,
         accountant=Accountant(**accountant_name()),
-        group=_group(recipe, history, delta),
+        group=group_of(recipe, history),
         not_covered=_not_covered(recipe),
         invalid=INSECURE if privacy.insecure_seed is not None else "",
+        noisy_units=noisy_units,
     )
 
 
-def _group(recipe: Recipe, history: Sequence[Mechanism], delta: float) -> tuple[GroupEpsilon, ...]:
+def group_of(recipe: Recipe, history: Sequence[Mechanism]) -> tuple[GroupEpsilon, ...]:
     """Where the unit is finer than a patient: what the claim is worth to one with several, at the same
     delta."""
     if recipe.privacy.unit == "patient":
         return ()
+    delta = delta_of(recipe)
     return tuple(GroupEpsilon(k, group_epsilon(history, delta, k), delta) for k in GROUP_SIZES)
 
 

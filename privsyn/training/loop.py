@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from privsyn import ledger
@@ -47,11 +48,11 @@ from privsyn.training.checkpoint import (
     start_from,
     step_folder,
 )
-from privsyn.training.claiming import claim_of_training, delta_of
+from privsyn.training.claiming import check_delta, claim_of_training, delta_of, group_of
 from privsyn.training.diagnosis import Watch
 from privsyn.training.log import begin_log, log_line, mean_loss, shorten_log
 from privsyn.training.steps import plain_steps, private_steps
-from privsyn.training.warmup import warm_up, warm_up_queries
+from privsyn.training.warmup import noisy_units, warm_up, warm_up_queries
 
 LOG_EVERY = 10  # steps
 
@@ -235,6 +236,7 @@ def _begun(
     if study.model.exists() and not force:
         raise StudyError(f"{study.model} already exists: --resume continues it, --force replaces it")
     _check_data(recipe, cohort)
+    check_delta(recipe, len(np.unique(cohort.part("train").units(recipe.privacy.unit))))
     training, initial = fresh_training(recipe, device_of(recipe)), recipe.train.init_from
     start = None if initial is None else _start(study.root / initial, training, cohort, recipe.train)
     state = State(0, recipe, cohort.digest, (), secrets.token_hex(16), start)
@@ -242,6 +244,7 @@ def _begun(
         check_supported(training.model)
         with progress.stage("find the noise for the budget", 1) as advance:
             state = replace(state, queries=(*warm_up_queries(recipe), planned_query(recipe)))
+            group_of(recipe, mechanisms(state.planned))  # what the claim will need, before anything is spent
             advance()
     try:
         with whole_folder(study.model, replace=force) as folder:
@@ -362,6 +365,7 @@ def _finish(study: Study, cohort: Cohort, state: State) -> Claim:
         canaries_sha256=state.canaries_sha256,
         ledger=entry,
         cumulative=cumulative,
+        noisy_units=noisy_units(study.class_means, recipe) if recipe.privacy.dp else None,
     )
     write_json(study.resolved_recipe_file, resolved_recipe(recipe))
     write_json(study.privacy_file, claim.to_document())

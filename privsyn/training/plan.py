@@ -39,6 +39,7 @@ from privsyn.training.warmup import warm_up_queries
 
 SCHEMA_VERSION = 1
 BUDGETS = (1.0, 3.0, 8.0, 10.0)
+WORRYING = 0.1  # units to whom nothing is promised, in expectation; what public-release accepts
 PLAIN_IMAGES = 64  # of the step without privacy that is timed for comparison, at most
 
 
@@ -368,10 +369,10 @@ def doubts(recipe: Recipe, here: float) -> list[str]:
     """What a careful reader would object to in a recipe whose signal to noise is `here`."""
     privacy, notes = recipe.privacy, []
     assert privacy.expected_units is not None
-    if delta_of(recipe) >= 1 / privacy.expected_units:
+    if delta_of(recipe) * privacy.expected_units > WORRYING:
         notes.append(
-            f"delta {delta_of(recipe):g} is not below 1 / expected_units: it would allow publishing one "
-            f"{privacy.unit} in the clear; leave privacy.delta out, or lower it"
+            f"delta {delta_of(recipe):g} promises nothing to {delta_of(recipe) * privacy.expected_units:.2g} "
+            f"{plural(privacy.unit)} in expectation: leave privacy.delta out, or lower it"
         )
     if privacy.epsilon > 10:
         notes.append("an epsilon above 10 promises little; policies usually ask for 10 or less")

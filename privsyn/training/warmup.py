@@ -107,6 +107,16 @@ def noisy_moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
     return {**moments, DIRECTIONS: found.reshape(-1, channels, side, side)}
 
 
+def noisy_units(file: Path, recipe: Recipe) -> float | None:
+    """Noisy number of training units, to four digits, at least 0; the means query paid for it. None without
+    one."""
+    counts = noisy_proportions(file)
+    if counts is None:
+        return None
+    rate = warm_up_queries(recipe)[0].mechanism.sample_rate
+    return float(f"{sum(counts) / rate:.4g}")
+
+
 def noisy_proportions(file: Path) -> list[float] | None:
     """Noisy number of units of each class, never negative; the means query paid for it. None without one."""
     moments = load_file(file) if file.exists() else {}
