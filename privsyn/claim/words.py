@@ -81,7 +81,8 @@ def nothing_promised(unit: str, delta: float, units: float) -> str:
     """
     return (
         f"Delta is the chance that nothing is promised: at most 1 in {number(math.floor(1 / delta))} for one "
-        f"{unit}, and for {rounded_up(delta * units)} of about {number(round(units))} in expectation."
+        f"{unit}, and for {rounded_up(delta * units)} of about {number(round(units))} {plural(unit)} in "
+        "expectation."
     )
 
 
