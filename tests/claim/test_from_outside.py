@@ -62,7 +62,10 @@ def random_recipe(seed: int) -> Recipe:
     if draw.random() < 0.5:
         asked.append(f"privacy.delta={draw.uniform(0.001, 0.5) / units:.3g}")
     if draw.random() < 0.6:
-        asked += [f"warmup.images={int(draw.integers(1, 9))}", f"warmup.noise_multiplier={draw.uniform(20, 60):.3g}"]
+        asked += [
+            f"warmup.images={int(draw.integers(1, 9))}",
+            f"warmup.noise_multiplier={draw.uniform(20, 60):.3g}",
+        ]
         if draw.random() < 0.5:
             asked.append(f"warmup.covariance_noise={draw.uniform(10, 30):.3g}")
     return TOY.with_settings(asked)
