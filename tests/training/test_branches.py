@@ -55,7 +55,7 @@ def test_an_interrupted_run_is_charged_once(template: Study, tmp_path: Path) -> 
 
 
 def test_steps_that_are_taken_again_cost_again(template: Study, tmp_path: Path) -> None:
-    """The newest checkpoint is deleted twice: three continuations existed, and claim and ledger pay for all."""
+    """The newest checkpoint is deleted twice: three continuations existed, and all of them are paid for."""
     study = copied(template, tmp_path)
     _killed(study, 4, dp=True)
     for _ in range(2):
@@ -89,19 +89,17 @@ def test_a_warm_up_that_is_asked_again_costs_again(template: Study, tmp_path: Pa
     assert claim.bound.queries[0].mechanism == claim.bound.queries[1].mechanism
 
 
-def test_a_grant_can_refuse_to_go_back(template: Study, tmp_path: Path) -> None:
-    """The run fits, and the steps again do not: refused before anything is taken."""
-    study = copied(template, tmp_path)
-    _killed(study, 4, dp=True)
-    (population,) = ledger.populations()
-    used = ledger.populations()[0]
-    ledger.grant(population.id, unit="image", epsilon=1000.0, delta=1e-5)
-    used = ledger.populations()[0].grants[0].spent
-    ledger.grant(population.id, unit="image", epsilon=used * 1.001, delta=1e-5)
-    shutil.rmtree(_newest(study))
-    with pytest.raises(Refused, match="is granted"):
-        train(study, resume=True)
-    assert ledger.repeated(population.entries[0].reference) == ()
+def test_a_grant_can_refuse_to_go_back() -> None:
+    """The training fits, and 40 of its steps again do not: refused, and nothing is recorded."""
+    asked = ledger.TrainingCharge("image", "add-or-remove-one", 1e-5, (Mechanism(2.0, 0.1, 100),))
+    ledger.reserve("first", ["ab" * 32], asked)
+    ledger.written("first", (0,), (50,))
+    population = ledger.populations()[0].id
+    ledger.grant(population, unit="image", epsilon=3.0, delta=1e-5)
+    assert ledger.populations()[0].grants[0].spent < 3.0
+    with pytest.raises(Refused, match=r"3\.0 is granted"):
+        ledger.resumed("first", (10,))
+    assert ledger.repeated("first") == ()
 
 
 def test_two_copies_of_a_run_do_not_share_a_charge(template: Study, tmp_path: Path) -> None:

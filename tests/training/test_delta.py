@@ -44,7 +44,7 @@ def test_a_recipe_whose_delta_is_one_in_its_units_is_refused() -> None:
 def test_a_declared_number_of_units_cannot_excuse_a_delta(
     template: Study, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
-    """Few units are declared, and about 1,080 trained on: refused without naming how many, nothing charged."""
+    """Few units are declared, and about 1,080 trained on: refused without naming how many."""
     study = copied(template, tmp_path, "privacy.expected_units=8", *settings)
     with pytest.raises(RecipeError, match="not below one in the number of training images") as caught:
         train(study, dp=True)
