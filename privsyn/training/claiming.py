@@ -64,9 +64,9 @@ NOT_COVERED = (
     "the bound is for the weights and what is drawn from them.",
     "The audits' own figures: they are measured on real data and are not differentially private.",
     "Time and memory that training took, and side channels of the machine.",
-    "Randomness from a Mersenne Twister filled by the operating system: no known attack reaches it through "
-    "trained weights, but it is not a cryptographic generator. Noise is a sum of four float32 draws against "
-    "attacks on floating-point arithmetic (arXiv 2107.10138), which are not otherwise ruled out.",
+    "Rounding: noise is a float64 Gaussian on a grid that hides its floating-point structure, gradients are "
+    "clipped and summed in float32, and neither is proven to the last bit. Noise and coins come from "
+    "ChaCha20 with a key of the operating system.",
 )
 NOT_COVERED_PATIENT = (
     "What relatives, or one patient entered under two ids that share no image, reveal together: the unit is "

@@ -23,6 +23,7 @@ from privsyn.cohort.cohort import load_cohort
 from privsyn.diffusion.batches import Draws, noise_draws
 from privsyn.diffusion.model import device_of
 from privsyn.dp import accounting
+from privsyn.dp.cipher_stream import keyed_stream
 from privsyn.dp.clipping import private_optimizer, private_step
 from privsyn.dp.generators import keyed_generator
 from privsyn.dp.gradients import median_seconds
@@ -269,7 +270,7 @@ def probe(recipe: Recipe) -> tuple[Cost, int]:
         found = (
             [passes(images).method(training.model, parameters, noise(units, images * draws))] if units else []
         )
-        private_step(optimizer, found, keyed_generator(device, "plan noise"))
+        private_step(optimizer, found, keyed_stream("plan noise"))
 
     empty = median_seconds(device, partial(step, 1, 0))
     per_unit = {}

@@ -24,7 +24,7 @@ from privsyn.files import whole_file
 from privsyn.progress import Progress
 from privsyn.recipe import Recipe
 from privsyn.training.checkpoint import State, Training
-from privsyn.training.steps import randomness, sampled, step_on_images
+from privsyn.training.steps import protecting, sampled, step_on_images
 
 CLASS_MEANS, CLASS_COVARIANCE = "central-images", "class-covariance"  # names of the queries in a claim
 MEANS = "means"  # (images, classes, H, W, C) of the images' bit depth
@@ -83,8 +83,8 @@ def noisy_moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
     classes, channels, size = len(recipe.data.classes), recipe.data.channels, recipe.data.size
 
     def summed(number: int, mechanism: Mechanism, like: Tensor, one: Contribution) -> Tensor:
-        sample = sampled(units, recipe, mechanism, randomness(recipe, -1 - number, "central units", CPU))
-        noise = randomness(recipe, -1 - number, "central noise", CPU)
+        sample = sampled(units, recipe, mechanism, protecting(recipe, -1 - number, "central units"))
+        noise = protecting(recipe, -1 - number, "central noise")
         parts = (one(to_float(part.images[rows]), torch.from_numpy(part.labels[rows])) for rows in sample)
         return class_means.noisy_sum(parts, like, mechanism.noise_multiplier, noise)
 
