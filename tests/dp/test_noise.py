@@ -64,7 +64,7 @@ def test_coins_fall_at_their_rate_and_caps_are_even() -> None:
 
 
 def test_the_way_of_noise_and_coins_has_no_other_randomness() -> None:
-    """No module on it draws from torch or NumPy, whose generators can be computed from some of their numbers."""
+    """No module on it draws from torch or NumPy, whose next numbers can be computed from some of them."""
     rooms = Path(dp.__file__).parent
     drawing = re.compile(
         r"torch\.(rand|normal|bernoulli|multinomial|Generator|manual_seed)|np\.random|default_rng"
