@@ -35,8 +35,11 @@ from torch import Tensor
 
 from privsyn.diffusion.batches import Draws, noise_draws
 from privsyn.diffusion.model import DiffusionModel, build_model
+from privsyn.dp.cipher_stream import secret_stream
 from privsyn.dp.clipping import private_optimizer, private_step
-from privsyn.dp.generators import keyed_generator, secret_generator
+from privsyn.dp.generators import keyed_generator
+from privsyn.dp.noise import noised
+from privsyn.dp.sampling import poisson_sample
 from privsyn.recipe import Recipe, find_shipped, load_recipe
 from privsyn.training.steps import plain_step, planned_passes
 
@@ -73,7 +76,7 @@ def privsyn(model: DiffusionModel, recipe: Recipe, draws: Draws) -> Step:
             plan.method(model, parameters, tuple(part[cut : cut + plan.units] for part in draws))
             for cut in cuts
         )
-        private_step(optimizer, passes, secret_generator(CPU))
+        private_step(optimizer, passes, secret_stream())
 
     return step
 
@@ -120,6 +123,29 @@ def opacus_ghost(model: DiffusionModel, recipe: Recipe, draws: Draws) -> Step:
     return step
 
 
+def noise_alone(model: DiffusionModel, recipe: Recipe, draws: Draws) -> Step:  # noqa: ARG001 - one signature
+    """The noise of a step and a thousand coins, from the cipher; part of `privsyn`."""
+
+    def step() -> None:
+        poisson_sample(1000, 0.1, secret_stream())
+        stream = secret_stream()
+        for parameter in model.parameters():
+            noised(parameter, NOISE * CLIP_NORM, stream)
+
+    return step
+
+
+def opacus_noise(model: DiffusionModel, recipe: Recipe, draws: Draws) -> Step:  # noqa: ARG001
+    """The noise of Opacus' secure mode, from torch's Mersenne Twister: a sum of four draws."""
+
+    def step() -> None:
+        for parameter in model.parameters():
+            total = sum(torch.normal(0.0, NOISE * CLIP_NORM, parameter.shape) for _ in range(4))
+            parameter.detach() + total / 2
+
+    return step
+
+
 class OwnLoss(torch.nn.Module):
     """The model's output is the loss already; the shape of a torch criterion for Opacus."""
 
@@ -134,6 +160,8 @@ METHODS: dict[str, Callable[[DiffusionModel, Recipe, Draws], Step]] = {
     "privsyn": privsyn,
     "opacus-hooks": opacus_hooks,
     "opacus-ghost": opacus_ghost,
+    "noise": noise_alone,
+    "opacus-noise": opacus_noise,
 }
 
 

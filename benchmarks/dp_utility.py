@@ -2,8 +2,8 @@
 
 Runs the whole chain with the shipped recipes: prepare, train --dp, sample. Classifiers are then trained on
 the synthetic set and, for comparison, on the real training images; both are tested on the real images that
-were not used for training (holdout and test). For digits the unit is `image`. The seed determines split,
-weights and samples, while the noise of DP-SGD is fresh in every run.
+were not used for training (holdout and test). The seed determines split (by a home of its own), weights and
+samples, while the noise of DP-SGD is fresh in every run.
 
     python benchmarks/dp_utility.py digits [--epsilon 8] [--seeds 0 1 2] [--set section.key=value ...]
     python benchmarks/dp_utility.py pneumonia --source pneumoniamnist.npz
@@ -14,7 +14,9 @@ Prints a table; --json FILE writes the rows, --grid FILE a picture of the first 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -88,6 +90,10 @@ def run(
     smaller = SMALLER[task].get(epsilon or 8.0, [])
     settings = [SPLIT, *wanted["settings"], *smaller, f"seed={seed}", *changes]
     with tempfile.TemporaryDirectory() as folder:
+        key = hashlib.sha256(f"benchmark {seed}".encode()).digest()
+        (home := Path(folder) / "home").mkdir(mode=0o700)
+        (home / "patient.key").write_bytes(key)
+        os.environ["PRIVSYN_HOME"] = str(home)
         study = init(
             Path(folder) / "study", recipe=wanted["recipe"], policy="internal-review", settings=settings
         )

@@ -14,6 +14,8 @@ from privsyn.claim.words import why_none
 AUDIT = AuditId("privacy-claim", "1", "claim")
 STATISTIC = "epsilon"
 FOR_PATIENTS = "protects-patients"  # 1 if the unit is the patient, 0 if it is less
+UNPROMISED = "delta-times-units"  # units to whom nothing is promised, in expectation; from public numbers
+STATISTICS = (STATISTIC, FOR_PATIENTS, UNPROMISED)
 
 
 def run(evidence: Evidence, settings: Settings) -> list[Finding]:  # noqa: ARG001 - the contract's signature
@@ -21,10 +23,10 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:  # noqa: ARG00
     claim = evidence.claim
     if claim is None:
         reason = "the set comes without a model, so nothing is claimed"
-        return [Finding.not_applicable(AUDIT, each, reason) for each in (STATISTIC, FOR_PATIENTS)]
+        return [Finding.not_applicable(AUDIT, each, reason) for each in STATISTICS]
     if claim.bound is None or claim.bound.invalid:
         reason = f"there is no valid bound: {why_none(claim)}"
-        return [Finding.inconclusive(AUDIT, each, reason) for each in (STATISTIC, FOR_PATIENTS)]
+        return [Finding.inconclusive(AUDIT, each, reason) for each in STATISTICS]
     details = {"unit": claim.unit, "delta": claim.bound.delta, "neighbouring": claim.bound.neighbouring}
     if claim.public.class_counts:
         details["class_counts"] = CLASS_COUNTS
@@ -32,5 +34,11 @@ def run(evidence: Evidence, settings: Settings) -> list[Finding]:  # noqa: ARG00
         Finding.measured(AUDIT, STATISTIC, value=claim.bound.epsilon, details=details),
         Finding.measured(
             AUDIT, FOR_PATIENTS, value=float(claim.unit == "patient"), details={"unit": claim.unit}
+        ),
+        Finding.measured(
+            AUDIT,
+            UNPROMISED,
+            value=claim.bound.delta * claim.bound.units,
+            details={"units": claim.bound.units},
         ),
     ]

@@ -114,6 +114,7 @@ class Bound:
         queries: all of them; epsilon is of their composition.
         epsilon_rdp: by Renyi-DP, a looser upper bound by other means.
         expected_units: declared number of units; PUBLIC.
+        noisy_units: number of units with noise, if a query of the claim counted them.
         not_covered: what the promise does not protect, a sentence each.
         invalid: why nothing may be released on it; "" if it may.
     """
@@ -129,6 +130,12 @@ class Bound:
     invalid: str = ""
     neighbouring: str = NEIGHBOURING
     sampling: str = SAMPLING
+    noisy_units: float | None = None
+
+    @property
+    def units(self) -> float:
+        """About how many units there are, for judging delta: the larger of what is declared and counted."""
+        return max(self.expected_units, self.noisy_units or 0.0)
 
     def to_dict(self) -> JsonObject:
         """The last query is written as `mechanism`, all others as composed with it."""
@@ -142,6 +149,7 @@ class Bound:
                 **last.to_dict(),
                 "sampling": self.sampling,
                 "expected_units": self.expected_units,
+                **({} if self.noisy_units is None else {"noisy_units": self.noisy_units}),
                 "composed": [query.to_dict() for query in others],
             },
             "accountant": asdict(self.accountant),

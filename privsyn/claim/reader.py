@@ -70,6 +70,7 @@ def _bound(fields: Fields) -> Bound:
         invalid="" if valid else reason or "it is marked as not valid for a release",
         neighbouring=fields.text("neighbouring"),
         sampling=mechanism.text("sampling"),
+        noisy_units=mechanism.number("noisy_units") if "noisy_units" in mechanism.document else None,
     )
 
 

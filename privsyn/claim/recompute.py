@@ -40,12 +40,14 @@ class StatedBound:
 
     Attributes:
         mechanisms: of all queries of private data, composed.
+        units: about how many units there are, as declared or counted with noise, whichever is more.
     """
 
     unit: Unit
     epsilon: float
     delta: float
     mechanisms: tuple[Mechanism, ...]
+    units: float
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,13 @@ def read_stated(document: object) -> StatedBound:
         refuse(WHAT, f"is composed of {len(composed)} further queries, more than {MOST_QUERIES}")
     queries = [mechanism, *(Fields(each, f"{WHAT}: composed") for each in composed)]
     low, high = DELTA_RANGE
+    counted = mechanism.number("noisy_units") if "noisy_units" in mechanism.document else 0.0
     return StatedBound(
         unit=fields.choice("unit", UNITS),
         epsilon=fields.number("epsilon"),
         delta=fields.number("delta", least=low, most=high),
         mechanisms=tuple(_mechanism(each) for each in queries),
+        units=max(mechanism.integer("expected_units", least=1), counted),
     )
 
 

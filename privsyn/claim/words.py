@@ -73,6 +73,19 @@ def figures(bound: Figures) -> str:
     return f"epsilon = {rounded_up(bound.epsilon)}, delta = {rounded_up(bound.delta)}"
 
 
+def nothing_promised(unit: str, delta: float, units: float) -> str:
+    """What delta means: the chance that nothing is promised, for one unit and among all of them.
+
+    Args:
+        units: about how many there are.
+    """
+    return (
+        f"Delta is the chance that nothing is promised: at most 1 in {number(math.floor(1 / delta))} for one "
+        f"{unit}, and for {rounded_up(delta * units)} of about {number(round(units))} {plural(unit)} in "
+        "expectation."
+    )
+
+
 def summary(claim: Claim | None) -> str:
     """One line, for terminals and tables."""
     if claim is None or claim.bound is None:
@@ -100,7 +113,8 @@ def paragraph(claim: Claim | None) -> str:
         f"The model was trained with differential privacy for the {claim.unit} ({claim.bound.neighbouring}): "
         f"{figures(claim.bound)}. Whatever anybody concludes from these images, adding or removing one "
         f"{claim.unit} changes the chance of that conclusion by at most a factor e^epsilon, but for a chance "
-        "of delta. What was public beforehand, such as the list of classes, is not protected."
+        f"of delta. {nothing_promised(claim.unit, claim.bound.delta, claim.bound.units)} What was public "
+        "beforehand, such as the list of classes, is not protected."
         f"{_finer(' ', claim)}{_counts(' ', claim)}"
     )
 
@@ -135,6 +149,11 @@ def parameters(claim: Claim | None) -> list[tuple[str, str]]:
         *_query_rows(bound.queries[-1]),
         ("Sampling", bound.sampling),
         ("Expected units (declared public)", number(bound.expected_units)),
+        (
+            "Units as counted with noise",
+            "" if bound.noisy_units is None else number(round(bound.noisy_units)),
+        ),
+        ("Units to whom nothing is promised, in expectation", rounded_up(bound.delta * bound.units)),
         ("Further queries included", _listed(bound.queries[:-1])),
         *[
             (f"Epsilon for a patient with {each.units} {plural(claim.unit)}", rounded_up(each.epsilon))
@@ -204,7 +223,8 @@ def _promise_in_full(unit: str, bound: Bound) -> str:
         f"\n\nIn words: whatever is done with these images, and whatever else is known, {relation} changes "
         f"the chance of any conclusion by a factor of at most e^epsilon = {rounded_up(factor)}, but for a "
         f"chance of delta. So an attacker who wrongly accuses 1 % of outsiders can rightly name "
-        f"{_at_most(limit)} of the {unit}s that were trained on.{weak}\n\n{_mechanism(unit, bound)}"
+        f"{_at_most(limit)} of the {plural(unit)} that were trained on.{weak} "
+        f"{nothing_promised(unit, bound.delta, bound.units)}\n\n{_mechanism(unit, bound)}"
     )
 
 

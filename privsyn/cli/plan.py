@@ -39,17 +39,19 @@ def plan(
 
 
 def _overview(found: Plan) -> Table:
-    from privsyn.claim.words import rounded_up
+    from privsyn.claim.words import nothing_promised, rounded_up
     from privsyn.cli.console import table
 
+    privacy = found.recipe.privacy
     times = " to ".join(
         f"{clock(value)} ({images} image{'s' * (images != 1)} each)"
         for images, value in found.seconds.items()
     )
     epsilon, delta, rdp = (rounded_up(each) for each in (found.epsilon, found.delta, found.epsilon_rdp))
     rows = [
-        ("protects", f"one {found.recipe.privacy.unit}, added or removed"),
+        ("protects", f"one {privacy.unit}, added or removed"),
         ("epsilon", f"{epsilon} at delta {delta} (RDP {rdp})"),
+        ("delta", nothing_promised(privacy.unit, found.delta, privacy.expected_units or 1)),
         ("noise multiplier", f"{found.mechanism.noise_multiplier:.4g}"),
         ("sample rate, steps", f"{found.mechanism.sample_rate:.4g}, {found.mechanism.steps}"),
         ("signal to noise", f"{found.signal_to_noise:.3g}  (a proxy, to compare settings of one network)"),

@@ -46,8 +46,12 @@ def accountant_name() -> dict[str, str]:
 
 
 def default_delta(expected_units: int) -> float:
-    """delta = n ** -1.1, below 1 / n as a meaningful delta must be."""
-    return float(expected_units**-1.1)
+    """delta = 1 / (100 n): in expectation a hundredth of one unit among all is promised nothing.
+
+    Below 1 / n as a meaningful delta must be (Dwork & Roth 2014, section 2.3,
+    https://doi.org/10.1561/0400000042; NIST SP 800-226, section 2.2, asks for far below).
+    """
+    return 1 / (100 * expected_units)
 
 
 def epsilon(history: Sequence[Mechanism], delta: float, *, rough: bool = False) -> float:
@@ -90,8 +94,11 @@ def group_epsilon(history: Sequence[Mechanism], delta: float, units: int) -> flo
     theorem 3.1.
     """
     spent = _taken(history)
-    grid = units * _grid(ROUGHLY, spent)  # the figure is more than so many times as large
-    return _pld(spent, delta, grid, units) if spent else 0.0
+    if not spent:
+        return 0.0
+    # the figure is more than so many times as large, and a grid that is fine for it would take minutes
+    grid = units * max(_grid(ROUGHLY, spent), GRID * _rdp(spent, delta))
+    return _pld(spent, delta, grid, units)
 
 
 def noise_multiplier(
@@ -233,9 +240,11 @@ def _event(mechanism: Mechanism) -> DpEvent:
 
 
 def _group_event(mechanism: Mechanism, units: int) -> DpEvent:
-    moved = range(units + 1)
-    odds = [float(binom.pmf(k, units, mechanism.sample_rate)) for k in moved]
-    return MixtureOfGaussiansDpEvent(mechanism.noise_multiplier, moved, odds)
+    if mechanism.sample_rate == 1:  # all of them are in every step
+        return GaussianDpEvent(mechanism.noise_multiplier / units)
+    odds = {k: float(binom.pmf(k, units, mechanism.sample_rate)) for k in range(units + 1)}
+    odds = {k: chance for k, chance in odds.items() if chance > 0}  # the smallest may be 0 in floating point
+    return MixtureOfGaussiansDpEvent(mechanism.noise_multiplier, list(odds), list(odds.values()))
 
 
 def _taken(history: Sequence[Mechanism]) -> tuple[Mechanism, ...]:

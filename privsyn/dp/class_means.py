@@ -16,6 +16,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from privsyn.dp.cipher_stream import CipherStream
+from privsyn.dp.noise import noised
+
 SENSITIVITY = 1.0  # of the sum, adding or removing one unit
 IMAGE_SHARE = 0.9  # of a contribution's squared length; the rest is the count's, which needs less
 
@@ -42,19 +45,18 @@ def within_bound(contribution: Tensor) -> Tensor:
 
 
 def noisy_sum(
-    contributions: Iterable[Tensor], like: Tensor, noise_multiplier: float, generator: torch.Generator
+    contributions: Iterable[Tensor], like: Tensor, noise_multiplier: float, stream: CipherStream
 ) -> Tensor:
     """The sum of all contributions plus noise; noise alone if there are none.
 
     Args:
         like: of the shape of a contribution.
-        generator: of the noise; must be secret. Noise is a sum of four draws, as for the gradients.
+        stream: of the noise; must be secret.
     """
     total = torch.zeros_like(like)
     for one in contributions:
         total += one
-    draws = torch.randn(4, *like.shape, generator=generator).sum(dim=0) / 2
-    return total + noise_multiplier * SENSITIVITY * draws
+    return noised(total, noise_multiplier * SENSITIVITY, stream)
 
 
 def noisy_class_counts(total: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 DP-SGD (Abadi et al. 2016, algorithm 1, https://arxiv.org/abs/1607.00133) with noise multiplicity (Dockhorn et
 al. 2023, section 3.2, https://arxiv.org/abs/2210.09929): the mean over a unit's images and their K draws is
-clipped once, so draws cost no privacy. `privsyn.dp.gradients` computes the gradients; clipping, summation and
-noise are those of Opacus' `DPOptimizer`.
+clipped once, so draws cost no privacy. `privsyn.dp.gradients` computes the gradients; clipping and
+summation are those of Opacus' `DPOptimizer`; noise comes from a cipher (`privsyn.dp.noise`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from opacus.optimizers.optimizer import DPOptimizer
+from opacus.optimizers.optimizer import DPOptimizer, _check_processed_flag, _mark_as_processed
 from torch import Tensor, nn
 
+from privsyn.dp.cipher_stream import CipherStream
 from privsyn.dp.gradients import UnitGradients
 from privsyn.dp.layers import check_supported
+from privsyn.dp.noise import noised
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,24 @@ class StepFacts:
     dropped: int
 
 
+class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
+    """Opacus' optimiser, which clips and sums, with noise from a cipher.
+
+    Attributes:
+        stream: of the noise of the next step.
+    """
+
+    stream: CipherStream
+
+    def add_noise(self) -> None:
+        """Noise every parameter's sum once, as Opacus does with its own generator."""
+        for parameter in self.params:
+            _check_processed_flag(parameter.summed_grad)
+            deviation = self.noise_multiplier * self.max_grad_norm
+            parameter.grad = noised(parameter.summed_grad, deviation, self.stream).view_as(parameter)
+            _mark_as_processed(parameter.summed_grad)
+
+
 def private_optimizer(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -42,7 +62,7 @@ def private_optimizer(
     clip_norm: float,
     divisor: int,
     watch: Callable[[Sequence[Tensor]], None] | None = None,
-) -> DPOptimizer:
+) -> PrivateOptimizer:
     """Wrap an optimiser in Opacus' `DPOptimizer`; gradients reach it in units of the clip norm.
 
     A small clip norm normalises every unit's gradient. Dividing by it and by the divisor afterwards is
@@ -55,15 +75,12 @@ def private_optimizer(
             by audits, and must not modify it.
     """
     check_supported(model)
-    # Opacus calls this mode secure: the noise is a sum of four normal draws, which closes the known attack
-    # on the low bits of a single float (https://arxiv.org/abs/2107.10138).
-    private = DPOptimizer(
+    private = PrivateOptimizer(
         optimizer,
         noise_multiplier=noise_multiplier,
         max_grad_norm=clip_norm,
         expected_batch_size=None,  # not used where it only sums
         loss_reduction="sum",  # Opacus' own division walks through all weights once for each of them
-        secure_mode=True,
     )
 
     def rescale(dp_optimizer: DPOptimizer) -> None:
@@ -77,16 +94,16 @@ def private_optimizer(
 
 
 def private_step(
-    optimizer: DPOptimizer, passes: Iterable[UnitGradients], generator: torch.Generator
+    optimizer: PrivateOptimizer, passes: Iterable[UnitGradients], stream: CipherStream
 ) -> StepFacts:
     """One noisy step on a Poisson sample; an empty sample still gets its noise.
 
     Args:
         passes: gradients and losses of the sample's units, computed lazily; how the sample is divided cannot
             change the sum.
-        generator: of the noise; must be secret, and fresh for every step.
+        stream: of the noise; must be secret, and fresh for every step.
     """
-    optimizer.generator = generator
+    optimizer.stream = stream
     losses: list[Tensor] = []
     for gradients, loss in passes:
         losses.append(_zero_where_not_finite(gradients, loss))
@@ -109,7 +126,7 @@ def _zero_where_not_finite(gradients: Sequence[Tensor], losses: Tensor) -> Tenso
     return losses.where(finite, torch.nan)
 
 
-def _add_up(optimizer: DPOptimizer, gradients: Sequence[Tensor], *, last: bool = False) -> None:
+def _add_up(optimizer: PrivateOptimizer, gradients: Sequence[Tensor], *, last: bool = False) -> None:
     """Pass units to Opacus, which clips and sums them; with `last`, it also adds noise and takes the step."""
     for parameter, gradient in zip(optimizer.params, gradients, strict=True):
         parameter.grad_sample = gradient

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
+
+from privsyn.dp.cipher_stream import CipherStream
 
 ImageRows = NDArray[np.int64]
 
@@ -22,15 +23,15 @@ def units_of(units: NDArray[np.int64]) -> list[ImageRows]:
     return np.split(order, np.flatnonzero(np.diff(number[order])) + 1)
 
 
-def poisson_sample(number: int, sample_rate: float, generator: torch.Generator) -> list[int]:
+def poisson_sample(number: int, sample_rate: float, stream: CipherStream) -> list[int]:
     """Indices of the units in one step: each of `number` with probability `sample_rate`; may be empty."""
-    coins = torch.rand(number, generator=generator, dtype=torch.float64)  # float32 would round the rate up
-    return (coins < sample_rate).nonzero().flatten().tolist()
+    chosen: list[int] = np.flatnonzero(stream.uniform(number) < sample_rate).tolist()
+    return chosen
 
 
-def capped(rows: ImageRows, most: int, generator: torch.Generator) -> ImageRows:
+def capped(rows: ImageRows, most: int, stream: CipherStream) -> ImageRows:
     """At most `most` of one unit's rows, uniformly without replacement."""
     if len(rows) <= most:
         return rows
-    chosen: ImageRows = rows[torch.randperm(len(rows), generator=generator)[:most].numpy()]
+    chosen: ImageRows = rows[stream.permutation(len(rows))[:most]]
     return chosen

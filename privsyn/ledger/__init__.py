@@ -25,11 +25,24 @@ from privsyn.ledger.population import (
     register,
     trained_on,
 )
-from privsyn.ledger.training import Outlook, account, outlook, release, reserve, settle, state_of, void
+from privsyn.ledger.training import (
+    Outlook,
+    account,
+    outlook,
+    release,
+    repeated,
+    reserve,
+    resumed,
+    settle,
+    state_of,
+    void,
+    written,
+)
 from privsyn.ledger.validation import TrainingCharge
 
 __all__ = [
     "Allowance", "ChainCheck", "Charge", "Grant", "LedgerRecord", "Outlook", "Overview", "Population",
     "TrainingCharge", "account", "check", "grant", "ids_of", "outlook", "overview", "populations",
-    "recognised", "register", "release", "reserve", "settle", "state_of", "trained_on", "void",
+    "recognised", "register", "release", "repeated", "reserve", "resumed", "settle", "state_of",
+    "trained_on", "void", "written",
 ]  # fmt: skip

@@ -63,6 +63,11 @@ class Recipe(Section):
             raise ValueError(
                 "train.batch_size exceeds privacy.expected_units: the sample rate would be above 1"
             )
+        if self.privacy.dp and expected is not None and (self.privacy.delta or 0) >= 1 / expected:
+            raise ValueError(
+                "privacy.delta must be far below one in privacy.expected_units, or it allows publishing one "
+                "of them in the clear: leave it out (its default is 1 / (100 expected_units)), or lower it"
+            )
         if expected is not None and (self.warmup.expected_units or 0) > expected:
             raise ValueError(
                 "warmup.expected_units exceeds privacy.expected_units: the sample rate would be above 1"

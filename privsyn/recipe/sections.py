@@ -229,9 +229,13 @@ class Privacy(Section):
         "does not know more",
     )
     epsilon: float = Field(8.0, ge=1e-4, le=1000, description="privacy budget")
-    delta: float | None = Field(None, gt=0, lt=1, description="default expected_units ** -1.1")
-    expected_units: Positive | None = Field(
+    delta: float | None = Field(
+        None, gt=0, lt=1, description="default 1 / (100 expected_units); below one in the number of units"
+    )
+    expected_units: int | None = Field(
         None,
+        gt=0,
+        le=10**9,
         description="PUBLIC estimate of the number of training units; sample rate, divisor and delta "
         "come from it, never from counting private data",
     )

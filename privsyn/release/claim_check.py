@@ -11,7 +11,16 @@ from typing import Literal
 
 from privsyn.claim.document import WHAT
 from privsyn.claim.recompute import EpsilonFunction, Recomputed, recompute
-from privsyn.claim.words import IMPORTED, NOT_PRIVATE, UNKNOWN_GENERATOR, figures, rounded_up
+from privsyn.claim.words import (
+    IMPORTED,
+    NOT_PRIVATE,
+    UNKNOWN_GENERATOR,
+    figures,
+    nothing_promised,
+    number,
+    plural,
+    rounded_up,
+)
 from privsyn.strict_json import Fields, refuse
 
 
@@ -63,16 +72,24 @@ def _why_none(fields: Fields) -> str:
 
 
 def _answer(found: Recomputed) -> ClaimAnswer:
-    claim = f"differential privacy for the {found.stated.unit}, {figures(found.stated)}"
+    stated = found.stated
+    claim = f"differential privacy for the {stated.unit}, {figures(stated)}"
+    if stated.delta * stated.units >= 1:
+        refuse(
+            WHAT,
+            f"({claim}) promises nothing: its delta allows publishing one of about {number(stated.units)} "
+            f"{plural(stated.unit)} in the clear",
+        )
+    promise = nothing_promised(stated.unit, stated.delta, stated.units)
     if found.outcome == "contradicted":
         refuse(
             WHAT,
-            f"({claim}) does not hold: it states epsilon {found.stated.epsilon:.9g}, and its parameters give "
+            f"({claim}) does not hold: it states epsilon {stated.epsilon:.9g}, and its parameters give "
             f"{found.epsilon:.9g}",
         )
     if found.method == "exact":
-        return ClaimAnswer("ok", f"{claim}: recomputed by dp-accounting")
+        return ClaimAnswer("ok", f"{claim}: recomputed by dp-accounting. {promise}")
     bound = f"its parameters give at most {rounded_up(found.epsilon)} (Renyi DP, without dp-accounting)"
     if found.outcome == "unlikely":
-        return ClaimAnswer("open", f"{claim}, is far below what can be shown here: {bound}")
-    return ClaimAnswer("ok", f"{claim}: {bound}")
+        return ClaimAnswer("open", f"{claim}, is far below what can be shown here: {bound}. {promise}")
+    return ClaimAnswer("ok", f"{claim}: {bound}. {promise}")

@@ -25,6 +25,7 @@ from privsyn.claim.document import (
 from privsyn.claim.words import plural
 from privsyn.cohort.cohort import Cohort
 from privsyn.dp.accounting import accountant_name, default_delta, epsilon, epsilon_rdp, group_epsilon
+from privsyn.errors import RecipeError
 from privsyn.recipe import Recipe
 
 PUBLIC_DATA = (
@@ -63,9 +64,9 @@ NOT_COVERED = (
     "the bound is for the weights and what is drawn from them.",
     "The audits' own figures: they are measured on real data and are not differentially private.",
     "Time and memory that training took, and side channels of the machine.",
-    "Randomness from a Mersenne Twister filled by the operating system: no known attack reaches it through "
-    "trained weights, but it is not a cryptographic generator. Noise is a sum of four float32 draws against "
-    "attacks on floating-point arithmetic (arXiv 2107.10138), which are not otherwise ruled out.",
+    "Rounding: noise is a float64 Gaussian on a grid that hides its floating-point structure, gradients are "
+    "clipped and summed in float32, and neither is proven to the last bit. Noise and coins come from "
+    "ChaCha20 with a key of the operating system.",
 )
 NOT_COVERED_PATIENT = (
     "What relatives, or one patient entered under two ids that share no image, reveal together: the unit is "
@@ -94,6 +95,36 @@ def delta_of(recipe: Recipe) -> float:
     return recipe.privacy.delta if recipe.privacy.delta is not None else default_delta(expected)
 
 
+def check_delta(recipe: Recipe, units: int) -> None:
+    """See that delta is below one in the REAL number of training units, which the message does not name.
+
+    Raises:
+        RecipeError: it is not: such a delta allows publishing somebody in the clear.
+    """
+    if recipe.privacy.dp and delta_of(recipe) * units >= 1:
+        raise RecipeError(
+            f"privacy.delta is not below one in the number of training {plural(recipe.privacy.unit)}, so it "
+            "allows publishing one of them in the clear: lower it, or correct privacy.expected_units, from "
+            "which its default follows"
+        )
+
+
+def repeated_queries(queries: Sequence[Query], repeated: Sequence[Mechanism]) -> tuple[Query, ...]:
+    """The steps that were taken again after a return to an earlier checkpoint, one query for each name.
+
+    Who could choose among continuations has seen them all, so the claim composes them.
+    """
+    found = []
+    for query in queries:
+        noise, rate = query.mechanism.noise_multiplier, query.mechanism.sample_rate
+        steps = sum(
+            each.steps for each in repeated if (each.noise_multiplier, each.sample_rate) == (noise, rate)
+        )
+        if steps:
+            found.append(Query(f"{query.name}-repeated", Mechanism(noise, rate, steps), query.clipping))
+    return tuple(found)
+
+
 def claim_of_training(
     recipe: Recipe,
     cohort: Cohort,
@@ -105,6 +136,7 @@ def claim_of_training(
     canaries_sha256: str | None = None,
     ledger: LedgerEntry | None = None,
     cumulative: CumulativeCost | None = None,
+    noisy_units: float | None = None,
 ) -> Claim:
     """The claim of a finished training.
 
@@ -114,6 +146,7 @@ def claim_of_training(
         init_sha256: of the public weights that it started from.
         canaries_sha256: commitment to the canaries, if any were planted.
         ledger, cumulative: where it is recorded, and what all trainings on these patients cost together.
+        noisy_units: number of training units, if a query counted them with noise.
     """
     unit, dp = recipe.privacy.unit, recipe.privacy.dp
     no_bound = PUBLIC_DATA if recipe.privacy.public_data else NO_BOUND
@@ -129,7 +162,7 @@ def claim_of_training(
             weights_sha256=weights_sha256,
             steps_done=steps,
         ),
-        bound=_bound(recipe, queries) if dp else None,
+        bound=_bound(recipe, queries, noisy_units) if dp else None,
         public_data=recipe.privacy.public_data,
         canaries=None if canaries_sha256 is None else CanaryCommitment(planted, canaries_sha256, CANARIES),
         ledger=ledger,
@@ -162,7 +195,7 @@ def imported_claim(recipe: Recipe, *, weights_sha256: str, source_sha256: str) -
     )
 
 
-def _bound(recipe: Recipe, queries: Sequence[Query]) -> Bound:
+def _bound(recipe: Recipe, queries: Sequence[Query], noisy_units: float | None) -> Bound:
     privacy, delta, history = recipe.privacy, delta_of(recipe), mechanisms(queries)
     assert privacy.expected_units is not None  # the recipe demands it for DP
     return Bound(
@@ -172,17 +205,19 @@ def _bound(recipe: Recipe, queries: Sequence[Query]) -> Bound:
         queries=tuple(queries),
         expected_units=privacy.expected_units,
         accountant=Accountant(**accountant_name()),
-        group=_group(recipe, history, delta),
+        group=group_of(recipe, history),
         not_covered=_not_covered(recipe),
         invalid=INSECURE if privacy.insecure_seed is not None else "",
+        noisy_units=noisy_units,
     )
 
 
-def _group(recipe: Recipe, history: Sequence[Mechanism], delta: float) -> tuple[GroupEpsilon, ...]:
+def group_of(recipe: Recipe, history: Sequence[Mechanism]) -> tuple[GroupEpsilon, ...]:
     """Where the unit is finer than a patient: what the claim is worth to one with several, at the same
     delta."""
     if recipe.privacy.unit == "patient":
         return ()
+    delta = delta_of(recipe)
     return tuple(GroupEpsilon(k, group_epsilon(history, delta, k), delta) for k in GROUP_SIZES)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from privsyn import ledger
@@ -47,11 +49,11 @@ from privsyn.training.checkpoint import (
     start_from,
     step_folder,
 )
-from privsyn.training.claiming import claim_of_training, delta_of
+from privsyn.training.claiming import check_delta, claim_of_training, delta_of, group_of, repeated_queries
 from privsyn.training.diagnosis import Watch
 from privsyn.training.log import begin_log, log_line, mean_loss, shorten_log
 from privsyn.training.steps import plain_steps, private_steps
-from privsyn.training.warmup import warm_up, warm_up_queries
+from privsyn.training.warmup import noisy_units, warm_up, warm_up_queries
 
 LOG_EVERY = 10  # steps
 
@@ -100,6 +102,7 @@ def train(
         if resume:
             training, state = _resumed(study, cohort, dp, epsilon, canaries, settings)
             _reserve(state, cohort, allow_unbounded)
+            ledger.resumed(state.reference, state.taken(warmed_up=study.class_means.exists()))
         else:
             recipe = _recipe(study, cohort, dp, epsilon, canaries, settings)
             training, state = _begun(study, cohort, recipe, force, allow_unbounded, progress)
@@ -110,7 +113,8 @@ def _trained(study: Study, cohort: Cohort, training: Training, state: State, pro
     """Take all steps that are left, and state the claim."""
     if state.step == 0 and warm_up_queries(state.recipe):
         # without canaries: they would spoil the moments, and no score looks at them
-        warm_up(study.class_means, training, state, cohort.part("train"), progress)
+        announce = _announcement(state, since=state.taken(warmed_up=False), taken=state.taken(warmed_up=True))
+        warm_up(study.class_means, training, state, cohort.part("train"), progress, announce)
     state = run_steps(study, training, state, cohort.part("train"), _planted(study, state), progress)
     return _finish(study, cohort, state)
 
@@ -150,14 +154,22 @@ def run_steps(
                 recent.clear()
             if to_save:
                 _check_finite(training.model, done)
+                since = state.taken(warmed_up=True)
                 state = replace(state.with_steps(done), step=done)
                 if scored is not None:
                     state = replace(state, canary_scores=scored.scores)
-                save_checkpoint(study.checkpoints, training, state)
+                announce = _announcement(state, since, state.taken(warmed_up=True))
+                save_checkpoint(study.checkpoints, training, state, announce)
                 if recipe.privacy.dp:
                     shown["epsilon"] = _epsilon_so_far(state)
             advance(1, **shown)
     return state
+
+
+def _announcement(state: State, since: tuple[int, ...], taken: tuple[int, ...]) -> Callable[[], object]:
+    """Notes in the ledger that these steps become visible; nothing where it bounds none, as in shadows."""
+    bounded = state.reference and charge(state.recipe, mechanisms(state.planned)).mechanisms
+    return partial(ledger.written, state.reference, since, taken) if bounded else lambda: None
 
 
 def _canary_scores(training: Training, state: State) -> DiracCanaryScores | None:
@@ -235,6 +247,7 @@ def _begun(
     if study.model.exists() and not force:
         raise StudyError(f"{study.model} already exists: --resume continues it, --force replaces it")
     _check_data(recipe, cohort)
+    check_delta(recipe, len(np.unique(cohort.part("train").units(recipe.privacy.unit))))
     training, initial = fresh_training(recipe, device_of(recipe)), recipe.train.init_from
     start = None if initial is None else _start(study.root / initial, training, cohort, recipe.train)
     state = State(0, recipe, cohort.digest, (), secrets.token_hex(16), start)
@@ -242,6 +255,7 @@ def _begun(
         check_supported(training.model)
         with progress.stage("find the noise for the budget", 1) as advance:
             state = replace(state, queries=(*warm_up_queries(recipe), planned_query(recipe)))
+            group_of(recipe, mechanisms(state.planned))  # what the claim will need, before anything is spent
             advance()
     try:
         with whole_folder(study.model, replace=force) as folder:
@@ -355,13 +369,14 @@ def _finish(study: Study, cohort: Cohort, state: State) -> Claim:
     claim = claim_of_training(
         recipe,
         cohort,
-        state.queries,
+        (*repeated_queries(state.queries, ledger.repeated(state.reference)), *state.queries),
         steps=state.step,
         weights_sha256=weights,
         init_sha256=state.init_sha256,
         canaries_sha256=state.canaries_sha256,
         ledger=entry,
         cumulative=cumulative,
+        noisy_units=noisy_units(study.class_means, recipe) if recipe.privacy.dp else None,
     )
     write_json(study.resolved_recipe_file, resolved_recipe(recipe))
     write_json(study.privacy_file, claim.to_document())

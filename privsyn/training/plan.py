@@ -23,6 +23,7 @@ from privsyn.cohort.cohort import load_cohort
 from privsyn.diffusion.batches import Draws, noise_draws
 from privsyn.diffusion.model import device_of
 from privsyn.dp import accounting
+from privsyn.dp.cipher_stream import keyed_stream
 from privsyn.dp.clipping import private_optimizer, private_step
 from privsyn.dp.generators import keyed_generator
 from privsyn.dp.gradients import median_seconds
@@ -39,6 +40,7 @@ from privsyn.training.warmup import warm_up_queries
 
 SCHEMA_VERSION = 1
 BUDGETS = (1.0, 3.0, 8.0, 10.0)
+WORRYING = 0.1  # units to whom nothing is promised, in expectation; what public-release accepts
 PLAIN_IMAGES = 64  # of the step without privacy that is timed for comparison, at most
 
 
@@ -268,7 +270,7 @@ def probe(recipe: Recipe) -> tuple[Cost, int]:
         found = (
             [passes(images).method(training.model, parameters, noise(units, images * draws))] if units else []
         )
-        private_step(optimizer, found, keyed_generator(device, "plan noise"))
+        private_step(optimizer, found, keyed_stream("plan noise"))
 
     empty = median_seconds(device, partial(step, 1, 0))
     per_unit = {}
@@ -368,10 +370,10 @@ def doubts(recipe: Recipe, here: float) -> list[str]:
     """What a careful reader would object to in a recipe whose signal to noise is `here`."""
     privacy, notes = recipe.privacy, []
     assert privacy.expected_units is not None
-    if delta_of(recipe) >= 1 / privacy.expected_units:
+    if delta_of(recipe) * privacy.expected_units > WORRYING:
         notes.append(
-            f"delta {delta_of(recipe):g} is not below 1 / expected_units: it would allow publishing one "
-            f"{privacy.unit} in the clear; leave privacy.delta out, or lower it"
+            f"delta {delta_of(recipe):g} promises nothing to {delta_of(recipe) * privacy.expected_units:.2g} "
+            f"{plural(privacy.unit)} in expectation: leave privacy.delta out, or lower it"
         )
     if privacy.epsilon > 10:
         notes.append("an epsilon above 10 promises little; policies usually ask for 10 or less")

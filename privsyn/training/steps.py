@@ -22,6 +22,7 @@ from privsyn.cohort.cohort import Part
 from privsyn.diffusion.batches import Augment, Draws, draw, noise_draws, rows_of_step
 from privsyn.diffusion.model import DiffusionModel, device_of
 from privsyn.dp.adam import AdamBC
+from privsyn.dp.cipher_stream import CipherStream, keyed_stream, secret_stream
 from privsyn.dp.clipping import StepFacts, private_optimizer, private_step
 from privsyn.dp.dirac_canaries import with_canary_gradients
 from privsyn.dp.generators import CPU, keyed_generator, secret_generator
@@ -86,10 +87,10 @@ def private_steps(
     planned = planned_passes(training.model, recipe, device)
 
     def take(step: int) -> StepFacts:
-        sample = sampled(units, recipe, state.dp_sgd, randomness(recipe, step, "units", CPU))
+        sample = sampled(units, recipe, state.dp_sgd, protecting(recipe, step, "units"))
         passes = _passes(sample, part, training, recipe, planned, randomness(recipe, step, "draws", device))
         with global_randomness(randomness(recipe, step, "dropout", CPU)):
-            return private_step(optimizer, passes, randomness(recipe, step, "noise", device))
+            return private_step(optimizer, passes, protecting(recipe, step, "noise"))
 
     return take
 
@@ -112,11 +113,11 @@ def planned_passes(model: DiffusionModel, recipe: Recipe, device: torch.device) 
 
 
 def sampled(
-    units: Sequence[ImageRows], recipe: Recipe, mechanism: Mechanism, generator: torch.Generator
+    units: Sequence[ImageRows], recipe: Recipe, mechanism: Mechanism, stream: CipherStream
 ) -> list[ImageRows]:
     """Image rows of the units in this step, at most the cap of each."""
-    chosen = poisson_sample(len(units), mechanism.sample_rate, generator)
-    return [capped(units[unit], recipe.privacy.max_images_per_unit, generator) for unit in chosen]
+    chosen = poisson_sample(len(units), mechanism.sample_rate, stream)
+    return [capped(units[unit], recipe.privacy.max_images_per_unit, stream) for unit in chosen]
 
 
 def _passes(
@@ -199,12 +200,23 @@ def to_compile(recipe: Recipe, device: torch.device) -> bool:
 
 
 def randomness(recipe: Recipe, step: int, purpose: str, device: torch.device) -> torch.Generator:
-    """The generator of one purpose in one step; only without privacy does the recipe's seed decide it."""
+    """The generator of one purpose in one step; only without privacy does the recipe's seed decide it.
+
+    For times, diffusion noise, augmentation and dropout, which belong to the query. What protects patients
+    comes from `protecting`.
+    """
     if not recipe.privacy.dp:
         return keyed_generator(device, recipe.seed, step, purpose)
     if recipe.privacy.insecure_seed is not None:
         return keyed_generator(device, "insecure", recipe.privacy.insecure_seed, step, purpose)
     return secret_generator(device)
+
+
+def protecting(recipe: Recipe, step: int, purpose: str) -> CipherStream:
+    """The stream of what protects patients in one step, coins or noise; fresh, unless the recipe voids it."""
+    if recipe.privacy.insecure_seed is not None:
+        return keyed_stream("insecure", recipe.privacy.insecure_seed, step, purpose)
+    return secret_stream()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from privsyn.files import whole_file
 from privsyn.progress import Progress
 from privsyn.recipe import Recipe
 from privsyn.training.checkpoint import State, Training
-from privsyn.training.steps import randomness, sampled, step_on_images
+from privsyn.training.steps import protecting, sampled, step_on_images
 
 CLASS_MEANS, CLASS_COVARIANCE = "central-images", "class-covariance"  # names of the queries in a claim
 MEANS = "means"  # (images, classes, H, W, C) of the images' bit depth
@@ -46,17 +46,28 @@ def warm_up_queries(recipe: Recipe) -> tuple[Query, ...]:
     return (means, Query(CLASS_COVARIANCE, Mechanism(warmup.covariance_noise, rate, 1)))
 
 
-def warm_up(file: Path, training: Training, state: State, part: Part, progress: Progress) -> None:
+def warm_up(
+    file: Path,
+    training: Training,
+    state: State,
+    part: Part,
+    progress: Progress,
+    announce: Callable[[], object] = lambda: None,
+) -> None:
     """Train the fresh network on the noisy moments in `file`, computed only if it does not exist.
 
     A run that is killed before the file is complete has released nothing, so computing them again spends no
     more privacy. Once the file exists, a resumed run reads it.
+
+    Args:
+        announce: called when the moments are known, just before the file becomes visible.
     """
     recipe = state.recipe
     if not file.exists():
         moments = noisy_moments(recipe, part)
         with whole_file(file) as partial:
             save_file(moments, partial)
+            announce()
     _train_on(*pictures_of(load_file(file), recipe), training, recipe, progress)
     training.ema.load_state_dict(training.model.state_dict())
 
@@ -72,8 +83,8 @@ def noisy_moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
     classes, channels, size = len(recipe.data.classes), recipe.data.channels, recipe.data.size
 
     def summed(number: int, mechanism: Mechanism, like: Tensor, one: Contribution) -> Tensor:
-        sample = sampled(units, recipe, mechanism, randomness(recipe, -1 - number, "central units", CPU))
-        noise = randomness(recipe, -1 - number, "central noise", CPU)
+        sample = sampled(units, recipe, mechanism, protecting(recipe, -1 - number, "central units"))
+        noise = protecting(recipe, -1 - number, "central noise")
         parts = (one(to_float(part.images[rows]), torch.from_numpy(part.labels[rows])) for rows in sample)
         return class_means.noisy_sum(parts, like, mechanism.noise_multiplier, noise)
 
@@ -105,6 +116,16 @@ def noisy_moments(recipe: Recipe, part: Part) -> dict[str, Tensor]:
     in_sample = float(counts.sum(dim=1).mean())
     found = covariance.directions(total, in_sample, mechanism.noise_multiplier, spread)
     return {**moments, DIRECTIONS: found.reshape(-1, channels, side, side)}
+
+
+def noisy_units(file: Path, recipe: Recipe) -> float | None:
+    """Noisy number of training units, to four digits, at least 0; the means query paid for it. None without
+    one."""
+    counts = noisy_proportions(file)
+    if counts is None:
+        return None
+    rate = warm_up_queries(recipe)[0].mechanism.sample_rate
+    return float(f"{sum(counts) / rate:.4g}")
 
 
 def noisy_proportions(file: Path) -> list[float] | None:

@@ -199,7 +199,7 @@ def test_nobody_waives_a_rule_unless_the_policy_names_a_role() -> None:
     ("name", "digest"),
     [
         ("internal-review", "33654f6a243a53e50a867d5e3e8a7119c34ec31773db36bba95ccd9ae2e61151"),
-        ("public-release", "143333c37f133492a468cea09342e968059d18a97907bdfc179b80b472bff999"),
+        ("public-release", "913cae3c8d4f11b94198c6bbb5b4f84a4de7cb579a8be9ca68b5909544cbbce9"),
         ("trusted-environment", "22017d1b60231ec7d1533994c9fee5fc21e7e10c857c0c884ec9d8a8241dffbb"),
     ],
 )

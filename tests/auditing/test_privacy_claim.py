@@ -24,7 +24,14 @@ def audited(cohort: Cohort, claim: Claim | None) -> Finding:
     images = cohort.part("test").images[:4]
     synthetic = SyntheticSet(images, np.zeros(4, np.int64), cohort.classes, None, "0" * 64)
     evidence = Evidence(cohort, synthetic, ModelUnderAudit(claim=claim))
-    (finding,) = installed()["privacy-claim"].load()(evidence, Settings())
+    found = installed()["privacy-claim"].load()(evidence, Settings())
+    assert [each.statistic for each in found] == ["epsilon", "protects-patients", "delta-times-units"]
+    if claim is None or claim.bound is None or claim.bound.invalid:
+        assert len({(each.conclusive, each.applicable, each.reason) for each in found}) == 1
+    else:
+        assert found[1].value == (1.0 if claim.unit == "patient" else 0.0)
+        assert found[2].value == claim.bound.delta * claim.bound.units
+    finding: Finding = found[0]
     return finding
 
 
@@ -32,6 +39,7 @@ def test_a_valid_claim_is_its_epsilon(digits_cohort: Cohort) -> None:
     """With the unit, delta and neighbouring relation that it holds for."""
     finding = audited(digits_cohort, dp_claim(epsilon=7.5))
     assert (finding.value, finding.conclusive) == (7.5, True)
+    audited(digits_cohort, replace(dp_claim(), unit="study"))
     assert finding.details == {"unit": "patient", "delta": 1e-5, "neighbouring": "add-or-remove-one"}
     exact = dp_claim().of_set(near_copies_rejected=False, exact_class_counts=True)
     counts = audited(digits_cohort, exact).details["class_counts"]

@@ -12,7 +12,7 @@ from privsyn.claim.recompute import LEAST_SHARE, ORDERS, EpsilonFunction, epsilo
 from privsyn.dp.accounting import epsilon
 
 WHOSE = {"unit": "patient", "neighbouring": "add-or-remove-one"}
-OTHERWISE = {"sampling": "poisson", "composed": []}
+OTHERWISE = {"sampling": "poisson", "composed": [], "expected_units": 1000}
 TRAININGS = [  # noise, rate, steps as trainings have them: a unit is expected in several steps
     (0.7, 0.01, 2000), (1.1, 0.1, 1000), (1.2563, 0.15, 150),
     (2.0, 0.3, 200), (5.0, 1.0, 16), (20.0, 0.5, 1000),

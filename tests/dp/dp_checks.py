@@ -377,8 +377,8 @@ def noise_never_repeats(settings: Sequence[str] = REPEATABLE) -> None:
     """No step shares noise with another, and no parameter with another.
 
     The correlation of n independent pairs has standard error 1 / sqrt(n). Equal numbers do happen in float32:
-    noise of deviation 2 s is a sum of four draws, on a grid of at most ulp(8 s) = 2**-20 s, so two of them
-    coincide with a chance of at most 2**-20 / (4 sqrt(pi)) < 2**-22, or twice that once C is divided out.
+    noise of deviation s below 2 s, as 95 % is, is on a grid of at most ulp(2 s) = 2**-22 s, so two of them
+    coincide with a chance of less than 2**-22 / sqrt(pi) < 2**-22, or twice that once C is divided out.
     """
     noise = flat_noise(4, *settings)
     expected, repeated = noise.numel() ** 2 / 2 * 2**-21, noise.numel() - len(noise.unique())

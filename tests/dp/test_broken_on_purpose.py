@@ -50,8 +50,8 @@ from torch import Tensor
 
 from privsyn.diffusion.batches import Draws, draw
 from privsyn.dp import clipping
-from privsyn.dp.clipping import StepFacts, private_step
-from privsyn.dp.generators import CPU, keyed_generator
+from privsyn.dp.cipher_stream import CipherStream, keyed_stream
+from privsyn.dp.clipping import PrivateOptimizer, StepFacts, private_step
 from privsyn.dp.gradients import UnitGradients
 from privsyn.dp.sampling import poisson_sample, units_of
 from privsyn.training import steps
@@ -222,24 +222,24 @@ def noise(sample: Callable[[DPOptimizer, Tensor], Tensor]) -> Break:
         for parameter in self.params:
             parameter.grad = parameter.summed_grad + sample(self, parameter)
 
-    return put(DPOptimizer, "add_noise", add_noise)
+    return put(PrivateOptimizer, "add_noise", add_noise)
 
 
-def normal(std: float, like: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.normal(0.0, std, like.shape, generator=generator)
+def normal(std: float, like: Tensor, stream: CipherStream) -> Tensor:
+    return std * torch.from_numpy(stream.normal(*like.shape)).float()
 
 
 def right(self: DPOptimizer, parameter: Tensor) -> Tensor:
     """As it should be."""
-    return normal(self.noise_multiplier * self.max_grad_norm, parameter, self.generator)
+    return normal(self.noise_multiplier * self.max_grad_norm, parameter, self.stream)
 
 
 def without_clip_norm(self: DPOptimizer, parameter: Tensor) -> Tensor:
-    return normal(self.noise_multiplier, parameter, self.generator)
+    return normal(self.noise_multiplier, parameter, self.stream)
 
 
 def without_multiplier(self: DPOptimizer, parameter: Tensor) -> Tensor:
-    return normal(self.max_grad_norm, parameter, self.generator)
+    return normal(self.max_grad_norm, parameter, self.stream)
 
 
 def divided_twice(self: DPOptimizer, parameter: Tensor) -> Tensor:
@@ -252,20 +252,21 @@ def all_but_the_last(self: DPOptimizer, parameter: Tensor) -> Tensor:
 
 def laplace(self: DPOptimizer, parameter: Tensor) -> Tensor:
     """Of the same deviation."""
-    uniform = torch.rand(parameter.shape, generator=self.generator) - 0.5
+    uniform = torch.from_numpy(self.stream.uniform(parameter.numel())).reshape(parameter.shape) - 0.5
     b = self.noise_multiplier * self.max_grad_norm / math.sqrt(2)
-    return -b * uniform.sign() * torch.log1p(-2 * uniform.abs().clamp(max=0.499999))
+    drawn: Tensor = -b * uniform.sign() * torch.log1p(-2 * uniform.abs().clamp(max=0.499999))
+    return drawn.float()
 
 
 def same_for_layers(self: DPOptimizer, parameter: Tensor) -> Tensor:
-    again = torch.Generator()
-    again.set_state(self.generator.get_state())
-    return normal(self.noise_multiplier * self.max_grad_norm, parameter, again)
+    if parameter is self.params[0]:
+        self.key = self.stream.octets(32)
+    return normal(self.noise_multiplier * self.max_grad_norm, parameter, CipherStream(self.key))
 
 
 def partly_shared(self: DPOptimizer, parameter: Tensor) -> Tensor:
     """Of the right deviation, but half of its variance is the same in every step."""
-    shared = keyed_generator(CPU, str(parameter.shape))
+    shared = keyed_stream(str(parameter.shape))
     fixed = normal(self.noise_multiplier * self.max_grad_norm, parameter, shared)
     return (right(self, parameter) + fixed) / math.sqrt(2)
 
@@ -273,18 +274,18 @@ def partly_shared(self: DPOptimizer, parameter: Tensor) -> Tensor:
 def global_seed(self: DPOptimizer, parameter: Tensor) -> Tensor:
     if parameter is self.params[0]:
         torch.manual_seed(0)
-    return normal(self.noise_multiplier * self.max_grad_norm, parameter, None)
+    return torch.normal(0.0, self.noise_multiplier * self.max_grad_norm, parameter.shape)
 
 
 def no_noise_when_empty(
-    optimizer: DPOptimizer, passes: Iterable[UnitGradients], generator: torch.Generator
+    optimizer: PrivateOptimizer, passes: Iterable[UnitGradients], stream: CipherStream
 ) -> StepFacts:
     found = list(passes)
-    return private_step(optimizer, found, generator) if found else StepFacts(math.nan, 0, 0)
+    return private_step(optimizer, found, stream) if found else StepFacts(math.nan, 0, 0)
 
 
 def dividing_by_the_sample(
-    optimizer: DPOptimizer, passes: Iterable[UnitGradients], generator: torch.Generator
+    optimizer: PrivateOptimizer, passes: Iterable[UnitGradients], stream: CipherStream
 ) -> StepFacts:
     found = list(passes)
     units = max(1, sum(len(losses) for _, losses in found))
@@ -294,33 +295,33 @@ def dividing_by_the_sample(
             parameter.grad /= of.max_grad_norm * units
 
     optimizer.attach_step_hook(rescale)
-    return private_step(optimizer, found, generator)
+    return private_step(optimizer, found, stream)
 
 
-def samples(sampler: Callable[[int, float, torch.Generator], list[int]]) -> Break:
+def samples(sampler: Callable[[int, float, CipherStream], list[int]]) -> Break:
     return put(steps, "poisson_sample", sampler)
 
 
-def fixed_size(number: int, rate: float, generator: torch.Generator) -> list[int]:
-    return torch.randperm(number, generator=generator)[: round(number * rate)].tolist()
+def fixed_size(number: int, rate: float, stream: CipherStream) -> list[int]:
+    return stream.permutation(number)[: round(number * rate)].tolist()
 
 
-def one_coin_for_two(number: int, rate: float, generator: torch.Generator) -> list[int]:
-    heads = torch.rand(number // 2, generator=generator) < rate
-    return torch.nonzero(heads.repeat(2)).flatten().tolist()
+def one_coin_for_two(number: int, rate: float, stream: CipherStream) -> list[int]:
+    heads = stream.uniform(number // 2) < rate
+    return np.flatnonzero(np.tile(heads, 2)).tolist()
 
 
-def twice_as_often(number: int, rate: float, generator: torch.Generator) -> list[int]:
-    return poisson_sample(number, 2 * rate, generator)
+def twice_as_often(number: int, rate: float, stream: CipherStream) -> list[int]:
+    return poisson_sample(number, 2 * rate, stream)
 
 
 def shuffled_epochs(patch: pytest.MonkeyPatch) -> None:
     """Everybody once, then everybody once more in another order."""
     waiting: list[int] = []
 
-    def batch(number: int, rate: float, generator: torch.Generator) -> list[int]:
+    def batch(number: int, rate: float, stream: CipherStream) -> list[int]:
         if not waiting:
-            waiting.extend(torch.randperm(number, generator=generator).tolist())
+            waiting.extend(stream.permutation(number).tolist())
         return [waiting.pop() for _ in range(min(round(number * rate), len(waiting)))]
 
     samples(batch)(patch)
@@ -330,10 +331,10 @@ def every_sample_twice(patch: pytest.MonkeyPatch) -> None:
     """Poisson samples, but each serves two steps."""
     kept: list[list[int]] = []
 
-    def sample(number: int, rate: float, generator: torch.Generator) -> list[int]:
+    def sample(number: int, rate: float, stream: CipherStream) -> list[int]:
         if kept:
             return kept.pop()
-        kept.append(poisson_sample(number, rate, generator))
+        kept.append(poisson_sample(number, rate, stream))
         return kept[0]
 
     samples(sample)(patch)
@@ -355,10 +356,8 @@ def each_image_a_unit(units: np.ndarray) -> list[np.ndarray]:
 images_are_units = put(steps, "units_of", each_image_a_unit)
 draws_are_units = put(steps, "draw", each_draw_a_unit)
 not_finite_counts = put(clipping, "_zero_where_not_finite", lambda gradients, losses: losses)  # noqa: ARG005
-one_state = put(steps, "secret_generator", lambda device: keyed_generator(device, "always"))
-the_recipes_seed = put(
-    steps, "randomness", lambda recipe, *key: keyed_generator(key[-1], recipe.seed, *key[:-1])
-)
+one_state = put(steps, "secret_stream", lambda: keyed_stream("always"))
+the_recipes_seed = put(steps, "protecting", lambda recipe, *key: keyed_stream(recipe.seed, *key))
 empty_skipped = put(steps, "private_step", no_noise_when_empty)
 sample_divides = put(steps, "private_step", dividing_by_the_sample)
 

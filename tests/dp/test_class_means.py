@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from privsyn.dp.cipher_stream import keyed_stream, secret_stream
 from privsyn.dp.class_means import SENSITIVITY, contribution, noisy_class_counts, noisy_class_means, noisy_sum
-from privsyn.dp.generators import keyed_generator, secret_generator
 
 CPU = torch.device("cpu")
 SHAPE = (1, 4, 4)
@@ -21,7 +21,7 @@ SHAPE = (1, 4, 4)
 def summed(units: list[tuple[Tensor, Tensor]], classes: int = 3) -> Tensor:
     like = torch.zeros(classes, math.prod(SHAPE) + 1)
     parts = [contribution(images, labels, classes) for images, labels in units]
-    return noisy_sum(parts, like, 0.0, keyed_generator(CPU, 0))
+    return noisy_sum(parts, like, 0.0, keyed_stream(0))
 
 
 def unit_of(label: int | list[int], value: float) -> tuple[Tensor, Tensor]:
@@ -59,7 +59,7 @@ def test_without_noise_they_are_the_class_means() -> None:
 
 def test_an_absent_class_is_grey_and_finite() -> None:
     """Nothing is divided by a count of zero, and no noise is blown up beyond the range of pixels."""
-    sigma, generator = 2.0, keyed_generator(CPU, 1)
+    sigma, generator = 2.0, keyed_stream(1)
     like = torch.zeros(3, math.prod(SHAPE) + 1)
     parts = [contribution(*unit_of(0, 0.5), 3) for _ in range(400)]
     means = noisy_class_means(noisy_sum(parts, like, sigma, generator), SHAPE, sigma)
@@ -72,7 +72,7 @@ def test_an_absent_class_is_grey_and_finite() -> None:
 def test_noise_has_the_scale_that_is_accounted_for() -> None:
     """Standard deviation sigma times the sensitivity, in every coordinate, also on an empty sample."""
     like, sigma = torch.zeros(10, 2001), 3.0
-    first, second = (noisy_sum([], like, sigma, secret_generator(CPU)) for _ in range(2))
+    first, second = (noisy_sum([], like, sigma, secret_stream()) for _ in range(2))
     number = like.numel()
     assert abs(first.std().item() / (sigma * SENSITIVITY) - 1) < 6 / math.sqrt(2 * number)
     assert abs(np.corrcoef(first.flatten(), second.flatten())[0, 1]) < 6 / math.sqrt(number)

@@ -8,8 +8,8 @@ import torch
 from opacus.optimizers.optimizer import DPOptimizer
 from torch import Tensor, nn
 
+from privsyn.dp.cipher_stream import keyed_stream, secret_stream
 from privsyn.dp.clipping import StepFacts, private_optimizer, private_step
-from privsyn.dp.generators import keyed_generator, secret_generator
 from privsyn.dp.gradients import Batch, gradients_in_turn
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def rows(*units: Sequence[Sequence[float]]) -> list[Tensor]:
 def stepped(model: nn.Module, optimizer: DPOptimizer, batches: Sequence[Batch], seed: int) -> StepFacts:
     """A private step over micro-batches."""
     passes = (gradients_in_turn(model, list(model.parameters()), batch) for batch in batches)
-    return private_step(optimizer, passes, keyed_generator(CPU, seed))
+    return private_step(optimizer, passes, keyed_stream(seed))
 
 
 def unnoised_sum(batches: Sequence[Batch], *, divisor: int = 1, clip_norm: float = C) -> Tensor:
@@ -105,7 +105,7 @@ def test_noise_has_the_scale_that_is_accounted_for() -> None:
     optimizer = private_optimizer(model, inner, noise_multiplier=sigma, clip_norm=1e-3, divisor=divisor)
     path = [model.layer.weight.detach().clone()]
     for _ in range(steps):
-        facts = private_step(optimizer, [], secret_generator(CPU))
+        facts = private_step(optimizer, [], secret_stream())
         assert facts.units == 0
         path.append(model.layer.weight.detach().clone())
     noise = torch.cat(path, dim=1).diff(dim=1) * divisor / sigma
@@ -135,7 +135,7 @@ def test_a_small_clip_norm_does_not_vanish_under_adams_eps() -> None:
         model = Quadratic()
         inner = torch.optim.AdamW(model.parameters(), lr=0.1)
         optimizer = private_optimizer(model, inner, noise_multiplier=1.0, clip_norm=clip_norm, divisor=10)
-        private_step(optimizer, [], keyed_generator(CPU, 4))
+        private_step(optimizer, [], keyed_stream(4))
         moved.append(model.layer.weight.detach().clone())
     torch.testing.assert_close(moved[0], moved[1], rtol=1e-4, atol=0)
     assert moved[0].abs().min() > 0.09

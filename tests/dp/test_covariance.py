@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from privsyn.dp.cipher_stream import keyed_stream
 from privsyn.dp.class_means import SENSITIVITY, noisy_sum
 from privsyn.dp.covariance import coarse, directions, finer, second_moment
-from privsyn.dp.generators import CPU, keyed_generator
 
 SIDE, CLASSES, SPREAD = 3, 2, 0.4
 D = SIDE**2
@@ -71,7 +71,7 @@ def test_noise_alone_shows_nothing() -> None:
     """Of 400 sums of nothing but noise, a few in a hundred at most have a direction that stands out."""
     shown = 0
     for seed in range(400):
-        total = noisy_sum([], torch.zeros(64, 64), 3.0, keyed_generator(CPU, "noise alone", seed))
+        total = noisy_sum([], torch.zeros(64, 64), 3.0, keyed_stream("noise alone", seed))
         shown += len(directions(total, 1000, 3.0, SPREAD)) > 0
     assert shown <= 16
 
@@ -83,7 +83,7 @@ def test_what_noise_has_raised_is_lowered_again() -> None:
     planted = 1.5 * sigma * math.sqrt(2 * width)
     variances, raw = [], []
     for seed in range(50):
-        noise = noisy_sum([], torch.zeros(width, width), sigma, keyed_generator(CPU, "planted", seed))
+        noise = noisy_sum([], torch.zeros(width, width), sigma, keyed_stream("planted", seed))
         total = noise + planted * torch.outer(axis, axis)
         found = directions(total, units, sigma, SPREAD)
         variances.append(float(found.square().sum(dim=1).max()))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from privsyn.dp.generators import keyed_generator
+from privsyn.dp.cipher_stream import keyed_stream
 from privsyn.dp.sampling import capped, poisson_sample, units_of
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ def test_every_unit_has_its_own_coin() -> None:
     """Sizes vary as a binomial's do, units are in at the right rate and independently: no shuffling."""
     number, rate, trials = 40, 0.2, 4000
     seen = torch.zeros(trials, number)
-    generator = keyed_generator(CPU, 0)
+    generator = keyed_stream(0)
     for trial in range(trials):
         seen[trial, poisson_sample(number, rate, generator)] = 1
     sizes = seen.sum(1)
@@ -34,12 +34,12 @@ def test_every_unit_has_its_own_coin() -> None:
 
 def test_a_sample_may_be_empty() -> None:
     """At a tiny rate most are."""
-    assert poisson_sample(3, 1e-6, keyed_generator(CPU, 0)) == []
+    assert poisson_sample(3, 1e-6, keyed_stream(0)) == []
 
 
 def test_the_cap_is_drawn_anew_and_evenly() -> None:
     """At most m rows, none twice, each equally often; few rows are all taken."""
-    rows, generator = np.array([3, 5, 8, 13]), keyed_generator(CPU, 0)
+    rows, generator = np.array([3, 5, 8, 13]), keyed_stream(0)
     chosen = [capped(rows, 2, generator).tolist() for _ in range(3000)]
     assert all(len(set(some)) == 2 for some in chosen)
     counts = [sum(row in some for some in chosen) for row in rows]

@@ -69,7 +69,7 @@ DP: dict[str, Any] = {
     "valid_for_release": True,
     "mechanism": {
         "name": "dp-sgd", "noise_multiplier": 1.1, "sample_rate": 0.1, "steps": 1000, "sampling": "poisson",
-        "composed": [],
+        "expected_units": 1000, "composed": [],
     },
 }  # fmt: skip
 

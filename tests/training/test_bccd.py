@@ -11,7 +11,7 @@ from privsyn.claim.document import Mechanism
 from privsyn.cohort.cohort import load_cohort
 from privsyn.cohort.prepare import prepare
 from privsyn.dp.accounting import epsilon
-from privsyn.dp.generators import CPU, keyed_generator
+from privsyn.dp.cipher_stream import keyed_stream
 from privsyn.dp.sampling import capped, units_of
 from privsyn.study import init
 from privsyn.training.loop import train
@@ -46,6 +46,6 @@ def test_a_smear_is_one_unit_however_many_cells_it_has(shared_data: Path, tmp_pa
     assert logged["dropped_units"] == 0
 
     largest = max(units, key=len)
-    drawn = [capped(largest, 6, keyed_generator(CPU, step)) for step in range(40)]
+    drawn = [capped(largest, 6, keyed_stream(step)) for step in range(40)]
     assert {len(rows) for rows in drawn} == {6}
     assert set(np.concatenate(drawn)) == set(largest)

@@ -24,7 +24,7 @@ from privsyn.training.loop import ema_decay, rate_of_step, train
 from privsyn.training.shadow import finetune
 
 SHORT = ("train.steps=12", "train.checkpoint_every=5", "train.warmup_steps=3")
-DP = ("privacy.dp=true", "privacy.epsilon=1.0", "privacy.delta=1e-3")
+DP = ("privacy.dp=true", "privacy.epsilon=1.0", "privacy.delta=9e-4")
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,8 @@ import resource, sys, time, torch
 from privsyn.training.checkpoint import fresh_training
 from privsyn.diffusion.batches import noise_draws
 from privsyn.dp.clipping import private_optimizer, private_step
-from privsyn.dp.generators import CPU, keyed_generator, secret_generator
+from privsyn.dp.cipher_stream import secret_stream
+from privsyn.dp.generators import CPU, keyed_generator
 from privsyn.recipe import find_shipped, load_recipe
 from privsyn.training.steps import plain_step, planned_passes
 
@@ -84,7 +85,7 @@ if sys.argv[1] == "dp":
         training.model, training.optimizer, noise_multiplier=1.0, clip_norm=1e-3, divisor=1
     )
     planned = planned_passes(training.model, recipe, CPU)(1)
-    private_step(optimizer, [planned.method(training.model, parameters, draws)], secret_generator(CPU))
+    private_step(optimizer, [planned.method(training.model, parameters, draws)], secret_stream())
 else:
     plain_step(training.model, training.optimizer, draws)
 seconds = time.monotonic() - began
