@@ -26,7 +26,6 @@ from privsyn.cohort.split import (
     numbered,
     split_clusters,
 )
-from privsyn.errors import CohortError
 from privsyn.files import json_text
 from privsyn.home import split_key
 from privsyn.recipe import Data, Recipe
@@ -96,7 +95,7 @@ def lay_out(
         trained_on: tells who was trained on before, and so can be in train alone.
 
     Raises:
-        CohortError: there are too few patients to split, or a class has no image in train.
+        CohortError: there are too few patients to split.
     """
     names = _in_order(records, subgroups)
     _name_the_unnamed(records, key)
@@ -110,22 +109,10 @@ def lay_out(
         shares=recipe.data.split,
         trained_on=[bytes.fromhex(each) for each in known],
     )
-    _every_class_in_train(records["label"][split.part == SPLITS.index("train")], recipe.data.classes)
     keys = (records[name] for name in ("subgroup", "patient", "label", "sha256"))
     return CohortRows(
         records, split, clusters, pictures, _sorted(*keys, split.part), _certain_unit(records), names
     )
-
-
-def _every_class_in_train(labels: NDArray[Any], classes: Sequence[str]) -> None:
-    """A model would draw a class that it never saw; refused here, so that nothing later depends on it."""
-    seen = np.bincount(labels, minlength=len(classes))
-    if not seen.all():
-        missing = ", ".join(name for name, count in zip(classes, seen, strict=True) if not count)
-        raise CohortError(
-            f"no image in train has a class of data.classes: {missing}. Remove it from data.classes and its "
-            "images from the source, or add images of more patients"
-        )
 
 
 def _in_order(records: IndexRecords, subgroups: Sequence[str]) -> tuple[str, ...]:
