@@ -17,6 +17,7 @@ from pathlib import Path
 from privsyn.errors import PrivsynError
 
 KEY_BYTES = 32
+KEY_PURPOSE = b"privsyn ledger: the key of its patients"
 _SPLIT_PURPOSE = b"privsyn: the part of the split that each patient is in"
 
 
@@ -64,6 +65,11 @@ def patient_key() -> bytes:
     if len(key) != KEY_BYTES:
         raise PrivsynError(f"{path} is not a {KEY_BYTES}-byte key: restore it, or remove it to start afresh")
     return key
+
+
+def key_check(key: bytes | None = None) -> str:
+    """Identifies a key of patient HMACs without revealing it; by default this home's key."""
+    return hmac.digest(patient_key() if key is None else key, KEY_PURPOSE, hashlib.sha256).hex()
 
 
 def split_key(patients: bytes) -> bytes:

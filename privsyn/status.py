@@ -98,8 +98,7 @@ def _cohort(study: Study) -> Station:
     if not path.exists():
         return Station("cohort", "missing", "", "privsyn prepare SOURCE")
     document, recipe = read_document(path), study.recipe()
-    wanted = recipe.data.model_dump(mode="json")
-    different = [key for key, value in wanted.items() if document.data.get(key, value) != value]
+    different = document.outdated_by(recipe.data.model_dump(mode="json"))
     if different:
         detail = f"recipe.toml has another {', '.join(different)}"
         return Station("cohort", "stale", detail, "privsyn prepare SOURCE --force")

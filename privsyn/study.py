@@ -109,6 +109,13 @@ class Study:
         """The study's recipe with `section.key=value` settings applied on top."""
         return load_recipe(self.recipe_file, settings)
 
+    def keep(self, settings: Sequence[str]) -> None:
+        """Write settings into the study's `recipe.toml`, if that changes it; its comments stay."""
+        text = self.recipe_file.read_text(encoding="utf-8")
+        changed = set_in_toml(text, settings)
+        if tomllib.loads(changed) != tomllib.loads(text):
+            write_text(self.recipe_file, changed)
+
     @contextmanager
     def exclusively(self, command: str) -> Iterator[None]:
         """Work on the study alone: two commands at once would mix their artefacts.

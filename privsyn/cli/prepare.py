@@ -134,16 +134,20 @@ def _prepare(study: Path, spec: SourceSpec, settings: Sequence[str], *, force: b
     from privsyn.cohort.document import content_of
     from privsyn.cohort.prepare import prepare
     from privsyn.ledger import recognised
+    from privsyn.study import open_study
 
     def print_findings(report: SourceReport) -> None:
         for part in findings(report):
             console(stderr=True).print(part, soft_wrap=isinstance(part, str))
 
-    progress = TerminalProgress()
+    progress, recipe_file = TerminalProgress(), open_study(study).recipe_file
+    before = recipe_file.read_bytes()
     cohort = prepare(study, spec, settings=settings, force=force, progress=progress, on_report=print_findings)
     populations = recognised(lambda: cohort.records["patient"].tolist())
     document = cohort.document
     lines = [*notes(document), *population_notes(populations)]
+    if recipe_file.read_bytes() != before:
+        lines.append("recipe.toml was changed: it has the settings of --set now")
     show({**content_of(document), "populations": populations}, counts(document), *lines, as_json=as_json)
 
 

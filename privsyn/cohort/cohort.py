@@ -25,6 +25,7 @@ from privsyn.cohort.records import COLUMNS, SUBGROUP_COLUMN
 from privsyn.cohort.split import SPLITS, numbered
 from privsyn.errors import CohortError, PrivsynError, StudyError
 from privsyn.files import file_digest
+from privsyn.home import has_patient_key, home, key_check
 
 DOCUMENT = "cohort.json"
 RECORDS = "records.parquet"
@@ -155,7 +156,8 @@ def load_cohort(folder: Path | str) -> Cohort:
 
     Raises:
         StudyError: there is no cohort.
-        CohortError: a file is missing, of another version, cut short, or does not match the others.
+        CohortError: a file is missing, of another version, cut short, or does not match the others; or the
+            patients are hashed with another key than this home's.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -168,7 +170,18 @@ def load_cohort(folder: Path | str) -> Cohort:
             raise CohortError(f"{RECORDS} is not the one that {DOCUMENT} was written with")
     except (PrivsynError, OSError, TypeError, ValueError, pa.ArrowException) as error:
         raise CohortError(f"{folder} cannot be used ({error}): prepare it again with --force") from None
+    _check_key(folder, document)
     return Cohort(folder, document, images)
+
+
+def _check_key(folder: Path, document: CohortDocument) -> None:
+    """Under another key its patients would look new: other parts of the split, and nothing spent."""
+    ours = key_check() if has_patient_key() else ""
+    if document.key_check not in {"", ours}:
+        raise CohortError(
+            f"{folder} was prepared with another patient key than {home()} has: set PRIVSYN_HOME to the home "
+            "it was prepared with"
+        )
 
 
 def _check_match(document: CohortDocument, images: NDArray[Any], records: Path) -> None:

@@ -105,6 +105,8 @@ class CohortDocument:
         fingerprint: sha256 (hex) of images, labels, patients and `[data]`; "" in the document of `check`.
         records_sha256: of `records.parquet`; "" until that is written.
         unit: the finest unit that is certain for every image; a privacy claim can protect no coarser one.
+        key_check: identifies the key of the patient HMACs; "" in the document of `check`, and where another
+            program wrote the cohort.
         patient_ids: whether the source gave patient ids, as a sentence.
         pinned: clusters that are in train because somebody in them was trained on before.
         split: share of the clusters in each split, in expectation.
@@ -121,6 +123,7 @@ class CohortDocument:
     counts: Mapping[str, SplitCounts]
     fingerprint: str
     records_sha256: str = ""
+    key_check: str = ""
     patient_ids: str = ""
     pinned: int = 0
     split: Mapping[str, float] = field(default_factory=dict)
@@ -132,11 +135,20 @@ class CohortDocument:
     too_small: tuple[str, ...] = ()
     subgroups: Mapping[str, Mapping[str, int]] | None = None
 
+    def outdated_by(self, data: Mapping[str, JsonValue]) -> list[str]:
+        """Settings of a recipe's `[data]` that differ from those of the cohort; if any, it is stale.
+
+        What another program left out of `data` counts as equal, but not the shape and the classes.
+        """
+        shape = {"size": self.size, "channels": self.channels, "bit_depth": self.bit_depth}
+        made: JsonObject = {**self.data, **shape, "classes": list(self.classes)}
+        return [key for key, value in data.items() if made.get(key, value) != value]
+
     def to_json(self) -> JsonObject:
         """All that is known, without the schema version: `check` prints it, `write_document` writes it."""
         document: JsonObject = asdict(self)
         document["identifiers"] = {**asdict(self.identifiers), "text": self.identifiers.text.to_json()}
-        absent = [key for key in ("fingerprint", "records_sha256") if not document[key]]
+        absent = [key for key in ("fingerprint", "records_sha256", "key_check") if not document[key]]
         absent += ["subgroups"] if self.subgroups is None else []
         return {key: value for key, value in document.items() if key not in absent}
 
@@ -170,6 +182,7 @@ def read_document(path: Path) -> CohortDocument:
         counts={split: _split_counts(each) for split, each in _parts_of(fields, "counts")},
         fingerprint=fields.text("fingerprint"),
         records_sha256=fields.text_or_none("records_sha256") or "",
+        key_check=fields.text_or_none("key_check") or "",
         patient_ids=fields.text_or_none("patient_ids") or "",
         pinned=fields.integer("pinned", least=0) if "pinned" in fields.document else 0,
         split=fields.mapping("split") if "split" in fields.document else {},

@@ -36,7 +36,7 @@ from privsyn.cohort.source_report import NearPair, SourceReport, why_text_is_ref
 from privsyn.cohort.sources import open_source
 from privsyn.errors import CohortError, StudyError
 from privsyn.files import file_digest, json_digest, locked, whole_folder
-from privsyn.home import KEY_BYTES, has_patient_key, patient_key
+from privsyn.home import KEY_BYTES, has_patient_key, key_check, patient_key
 from privsyn.progress import SILENT, Progress
 from privsyn.recipe import Recipe
 from privsyn.study import Study, as_study
@@ -85,7 +85,8 @@ def prepare(
 
     Args:
         source: a path or the word `digits`, or a `SourceSpec` that says how to read it.
-        settings: `section.key=value` changes of the recipe.
+        settings: `section.key=value` changes of the recipe, written into the study's `recipe.toml` when the
+            cohort is complete.
         force: replace the study's cohort.
         on_report: called with the report before anything is written, also if the source is refused.
 
@@ -98,6 +99,7 @@ def prepare(
         if study.cohort.exists() and not force:
             raise StudyError(f"{study.cohort} already exists: pass --force to replace it")
         _prepare(study, _Work.of(study, source, settings, progress), force, on_report)
+        study.keep(settings)
         return load_cohort(study.cohort)
 
 
@@ -142,8 +144,8 @@ def check(
         report = work.examine(index).report
     if report.document is None:
         return report
-    # The fingerprint depends on this machine's key, which a check does not create.
-    return replace(report, document=replace(report.document, fingerprint=""))
+    # Fingerprint and key check depend on this machine's key, which a check does not create.
+    return replace(report, document=replace(report.document, fingerprint="", key_check=""))
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,7 @@ class _Work:
         marks = dict(sorted(ingested.marks.items()))
         return replace(
             describe(rows, self.recipe),
+            key_check=key_check(self.reading.reader.key),
             identifiers=IdentifierCounts(ingested.files, marks, text.counts),
             left_out=LeftOutCounts(
                 unusable=len(ingested.refused),

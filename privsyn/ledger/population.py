@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import math
 import re
 import secrets
@@ -13,14 +11,12 @@ from dataclasses import asdict, dataclass, replace
 
 from privsyn.claim.document import CumulativeCost
 from privsyn.errors import PrivsynError
-from privsyn.home import home, patient_key
+from privsyn.home import home, key_check
 from privsyn.ledger.balances import VOIDED, Balances, Charge, Grant, cumulative_cost, fold, spent
 from privsyn.ledger.events import LimitGranted, PatientsJoined
 from privsyn.ledger.hash_chain import ChainCheck, LedgerRecord, Log, amend, inspect, members_digest, read
 from privsyn.ledger.validation import NEIGHBOURINGS, check_delta, check_epsilon, check_kind, people_of
 from privsyn.strict_json import JsonObject
-
-KEY_PURPOSE = b"privsyn ledger: the key of its patients"
 
 
 @dataclass(frozen=True)
@@ -187,11 +183,6 @@ def enrolled(log: Log, people: frozenset[str], key: str) -> tuple[Log, str]:
     population = ids[0] if ids else f"population-{secrets.token_hex(6)}"
     joined = PatientsJoined(population, tuple(ids[1:]), len(strangers), members_digest(strangers), key)
     return log.extended(joined, strangers), population
-
-
-def key_check() -> str:
-    """Identifies the key of the patient HMACs without revealing it."""
-    return hmac.new(patient_key(), KEY_PURPOSE, hashlib.sha256).hexdigest()
 
 
 def _check_key(log: Log, key: str) -> None:

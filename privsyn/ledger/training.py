@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 
 from privsyn.claim.document import CumulativeCost, LedgerEntry, Mechanism
 from privsyn.errors import PrivsynError, Refused
+from privsyn.home import key_check
 from privsyn.ledger.balances import (
     RESERVED,
     SETTLED,
@@ -28,7 +29,7 @@ from privsyn.ledger.events import (
     TrainingVoided,
 )
 from privsyn.ledger.hash_chain import LedgerRecord, Log, amend, read
-from privsyn.ledger.population import enrolled, key_check
+from privsyn.ledger.population import enrolled
 from privsyn.ledger.validation import TrainingCharge, exact, people_of, reservation
 
 

@@ -51,6 +51,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_guidance(self) -> Self:
+        if self.sample.guidance_scale != 1 and not self.train.label_dropout:
+            raise ValueError(
+                "sample.guidance_scale other than 1 needs a model trained with train.label_dropout above 0: "
+                "without it, nothing was learned to guide away from"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_sample_rates(self) -> Self:
         expected = self.privacy.expected_units
         if self.privacy.dp and expected is None:

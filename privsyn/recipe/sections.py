@@ -179,7 +179,7 @@ class Train(Section):
     schedule: Literal["constant", "cosine"] = Field("constant", description="of the rate after the warm-up")
     weight_decay: float = Field(0.0, ge=0)
     ema_decay: float = Field(0.999, ge=0, lt=1, description="longest; shorter in the first steps")
-    label_dropout: float = Field(0.1, ge=0, le=1, description="share of labels hidden, for guidance")
+    label_dropout: float = Field(0.1, ge=0, lt=1, description="share of labels hidden, for guidance")
     augment: tuple[Literal["flip", "flip-vertical", "rotate-90"], ...] = Field(
         (),
         description="random augmentations of an image: flip for tissue, none for chest X-rays, "
@@ -293,7 +293,7 @@ class Sample(Section):
     )
     eta: float = Field(0.0, ge=0, le=1, description="ddim: 0 = deterministic, 1 = as noisy as ddpm")
     churn: float = Field(0.0, ge=0, description="heun: S_churn, 0 = deterministic; 10 to 40 add noise back")
-    guidance_scale: float = Field(1.0, ge=0, description="1 = plain conditional; above 1 sharpens")
+    guidance_scale: float = Field(1.0, gt=0, description="1 = plain conditional; above 1 sharpens")
     guidance_rescale: float = Field(
         0.0, ge=0, le=1, description="share of the contrast that guidance may not add"
     )

@@ -80,6 +80,10 @@ def sample(
         trained = finished.recipe
         if recipe.data.classes != trained.data.classes:
             raise RecipeError("data.classes is not what the model was trained on: restore it, or train again")
+        if recipe.sample.guidance_scale != 1 and not trained.train.label_dropout:
+            raise RecipeError(
+                "the model was trained with train.label_dropout = 0: set sample.guidance_scale = 1"
+            )
         if study.synthetic.exists() and not force:
             raise PrivsynError(f"{study.synthetic} already exists: pass --force to replace it")
         labels, class_counts = _labels(study, recipe, count, classes, like)

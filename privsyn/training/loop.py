@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from privsyn import ledger
-from privsyn.bit_depth import bit_depth_of
 from privsyn.claim.document import (
     Claim,
     mechanisms,
@@ -333,6 +332,7 @@ def _resumed(
             f"{folder} is from before the end of a training that was finished and settled; going on would "
             "spend privacy that is not charged: train again with --force"
         )
+    _check_data(asked, cohort)
     shorten_log(study.training_log, state.step)
     return load_training(folder, state, device_of(state.recipe)), state
 
@@ -352,11 +352,13 @@ def _settings_of(dp: bool | None, epsilon: float | None, canaries: int | None) -
 
 
 def _check_data(recipe: Recipe, cohort: Cohort) -> None:
-    data, found = recipe.data, (cohort.size, cohort.channels, bit_depth_of(cohort.images), cohort.classes)
-    if found != (data.size, data.channels, data.bit_depth, data.classes):
+    """A stale cohort is not trained on."""
+    different = cohort.document.outdated_by(recipe.data.model_dump(mode="json"))
+    if different:
+        names = ", ".join(f"data.{key}" for key in different)
         raise RecipeError(
-            "the cohort has another size, channels, bit depth or classes than [data] in the recipe: prepare "
-            "it again with `privsyn prepare SOURCE --force`"
+            f"the cohort was prepared with another {names} than the recipe has: prepare it again with "
+            "`privsyn prepare SOURCE --force`, or restore recipe.toml or --set"
         )
 
 
