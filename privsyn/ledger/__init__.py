@@ -25,24 +25,11 @@ from privsyn.ledger.population import (
     register,
     trained_on,
 )
-from privsyn.ledger.training import (
-    Outlook,
-    account,
-    outlook,
-    release,
-    repeated,
-    reserve,
-    resumed,
-    settle,
-    state_of,
-    void,
-    written,
-)
+from privsyn.ledger.training import Outlook, account, outlook, release, reserve, settle, state_of, void
 from privsyn.ledger.validation import TrainingCharge
 
 __all__ = [
     "Allowance", "ChainCheck", "Charge", "Grant", "LedgerRecord", "Outlook", "Overview", "Population",
     "TrainingCharge", "account", "check", "grant", "ids_of", "outlook", "overview", "populations",
-    "recognised", "register", "release", "repeated", "reserve", "resumed", "settle", "state_of",
-    "trained_on", "void", "written",
+    "recognised", "register", "release", "reserve", "settle", "state_of", "trained_on", "void",
 ]  # fmt: skip

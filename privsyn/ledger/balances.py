@@ -17,8 +17,6 @@ from privsyn.ledger.events import (
     ImagesReleased,
     LimitGranted,
     PatientsJoined,
-    StepsRepeated,
-    StepsWritten,
     TrainingReserved,
     TrainingSettled,
     TrainingVoided,
@@ -41,8 +39,6 @@ class Charge:
         state: `reserved`, `settled` or `voided`.
         time: of the reservation.
         released: sha256 of the statement of every release that was drawn from its model.
-        taken: steps of each mechanism whose results became visible, on the branch that counts.
-        repeated: steps that were taken again after a return to an earlier checkpoint, charged besides.
     """
 
     reference: str
@@ -55,8 +51,6 @@ class Charge:
     state: str
     time: str
     released: tuple[str, ...] = ()
-    taken: tuple[int, ...] = ()
-    repeated: tuple[Mechanism, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -141,7 +135,7 @@ def cumulative_cost(
         delta=at,
         charges=len(mine) + len(unbounded),
         finite=not unbounded,
-        note=_note(unbounded, len(standing) - len(mine) - len(unbounded), kind, mine),
+        note=_note(unbounded, len(standing) - len(mine) - len(unbounded), kind),
     )
 
 
@@ -155,7 +149,7 @@ def composed(charges: Iterable[Charge]) -> tuple[Mechanism, ...]:
     """All mechanisms, sorted, with the steps of equal ones added up: the same bound, faster to compute."""
     steps: Counter[tuple[float, float]] = Counter()
     for charge in charges:
-        for part in (*charge.mechanisms, *charge.repeated):
+        for part in charge.mechanisms:
             steps[part.noise_multiplier, part.sample_rate] += part.steps
     return tuple(Mechanism(*key, count) for key, count in sorted(steps.items()) if count)
 
@@ -209,16 +203,13 @@ def _excess(before: Balances, after: Balances, population: str, grant: Grant) ->
     )
 
 
-def _note(unbounded: Sequence[Charge], others: int, kind: Kind, mine: Sequence[Charge]) -> str:
+def _note(unbounded: Sequence[Charge], others: int, kind: Kind) -> str:
     notes = []
     if unbounded:
         reasons = ", ".join(sorted({charge.unbounded for charge in unbounded}))
         notes.append(f"no finite bound: {len(unbounded)} of the trainings have none ({reasons})")
     if others:
         notes.append(f"{others} of another unit or relation than {kind[0]}, {kind[1]} are not in it")
-    again = sum(bool(charge.repeated) for charge in mine)
-    if again:
-        notes.append(f"{again} went back to an earlier checkpoint, and the steps taken again are in it")
     return "; ".join(notes)
 
 
@@ -241,10 +232,6 @@ def _after(balances: Balances, entry: LedgerRecord) -> Balances:
         case ImagesReleased():
             charge = balances.charges[event.reference]
             return _with(balances, replace(charge, released=(*charge.released, event.statement)))
-        case StepsWritten():
-            return _with(balances, replace(balances.charges[event.reference], taken=event.taken))
-        case StepsRepeated():
-            return _with(balances, _set_back(balances.charges[event.reference], event.mechanisms))
         case TrainingVoided():
             return _with(balances, replace(balances.charges[event.reference], state=VOIDED))
 
@@ -277,14 +264,7 @@ def _reservation(event: TrainingReserved, time: str) -> Charge:
         unbounded=event.unbounded,
         state=RESERVED,
         time=time,
-        taken=(0,) * len(event.mechanisms),
     )
-
-
-def _set_back(charge: Charge, repeated: Sequence[Mechanism]) -> Charge:
-    left = tuple(steps - part.steps for steps, part in zip(charge.taken, repeated, strict=True))
-    again = tuple(part for part in repeated if part.steps)
-    return replace(charge, taken=left, repeated=(*charge.repeated, *again))
 
 
 def _with(balances: Balances, charge: Charge) -> Balances:

@@ -98,27 +98,7 @@ class ImagesReleased:
     statement: str
 
 
-@dataclass(frozen=True)
-class StepsWritten:
-    """Results became visible; `taken` counts the steps behind them, for each of the reserved mechanisms."""
-
-    kind: ClassVar[str] = "progress"
-    reference: str
-    taken: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class StepsRepeated:
-    """Steps whose results were visible are taken again, and charged again: these, in the reserved order."""
-
-    kind: ClassVar[str] = "repeat"
-    reference: str
-    mechanisms: tuple[Mechanism, ...]
-
-
-TrainingEvent: TypeAlias = (
-    TrainingReserved | TrainingSettled | TrainingVoided | ImagesReleased | StepsWritten | StepsRepeated
-)
+TrainingEvent: TypeAlias = TrainingReserved | TrainingSettled | TrainingVoided | ImagesReleased
 Event: TypeAlias = PatientsJoined | LimitGranted | TrainingEvent
 
 
@@ -184,14 +164,6 @@ def _images_released(fields: Fields) -> ImagesReleased:
     return ImagesReleased(_text(fields, "reference"), _text(fields, "statement"))
 
 
-def _steps_written(fields: Fields) -> StepsWritten:
-    return StepsWritten(_text(fields, "reference"), tuple(int(each) for each in fields.list("taken")))
-
-
-def _steps_repeated(fields: Fields) -> StepsRepeated:
-    return StepsRepeated(_text(fields, "reference"), _mechanisms(fields))
-
-
 _READERS: Mapping[str, Callable[[Fields], Event]] = {
     PatientsJoined.kind: _patients_joined,
     LimitGranted.kind: _limit_granted,
@@ -199,8 +171,6 @@ _READERS: Mapping[str, Callable[[Fields], Event]] = {
     TrainingSettled.kind: _training_settled,
     TrainingVoided.kind: _training_voided,
     ImagesReleased.kind: _images_released,
-    StepsWritten.kind: _steps_written,
-    StepsRepeated.kind: _steps_repeated,
 }
 
 

@@ -20,14 +20,7 @@ from privsyn.ledger.balances import (
     fold,
     refusal,
 )
-from privsyn.ledger.events import (
-    ImagesReleased,
-    StepsRepeated,
-    StepsWritten,
-    TrainingReserved,
-    TrainingSettled,
-    TrainingVoided,
-)
+from privsyn.ledger.events import ImagesReleased, TrainingReserved, TrainingSettled, TrainingVoided
 from privsyn.ledger.hash_chain import LedgerRecord, Log, amend, read
 from privsyn.ledger.population import enrolled
 from privsyn.ledger.validation import TrainingCharge, exact, people_of, reservation
@@ -94,74 +87,6 @@ def reserve(
     return _newest(amend(change), reference, "reserve")
 
 
-def written(reference: str, since: Sequence[int], taken: Sequence[int]) -> LedgerRecord:
-    """Note that results of more steps become visible, just before they do.
-
-    Args:
-        since: steps of each reserved mechanism behind the newest results of this run.
-        taken: the same, with the new results.
-
-    Raises:
-        PrivsynError: the ledger knows of other steps: another copy of this training goes on as well.
-    """
-
-    def change(log: Log) -> Log:
-        charge = _charge(fold(log.entries), reference)
-        _check_open(charge)
-        if charge.taken != tuple(since):
-            raise PrivsynError(
-                f"training {reference!r} goes on elsewhere too, perhaps in a copy of this study: this run "
-                "stops; `privsyn train --resume` continues one of them, and charges what was taken twice"
-            )
-        return log.extended(StepsWritten(reference, tuple(taken)))
-
-    return _newest(amend(change), reference, "progress")
-
-
-def resumed(reference: str, taken: Sequence[int]) -> tuple[Mechanism, ...]:
-    """Charge what a run takes again, if it goes on from before the newest results; returns all such steps.
-
-    Whoever can choose among several continuations has seen all of them, so each costs.
-
-    Args:
-        taken: steps of each reserved mechanism behind what the run goes on from.
-
-    Raises:
-        Refused: a grant in force does not allow it; nothing was recorded.
-        PrivsynError: the results are of more steps than the ledger knows of.
-    """
-
-    def change(log: Log) -> Log:
-        before = fold(log.entries)
-        charge = _charge(before, reference)
-        again = tuple(
-            replace(part, steps=known - now)
-            for part, known, now in zip(charge.mechanisms, charge.taken, taken, strict=True)
-        )
-        if any(part.steps < 0 for part in again):
-            raise PrivsynError(
-                f"the ledger knows of fewer steps of training {reference!r} than were taken: was it put back "
-                "from an older copy? Restore the newest, or train again with --force"
-            )
-        if not any(part.steps for part in again):
-            return log
-        after = log.extended(StepsRepeated(reference, again))
-        reason = refusal(before, fold(after.entries), reference, allow=False)
-        if reason:
-            raise Refused(reason)
-        return after
-
-    known = _charge(fold(read().entries), reference)
-    if not known.mechanisms or known.state != RESERVED:
-        return known.repeated
-    return _charge(fold(amend(change).entries), reference).repeated
-
-
-def repeated(reference: str) -> tuple[Mechanism, ...]:
-    """The steps of a training that were taken again and charged besides."""
-    return _charge(fold(read().entries), reference).repeated
-
-
 def settle(reference: str, mechanisms: Sequence[Mechanism], *, outcome: str = "") -> LedgerRecord:
     """Reduce a reservation to the steps that were taken, which may be fewer and never more.
 
@@ -208,8 +133,6 @@ def void(reference: str) -> LedgerRecord:
         if charge.state == VOIDED:
             return log
         _check_open(charge)
-        if any(charge.taken):
-            raise PrivsynError(f"training {reference!r} has taken steps, which cannot be taken back")
         return log.extended(TrainingVoided(reference))
 
     return _newest(amend(change), reference, "void")

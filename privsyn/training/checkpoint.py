@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -68,11 +68,6 @@ class State:
         """The numbers of DP-SGD, with the steps taken so far."""
         (query,) = (query for query in self.queries if query.name == DP_SGD)
         return query.mechanism
-
-    def taken(self, *, warmed_up: bool) -> tuple[int, ...]:
-        """Steps of each query whose results are visible; the warm-up's are, once its moments are written."""
-        done = warmed_up or self.step > 0
-        return tuple(query.mechanism.steps if query.name == DP_SGD or done else 0 for query in self.queries)
 
     def with_steps(self, steps: int) -> State:
         """The state after so many steps of DP-SGD; every one counts against the budget."""
@@ -158,13 +153,8 @@ def check_own_run(checkpoints: Path, reference: str) -> None:
             )
 
 
-def save_checkpoint(
-    checkpoints: Path, training: Training, state: State, announce: Callable[[], object] = lambda: None
-) -> None:
+def save_checkpoint(checkpoints: Path, training: Training, state: State) -> None:
     """Write `step-NNNNNN` in one piece, then drop all but the newest.
-
-    Args:
-        announce: called when all is written, just before the checkpoint becomes visible.
 
     Raises:
         CheckpointError: the folder holds checkpoints of another run.
@@ -180,7 +170,6 @@ def save_checkpoint(
             save_file({key: value.contiguous() for key, value in values.items()}, folder / name)
         digests = {name: file_digest(folder / name) for name in tensors}
         write_json(folder / STATE, _document(state, digests))
-        announce()
     for old in _found(checkpoints)[:-KEEP]:
         _discard(old)
 
@@ -362,7 +351,13 @@ def _check(folder: Path, name: str, digest: str) -> None:
 
 
 def _broken(folder: Path, fault: str) -> CheckpointError:
-    return CheckpointError(f"{folder}: {fault}; restore it from a backup, or train again with `--force`")
+    older = [path for path in _found(folder.parent) if path.name < folder.name]
+    cure = (
+        f"remove that folder and continue from {older[-1].name} with `privsyn train --resume`"
+        if older
+        else "train again with `privsyn train --force`"
+    )
+    return CheckpointError(f"{folder}: {fault}; {cure}")
 
 
 def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

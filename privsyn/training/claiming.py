@@ -109,22 +109,6 @@ def check_delta(recipe: Recipe, units: int) -> None:
         )
 
 
-def repeated_queries(queries: Sequence[Query], repeated: Sequence[Mechanism]) -> tuple[Query, ...]:
-    """The steps that were taken again after a return to an earlier checkpoint, one query for each name.
-
-    Who could choose among continuations has seen them all, so the claim composes them.
-    """
-    found = []
-    for query in queries:
-        noise, rate = query.mechanism.noise_multiplier, query.mechanism.sample_rate
-        steps = sum(
-            each.steps for each in repeated if (each.noise_multiplier, each.sample_rate) == (noise, rate)
-        )
-        if steps:
-            found.append(Query(f"{query.name}-repeated", Mechanism(noise, rate, steps), query.clipping))
-    return tuple(found)
-
-
 def claim_of_training(
     recipe: Recipe,
     cohort: Cohort,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +47,7 @@ from privsyn.training.checkpoint import (
     start_from,
     step_folder,
 )
-from privsyn.training.claiming import check_delta, claim_of_training, delta_of, group_of, repeated_queries
+from privsyn.training.claiming import check_delta, claim_of_training, delta_of, group_of
 from privsyn.training.diagnosis import Watch
 from privsyn.training.log import begin_log, log_line, mean_loss, shorten_log
 from privsyn.training.steps import plain_steps, private_steps
@@ -101,7 +100,6 @@ def train(
         if resume:
             training, state = _resumed(study, cohort, dp, epsilon, canaries, settings)
             _reserve(state, cohort, allow_unbounded)
-            ledger.resumed(state.reference, state.taken(warmed_up=study.class_means.exists()))
         else:
             recipe = _recipe(study, cohort, dp, epsilon, canaries, settings)
             training, state = _begun(study, cohort, recipe, force, allow_unbounded, progress)
@@ -112,8 +110,7 @@ def _trained(study: Study, cohort: Cohort, training: Training, state: State, pro
     """Take all steps that are left, and state the claim."""
     if state.step == 0 and warm_up_queries(state.recipe):
         # without canaries: they would spoil the moments, and no score looks at them
-        announce = _announcement(state, since=state.taken(warmed_up=False), taken=state.taken(warmed_up=True))
-        warm_up(study.class_means, training, state, cohort.part("train"), progress, announce)
+        warm_up(study.class_means, training, state, cohort.part("train"), progress)
     state = run_steps(study, training, state, cohort.part("train"), _planted(study, state), progress)
     return _finish(study, cohort, state)
 
@@ -153,22 +150,14 @@ def run_steps(
                 recent.clear()
             if to_save:
                 _check_finite(training.model, done)
-                since = state.taken(warmed_up=True)
                 state = replace(state.with_steps(done), step=done)
                 if scored is not None:
                     state = replace(state, canary_scores=scored.scores)
-                announce = _announcement(state, since, state.taken(warmed_up=True))
-                save_checkpoint(study.checkpoints, training, state, announce)
+                save_checkpoint(study.checkpoints, training, state)
                 if recipe.privacy.dp:
                     shown["epsilon"] = _epsilon_so_far(state)
             advance(1, **shown)
     return state
-
-
-def _announcement(state: State, since: tuple[int, ...], taken: tuple[int, ...]) -> Callable[[], object]:
-    """Notes in the ledger that these steps become visible; nothing where it bounds none, as in shadows."""
-    bounded = state.reference and charge(state.recipe, mechanisms(state.planned)).mechanisms
-    return partial(ledger.written, state.reference, since, taken) if bounded else lambda: None
 
 
 def _canary_scores(training: Training, state: State) -> DiracCanaryScores | None:
@@ -371,7 +360,7 @@ def _finish(study: Study, cohort: Cohort, state: State) -> Claim:
     claim = claim_of_training(
         recipe,
         cohort,
-        (*repeated_queries(state.queries, ledger.repeated(state.reference)), *state.queries),
+        state.queries,
         steps=state.step,
         weights_sha256=weights,
         init_sha256=state.init_sha256,

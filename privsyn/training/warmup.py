@@ -46,28 +46,17 @@ def warm_up_queries(recipe: Recipe) -> tuple[Query, ...]:
     return (means, Query(CLASS_COVARIANCE, Mechanism(warmup.covariance_noise, rate, 1)))
 
 
-def warm_up(
-    file: Path,
-    training: Training,
-    state: State,
-    part: Part,
-    progress: Progress,
-    announce: Callable[[], object] = lambda: None,
-) -> None:
+def warm_up(file: Path, training: Training, state: State, part: Part, progress: Progress) -> None:
     """Train the fresh network on the noisy moments in `file`, computed only if it does not exist.
 
     A run that is killed before the file is complete has released nothing, so computing them again spends no
     more privacy. Once the file exists, a resumed run reads it.
-
-    Args:
-        announce: called when the moments are known, just before the file becomes visible.
     """
     recipe = state.recipe
     if not file.exists():
         moments = noisy_moments(recipe, part)
         with whole_file(file) as partial:
             save_file(moments, partial)
-            announce()
     _train_on(*pictures_of(load_file(file), recipe), training, recipe, progress)
     training.ema.load_state_dict(training.model.state_dict())
 
