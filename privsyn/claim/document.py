@@ -19,6 +19,7 @@ WHAT = "the privacy claim"
 NEIGHBOURING = "add-or-remove-one"
 SAMPLING = "poisson"
 DP_SGD = "dp-sgd"  # name of the query that the steps of a private training are
+REPEATED = "-repeated"  # follows the name of a query some of whose steps were taken again
 
 Unit = Literal["image", "file", "study", "patient"]
 UNITS: tuple[Unit, ...] = get_args(Unit)  # the finest first

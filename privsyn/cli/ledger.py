@@ -84,9 +84,10 @@ def show_ledger(as_json: Json = False) -> None:
     """Show what was spent on every population; needs no study.
 
     epsilon is by PLD and rounded up, for all trainings together; `released` is that of the trainings alone
-    whose images left in a sealed release. RDP is looser. These totals hold for a sequence of trainings that
-    was fixed beforehand. For trainings chosen by looking at earlier ones, a grant that was set before the
-    first of them, and not raised since, is the guarantee. Copy the head to where this machine cannot write.
+    whose images left in a sealed release. Steps that a resumed training took again are counted, and named
+    below the table. RDP is looser. These totals hold for a sequence of trainings that was fixed beforehand.
+    For trainings chosen by looking at earlier ones, a grant that was set before the first of them, and not
+    raised since, is the guarantee. Copy the head to where this machine cannot write.
     """
     from privsyn.cli.console import show, table
     from privsyn.ledger import overview
@@ -119,6 +120,7 @@ def show_ledger(as_json: Json = False) -> None:
         table(*columns, rows=rows),
         *([TOTALS] if figures else []),
         *(f"{name}, per {figure.unit}: {figure.note}" for name, figure in figures if figure.note),
+        *(line for population in seen.populations for line in _taken_again(population)),
         f"head {seen.head}",
         as_json=as_json,
     )
@@ -218,6 +220,15 @@ def rows_of(population: Population) -> list[list[object]]:
         ]
         for kind in kinds
     ]
+
+
+def _taken_again(population: Population) -> list[str]:
+    """The trainings that paid for steps twice: files of their runs were gone when they were resumed."""
+    steps = [sum(part.steps for part in charge.repeated) for charge in population.entries]
+    again = [count for count in steps if count]
+    who = f"{len(again)} training{'s' * (len(again) > 1)}"
+    told = f"{population.id}: {who} took {sum(again):,} steps again, which are counted as well"
+    return [told] if again else []
 
 
 def _spent(figure: CumulativeCost | None) -> list[object]:

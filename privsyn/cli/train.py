@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from privsyn.cli.options import HERE, Force, Json, Settings, StudyFolder
+
+if TYPE_CHECKING:
+    from privsyn.claim.document import Claim
 
 Dp = Annotated[
     bool | None,
@@ -77,6 +80,17 @@ def train(
         claim.to_document(),
         *([f"warning: {found}"] if found else []),
         f"privacy claim: {summary(claim)}",
+        *_taken_again(claim),
         "next: privsyn sample",
         as_json=as_json,
     )
+
+
+def _taken_again(claim: Claim) -> list[str]:
+    """What a run paid for twice, because files of it were gone when it was resumed."""
+    from privsyn.claim.document import REPEATED
+
+    queries = claim.bound.queries if claim.bound is not None else ()
+    steps = sum(query.mechanism.steps for query in queries if query.name.endswith(REPEATED))
+    told = f"epsilon counts {steps:,} steps that were taken again after files of the run were gone"
+    return [told] if steps else []

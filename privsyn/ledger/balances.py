@@ -17,6 +17,8 @@ from privsyn.ledger.events import (
     ImagesReleased,
     LimitGranted,
     PatientsJoined,
+    StepsRepeated,
+    StepsWritten,
     TrainingReserved,
     TrainingSettled,
     TrainingVoided,
@@ -38,6 +40,8 @@ class Charge:
         unbounded: why nothing bounds it, else "".
         state: `reserved`, `settled` or `voided`.
         time: of the reservation.
+        taken: the steps of each mechanism that the run has written; always 0 in ledgers before version 3.
+        repeated: the mechanisms with the steps that were taken again, charged as well; empty if none were.
         released: sha256 of the statement of every release that was drawn from its model.
     """
 
@@ -50,6 +54,8 @@ class Charge:
     unbounded: str
     state: str
     time: str
+    taken: tuple[int, ...] = ()
+    repeated: tuple[Mechanism, ...] = ()
     released: tuple[str, ...] = ()
 
     @property
@@ -149,7 +155,7 @@ def composed(charges: Iterable[Charge]) -> tuple[Mechanism, ...]:
     """All mechanisms, sorted, with the steps of equal ones added up: the same bound, faster to compute."""
     steps: Counter[tuple[float, float]] = Counter()
     for charge in charges:
-        for part in charge.mechanisms:
+        for part in (*charge.mechanisms, *charge.repeated):
             steps[part.noise_multiplier, part.sample_rate] += part.steps
     return tuple(Mechanism(*key, count) for key, count in sorted(steps.items()) if count)
 
@@ -226,6 +232,10 @@ def _after(balances: Balances, entry: LedgerRecord) -> Balances:
             return replace(balances, grants={**balances.grants, population: (grant,)})
         case TrainingReserved():
             return _with(balances, _reservation(event, entry.time))
+        case StepsWritten():
+            return _with(balances, replace(balances.charges[event.reference], taken=event.taken))
+        case StepsRepeated():
+            return _with(balances, _repeated(balances.charges[event.reference], event.mechanisms))
         case TrainingSettled():
             charge = balances.charges[event.reference]
             return _with(balances, replace(charge, state=SETTLED, mechanisms=event.mechanisms))
@@ -264,6 +274,19 @@ def _reservation(event: TrainingReserved, time: str) -> Charge:
         unbounded=event.unbounded,
         state=RESERVED,
         time=time,
+        taken=(0,) * len(event.mechanisms),
+    )
+
+
+def _repeated(charge: Charge, again: Sequence[Mechanism]) -> Charge:
+    """The charge with these steps added, and no longer among those taken, for they will be taken anew."""
+    before = charge.repeated or [replace(part, steps=0) for part in again]
+    return replace(
+        charge,
+        taken=tuple(was - part.steps for was, part in zip(charge.taken, again, strict=True)),
+        repeated=tuple(
+            replace(part, steps=part.steps + was.steps) for part, was in zip(again, before, strict=True)
+        ),
     )
 
 

@@ -72,6 +72,32 @@ class TrainingReserved:
 
 
 @dataclass(frozen=True)
+class StepsWritten:
+    """Steps were taken, and what follows from them is about to be written.
+
+    Attributes:
+        taken: steps so far of each mechanism of the reservation.
+    """
+
+    kind: ClassVar[str] = "progress"
+    reference: str
+    taken: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StepsRepeated:
+    """Steps that were recorded will be taken again, and are charged beside the reservation.
+
+    Attributes:
+        mechanisms: those of the reservation, with the steps that will be taken again.
+    """
+
+    kind: ClassVar[str] = "repeat"
+    reference: str
+    mechanisms: tuple[Mechanism, ...]
+
+
+@dataclass(frozen=True)
 class TrainingSettled:
     """A training ended; `mechanisms` are as run, `outcome` names its model."""
 
@@ -98,7 +124,9 @@ class ImagesReleased:
     statement: str
 
 
-TrainingEvent: TypeAlias = TrainingReserved | TrainingSettled | TrainingVoided | ImagesReleased
+TrainingEvent: TypeAlias = (
+    TrainingReserved | StepsWritten | StepsRepeated | TrainingSettled | TrainingVoided | ImagesReleased
+)
 Event: TypeAlias = PatientsJoined | LimitGranted | TrainingEvent
 
 
@@ -152,6 +180,17 @@ def _training_reserved(fields: Fields) -> TrainingReserved:
     )
 
 
+def _steps_written(fields: Fields) -> StepsWritten:
+    taken = fields.list("taken")
+    if not all(type(steps) is int and steps >= 0 for steps in taken):
+        fields.refuse("has something else than steps in taken")
+    return StepsWritten(_text(fields, "reference"), tuple(taken))
+
+
+def _steps_repeated(fields: Fields) -> StepsRepeated:
+    return StepsRepeated(_text(fields, "reference"), _mechanisms(fields))
+
+
 def _training_settled(fields: Fields) -> TrainingSettled:
     return TrainingSettled(_text(fields, "reference"), _mechanisms(fields), _text(fields, "outcome"))
 
@@ -168,6 +207,8 @@ _READERS: Mapping[str, Callable[[Fields], Event]] = {
     PatientsJoined.kind: _patients_joined,
     LimitGranted.kind: _limit_granted,
     TrainingReserved.kind: _training_reserved,
+    StepsWritten.kind: _steps_written,
+    StepsRepeated.kind: _steps_repeated,
     TrainingSettled.kind: _training_settled,
     TrainingVoided.kind: _training_voided,
     ImagesReleased.kind: _images_released,

@@ -22,10 +22,11 @@ from privsyn.errors import PrivsynError
 from privsyn.home import home
 from privsyn.ledger.events import Event, PatientsJoined, TrainingEvent, read_event, to_text
 
-VERSION = 2
+VERSION = 3
 ENTRY_KINDS = {  # of entries, by version
     1: ("cohort", "grant", "reserve", "settle", "void"),
     2: ("cohort", "grant", "reserve", "settle", "void", "release"),
+    3: ("cohort", "grant", "reserve", "progress", "repeat", "settle", "void", "release"),
 }
 TIMEOUT = 60.0  # seconds to wait for the lock; whoever holds it may be composing
 GENESIS = "0" * 64
@@ -74,7 +75,7 @@ class LedgerRecord:
 
     @property
     def kind(self) -> str:
-        """`cohort`, `grant`, `reserve`, `settle`, `void` or `release`."""
+        """`cohort`, `grant`, `reserve`, `progress`, `repeat`, `settle`, `void` or `release`."""
         return self.event.kind
 
     @property

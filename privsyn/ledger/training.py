@@ -20,7 +20,14 @@ from privsyn.ledger.balances import (
     fold,
     refusal,
 )
-from privsyn.ledger.events import ImagesReleased, TrainingReserved, TrainingSettled, TrainingVoided
+from privsyn.ledger.events import (
+    ImagesReleased,
+    StepsRepeated,
+    StepsWritten,
+    TrainingReserved,
+    TrainingSettled,
+    TrainingVoided,
+)
 from privsyn.ledger.hash_chain import LedgerRecord, Log, amend, read
 from privsyn.ledger.population import enrolled
 from privsyn.ledger.validation import TrainingCharge, exact, people_of, reservation
@@ -87,6 +94,66 @@ def reserve(
     return _newest(amend(change), reference, "reserve")
 
 
+def written(reference: str, before: Sequence[int], taken: Sequence[int]) -> None:
+    """Record steps BEFORE anything that follows from them is written, for it may be seen from then on.
+
+    Args:
+        before: steps of each mechanism at the last call of this or of `resumed`; whoever finds others there
+            is a second run of the same training, whose steps nobody has paid for.
+        taken: the steps so far; none for a training that nothing bounds.
+
+    Raises:
+        PrivsynError: another run has gone on with this training, it has ended, or steps are not as reserved.
+    """
+
+    def change(log: Log) -> Log:
+        charge = _charge(fold(log.entries), reference)
+        _check_open(charge)
+        if charge.taken != tuple(before):
+            raise PrivsynError(
+                f"training {reference!r} has gone on elsewhere, perhaps in a copy of this study, so this run "
+                "writes nothing: continue one of them with `privsyn train --resume`"
+            )
+        run = _with_steps(charge, taken)
+        if not (_within(run, charge.mechanisms) and _reaches(run, charge)):
+            raise PrivsynError(f"training {reference!r} took other steps than were reserved")
+        return log if charge.taken == tuple(taken) else log.extended(StepsWritten(reference, tuple(taken)))
+
+    if taken:
+        amend(change)
+
+
+def resumed(reference: str, taken: Sequence[int]) -> None:
+    """Charge the steps that a run will take again, because it goes on from before the newest that it wrote.
+
+    Repeating it changes nothing.
+
+    Args:
+        taken: steps of each mechanism that it goes on from; none for a training that nothing bounds.
+
+    Raises:
+        Refused: a grant in force does not allow them; nothing was recorded.
+        PrivsynError: no such reference, or the training is void.
+    """
+
+    def change(log: Log) -> Log:
+        charge = _charge(fold(log.entries), reference)
+        if charge.state == SETTLED:  # only its claim may be missing: `written` refuses all steps from now on
+            return log
+        _check_open(charge)
+        again = [max(0, was - now) for was, now in zip(charge.taken, taken, strict=True)]
+        after = log
+        if any(again):
+            after = log.extended(StepsRepeated(reference, _with_steps(charge, again)))
+            _check_affordable(log, after, reference, sum(again))
+        if fold(after.entries).charges[reference].taken != tuple(taken):
+            after = after.extended(StepsWritten(reference, tuple(taken)))
+        return after
+
+    if taken:
+        amend(change)
+
+
 def settle(reference: str, mechanisms: Sequence[Mechanism], *, outcome: str = "") -> LedgerRecord:
     """Reduce a reservation to the steps that were taken, which may be fewer and never more.
 
@@ -111,7 +178,7 @@ def settle(reference: str, mechanisms: Sequence[Mechanism], *, outcome: str = ""
                 "two models cost twice, so train again with --force"
             )
         _check_open(charge)
-        if not _within(run, charge.mechanisms):
+        if not (_within(run, charge.mechanisms) and _reaches(run, charge)):
             raise PrivsynError(
                 f"training {reference!r} did not run as it was reserved, so its charge is unchanged: only "
                 "steps that were not taken can be given back"
@@ -133,6 +200,8 @@ def void(reference: str) -> LedgerRecord:
         if charge.state == VOIDED:
             return log
         _check_open(charge)
+        if any(charge.taken) or charge.repeated:
+            raise PrivsynError(f"training {reference!r} has taken steps, so its charge stays")
         return log.extended(TrainingVoided(reference))
 
     return _newest(amend(change), reference, "void")
@@ -168,6 +237,12 @@ def state_of(reference: str) -> str | None:
     """`reserved`, `settled` or `voided`; None if the ledger does not know the training."""
     charge = fold(read().entries).charges.get(reference)
     return None if charge is None else charge.state
+
+
+def repeated(reference: str) -> tuple[Mechanism, ...]:
+    """The mechanisms of a training with the steps that were taken again; empty if none were."""
+    charge = fold(read().entries).charges.get(reference)
+    return () if charge is None else charge.repeated
 
 
 def account(reference: str) -> tuple[LedgerEntry, CumulativeCost]:
@@ -222,6 +297,25 @@ def _within(run: Sequence[Mechanism], planned: Sequence[Mechanism]) -> bool:
         replace(took, steps=plan.steps) == plan and took.steps <= plan.steps
         for took, plan in zip(run, planned, strict=True)
     )
+
+
+def _reaches(run: Sequence[Mechanism], charge: Charge) -> bool:
+    """Whether no mechanism has fewer steps than were written."""
+    return all(part.steps >= steps for part, steps in zip(run, charge.taken, strict=True))
+
+
+def _with_steps(charge: Charge, steps: Sequence[int]) -> tuple[Mechanism, ...]:
+    return tuple(replace(part, steps=count) for part, count in zip(charge.mechanisms, steps, strict=True))
+
+
+def _check_affordable(before: Log, after: Log, reference: str, steps: int) -> None:
+    """Refuse steps that are taken again if a grant in force has no room for them."""
+    reason = refusal(fold(before.entries), fold(after.entries), reference, allow=True)
+    if reason:
+        raise Refused(
+            f"the newest files of this training are gone, so {steps:,} steps would be taken and charged "
+            f"again: put the files back from a backup; as it is, {reason}"
+        )
 
 
 def _proposed(log: Log, people: frozenset[str], asked: TrainingReserved, key: str) -> tuple[Log, Log]:

@@ -8,6 +8,7 @@ from privsyn import ledger
 from privsyn.claim.document import DP_SGD, NEIGHBOURING, Clipping, Mechanism, Query, mechanisms
 from privsyn.dp import accounting
 from privsyn.recipe import Recipe
+from privsyn.training.checkpoint import State
 from privsyn.training.claiming import delta_of
 from privsyn.training.warmup import warm_up_queries
 
@@ -22,6 +23,12 @@ def charge(recipe: Recipe, planned: Sequence[Mechanism]) -> ledger.TrainingCharg
         mechanisms=() if why else tuple(planned),
         why_unbounded=why,
     )
+
+
+def steps_taken(state: State) -> tuple[int, ...]:
+    """The steps of each mechanism that the ledger charges; none where it charges none, or for a shadow."""
+    charged = charge(state.recipe, mechanisms(state.queries)).mechanisms if state.reference else ()
+    return tuple(part.steps for part in charged)
 
 
 def _why_unbounded(recipe: Recipe) -> str:

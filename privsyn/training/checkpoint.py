@@ -32,7 +32,7 @@ from privsyn.recipe import Train as TrainSettings
 from privsyn.strict_json import Fields, JsonObject
 
 SCHEMA_VERSION = 2
-KEEP = 2  # the newest, and one to fall back on by hand
+KEEP = 2  # the newest, and one to fall back on by hand, which takes steps again that are charged again
 WEIGHTS, EMA, OPTIMIZER, STATE = "model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -351,13 +351,9 @@ def _check(folder: Path, name: str, digest: str) -> None:
 
 
 def _broken(folder: Path, fault: str) -> CheckpointError:
-    older = [path for path in _found(folder.parent) if path.name < folder.name]
-    cure = (
-        f"remove that folder and continue from {older[-1].name} with `privsyn train --resume`"
-        if older
-        else "train again with `privsyn train --force`"
+    return CheckpointError(
+        f"{folder}: {fault}; put the folder back from a backup, or train again with `privsyn train --force`"
     )
-    return CheckpointError(f"{folder}: {fault}; {cure}")
 
 
 def _flat(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -7,8 +7,10 @@ ledger's view, which stay inside. Anybody can recompute epsilon from the queries
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from privsyn.claim.document import (
+    REPEATED,
     Accountant,
     Bound,
     CanaryCommitment,
@@ -107,6 +109,20 @@ def check_delta(recipe: Recipe, units: int) -> None:
             "allows publishing one of them in the clear: lower it, or correct privacy.expected_units, from "
             "which its default follows"
         )
+
+
+def with_repeated(queries: Sequence[Query], repeated: Sequence[Mechanism]) -> tuple[Query, ...]:
+    """The queries of a model, with the steps that its training took again; the last stays the last.
+
+    Args:
+        repeated: the mechanisms of all queries with these steps; empty if none were.
+    """
+    again = [
+        replace(query, name=query.name + REPEATED, mechanism=part)
+        for query, part in zip(queries, repeated, strict=False)
+        if part.steps
+    ]
+    return (*queries[:-1], *again, *queries[-1:])
 
 
 def claim_of_training(

@@ -16,6 +16,7 @@ import torch
 from privsyn import ledger
 from privsyn.claim.document import (
     Claim,
+    Query,
     mechanisms,
 )
 from privsyn.claim.words import rounded_up
@@ -32,7 +33,7 @@ from privsyn.recipe import Recipe
 from privsyn.recipe import Train as TrainSettings
 from privsyn.strict_json import JsonObject
 from privsyn.study import Study, as_study
-from privsyn.training.budget import charge, planned_query
+from privsyn.training.budget import charge, planned_query, steps_taken
 from privsyn.training.canaries import Canaries, plant, planted, with_canaries
 from privsyn.training.checkpoint import (
     EMA,
@@ -47,7 +48,7 @@ from privsyn.training.checkpoint import (
     start_from,
     step_folder,
 )
-from privsyn.training.claiming import check_delta, claim_of_training, delta_of, group_of
+from privsyn.training.claiming import check_delta, claim_of_training, delta_of, group_of, with_repeated
 from privsyn.training.diagnosis import Watch
 from privsyn.training.log import begin_log, log_line, mean_loss, shorten_log
 from privsyn.training.steps import plain_steps, private_steps
@@ -72,7 +73,8 @@ def train(
 
     What it will spend is charged to the patients' population before the first step (`privsyn.ledger`).
     Holdout and test are never read. A killed run leaves whole checkpoints, and `resume` continues from the
-    newest; the claim is written last, so a model that has one is finished.
+    newest; the claim is written last, so a model that has one is finished. Where the newest is gone, steps
+    are taken again, charged again, and counted in the claim, whose epsilon may then exceed the budget.
 
     Args:
         dp: train with differential privacy; default `privacy.dp` of the recipe.
@@ -100,6 +102,8 @@ def train(
         if resume:
             training, state = _resumed(study, cohort, dp, epsilon, canaries, settings)
             _reserve(state, cohort, allow_unbounded)
+            ledger.resumed(state.reference, _already_taken(study, state))
+            shorten_log(study.training_log, state.step)
         else:
             recipe = _recipe(study, cohort, dp, epsilon, canaries, settings)
             training, state = _begun(study, cohort, recipe, force, allow_unbounded, progress)
@@ -109,8 +113,16 @@ def train(
 def _trained(study: Study, cohort: Cohort, training: Training, state: State, progress: Progress) -> Claim:
     """Take all steps that are left, and state the claim."""
     if state.step == 0 and warm_up_queries(state.recipe):
+        taken = steps_taken(state)
         # without canaries: they would spoil the moments, and no score looks at them
-        warm_up(study.class_means, training, state, cohort.part("train"), progress)
+        warm_up(
+            study.class_means,
+            training,
+            state,
+            cohort.part("train"),
+            progress,
+            before_writing=lambda: ledger.written(state.reference, (0,) * len(taken), taken),
+        )
     state = run_steps(study, training, state, cohort.part("train"), _planted(study, state), progress)
     return _finish(study, cohort, state)
 
@@ -149,8 +161,9 @@ def run_steps(
                     shown["loss"] = f"{mean_loss(recent):.4f}"
                 recent.clear()
             if to_save:
+                before, state = steps_taken(state), replace(state.with_steps(done), step=done)
+                ledger.written(state.reference, before, steps_taken(state))
                 _check_finite(training.model, done)
-                state = replace(state.with_steps(done), step=done)
                 if scored is not None:
                     state = replace(state, canary_scores=scored.scores)
                 save_checkpoint(study.checkpoints, training, state)
@@ -170,7 +183,13 @@ def _canary_scores(training: Training, state: State) -> DiracCanaryScores | None
 
 def _epsilon_so_far(state: State) -> str:
     rough = state.step < state.recipe.train.steps
-    return rounded_up(accounting.epsilon(mechanisms(state.queries), delta_of(state.recipe), rough=rough))
+    history = mechanisms(_queries(state))
+    return rounded_up(accounting.epsilon(history, delta_of(state.recipe), rough=rough))
+
+
+def _queries(state: State) -> tuple[Query, ...]:
+    """All that was asked so far, with what was asked again after files of the run were gone."""
+    return with_repeated(state.queries, ledger.repeated(state.reference))
 
 
 def _check_finite(model: DiffusionModel, done: int) -> None:
@@ -322,8 +341,13 @@ def _resumed(
             "spend privacy that is not charged: train again with --force"
         )
     _check_data(asked, cohort)
-    shorten_log(study.training_log, state.step)
     return load_training(folder, state, device_of(state.recipe)), state
+
+
+def _already_taken(study: Study, state: State) -> tuple[int, ...]:
+    """The steps that a resumed run need not take: a warm-up only while its moments, or its network, exist."""
+    taken = steps_taken(state)
+    return (0,) * len(taken) if state.step == 0 and not study.class_means.exists() else taken
 
 
 def _differences(trained: Recipe, asked: Recipe) -> list[str]:
@@ -360,7 +384,7 @@ def _finish(study: Study, cohort: Cohort, state: State) -> Claim:
     claim = claim_of_training(
         recipe,
         cohort,
-        state.queries,
+        _queries(state),
         steps=state.step,
         weights_sha256=weights,
         init_sha256=state.init_sha256,

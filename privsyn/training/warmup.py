@@ -46,15 +46,27 @@ def warm_up_queries(recipe: Recipe) -> tuple[Query, ...]:
     return (means, Query(CLASS_COVARIANCE, Mechanism(warmup.covariance_noise, rate, 1)))
 
 
-def warm_up(file: Path, training: Training, state: State, part: Part, progress: Progress) -> None:
+def warm_up(
+    file: Path,
+    training: Training,
+    state: State,
+    part: Part,
+    progress: Progress,
+    *,
+    before_writing: Callable[[], None] = lambda: None,
+) -> None:
     """Train the fresh network on the noisy moments in `file`, computed only if it does not exist.
 
-    A run that is killed before the file is complete has released nothing, so computing them again spends no
-    more privacy. Once the file exists, a resumed run reads it.
+    Until they are written nothing is released, so a run that is killed before computes them again at no cost.
+    Once the file exists, a resumed run reads it.
+
+    Args:
+        before_writing: called when they are computed, before a byte of them is on the disk.
     """
     recipe = state.recipe
     if not file.exists():
         moments = noisy_moments(recipe, part)
+        before_writing()
         with whole_file(file) as partial:
             save_file(moments, partial)
     _train_on(*pictures_of(load_file(file), recipe), training, recipe, progress)

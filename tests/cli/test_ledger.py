@@ -65,6 +65,21 @@ def test_show_says_what_was_spent_and_what_is_left(run: Run) -> None:
     assert f"head {ledger.overview().head}" in out
 
 
+def test_show_says_what_was_taken_again(run: Run) -> None:
+    """Steps that a resumed training repeated are named, counted, and in the document of each training."""
+    _train("first")
+    assert "again" not in run("ledger", "show").out
+    ledger.written("first", [0], [3])
+    ledger.resumed("first", [1])
+    (population,) = ledger.populations()
+    told = f"{population.id}: 1 training took 2 steps again, which are counted as well"
+    assert told in " ".join(run("ledger", "show").out.split())
+    (entry,) = run("ledger", "show", "--json").document["populations"][0]["entries"]
+    assert (entry["taken"], entry["repeated"]) == ([1], [{**CHEAP.to_dict(), "steps": 2}])
+    spent = run("ledger", "show", "--json").document["populations"][0]["seen"][0]["epsilon"]
+    assert spent == epsilon([Mechanism(20.0, 1.0, 6)], DELTA)
+
+
 def test_show_has_no_number_where_there_is_no_bound(run: Run) -> None:
     """A training without DP, and what another unit cost, are said in words."""
     _train("first")

@@ -262,7 +262,7 @@ def test_a_ledger_of_another_version_is_left_to_it(path: Path) -> None:
     with _database(path) as database:
         database.execute("PRAGMA user_version = 9")
     for use in (lambda: reserve("third", patients(0, 5)), ledger.populations, ledger.check):
-        with pytest.raises(PrivsynError, match="is of version 9, not 2"):
+        with pytest.raises(PrivsynError, match="is of version 9, not 3"):
             use()
 
 

@@ -61,7 +61,8 @@ def test_another_machines_training_is_not_recorded() -> None:
     assert ledger.overview().head == head
 
 
-def test_a_ledger_of_the_first_version_goes_on() -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_ledger_of_an_earlier_version_goes_on(version: int) -> None:
     """It is read as it is; the first addition brings it up to date, with every hash as it was."""
     one = reserve("one", PEOPLE)
     path, before = home() / "ledger.sqlite", ledger.overview().head
@@ -70,7 +71,7 @@ def test_a_ledger_of_the_first_version_goes_on() -> None:
         members = database.execute("SELECT * FROM member").fetchall()
     path.unlink()
     with closing(sqlite3.connect(path)) as database, database:
-        for statement in (*schema(1), "PRAGMA user_version = 1"):
+        for statement in (*schema(version), f"PRAGMA user_version = {version}"):
             database.execute(statement)
         database.executemany("INSERT INTO entry VALUES (?, ?, ?, ?, ?)", entries)
         database.executemany("INSERT INTO member VALUES (?, ?)", members)

@@ -39,15 +39,16 @@ def flipped(path: Path) -> None:
 def test_a_damaged_checkpoint_is_refused_and_nothing_is_touched(
     trained: Study, tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    """Cut short, altered or missing: the message names the file and the way out, which works."""
+    """Cut short, altered or missing: the message names the file and the ways out; a backup spends nothing."""
     study = copied(trained, tmp_path)
     damage(study.checkpoints / "step-000004" / name)
     before = tree_digests(study.root)
     for attempt in (lambda: load_model(study.model), lambda: train(study, resume=True)):
-        with pytest.raises(CheckpointError, match=f"step-000004: {name}.*remove that folder.*step-000002"):
+        with pytest.raises(CheckpointError, match=f"step-000004: {name}.*from a backup.*train --force"):
             attempt()
     assert tree_digests(study.root) == before
     shutil.rmtree(study.checkpoints / "step-000004")
+    shutil.copytree(trained.checkpoints / "step-000004", study.checkpoints / "step-000004")
     train(study, resume=True)
     assert weights(study) == weights(trained)
 
