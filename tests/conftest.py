@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,14 @@ LONGEST = frozenset({"test_readme.py", "test_charges.py", "test_chain.py", "test
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first; otherwise as they were found."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home_of_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For what is made once for a module or the session, before any test has a home of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRIVSYN_HOME", new_home(tmp_path_factory.mktemp("homes") / "privsyn"))
+        yield
 
 
 @pytest.fixture(autouse=True)

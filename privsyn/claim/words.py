@@ -80,7 +80,7 @@ def nothing_promised(unit: str, delta: float, units: float) -> str:
         units: about how many there are.
     """
     return (
-        f"Delta is the chance that nothing is promised: at most 1 in {number(math.floor(1 / delta))} for one "
+        f"Delta is the chance that nothing is promised: at most 1 in {number(math.floor((1 + 1e-9) / delta))} for one "
         f"{unit}, and for {rounded_up(delta * units)} of about {number(round(units))} {plural(unit)} in "
         "expectation."
     )

@@ -32,7 +32,7 @@ SHORT = (
     "privacy.noise_multiplicity=1",
 )
 WARM = ("warmup.images=2", "warmup.noise_multiplier=9.0", "warmup.steps=2")
-DELTA = 1000**-1.1
+DELTA = 1e-5
 
 
 @pytest.fixture(scope="module")
