@@ -87,10 +87,10 @@ def train(
 
 
 def _taken_again(claim: Claim) -> list[str]:
-    """What a run paid for twice, because files of it were gone when it was resumed."""
+    """What a run paid for twice, because its newest files were gone, or incomplete, when it was resumed."""
     from privsyn.claim.document import REPEATED
 
     queries = claim.bound.queries if claim.bound is not None else ()
     steps = sum(query.mechanism.steps for query in queries if query.name.endswith(REPEATED))
-    told = f"epsilon counts {steps:,} steps that were taken again after files of the run were gone"
+    told = f"epsilon counts {steps:,} steps that were taken again after an interruption"
     return [told] if steps else []

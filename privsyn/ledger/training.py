@@ -313,8 +313,8 @@ def _check_affordable(before: Log, after: Log, reference: str, steps: int) -> No
     reason = refusal(fold(before.entries), fold(after.entries), reference, allow=True)
     if reason:
         raise Refused(
-            f"the newest files of this training are gone, so {steps:,} steps would be taken and charged "
-            f"again: put the files back from a backup; as it is, {reason}"
+            f"the newest files of this training are gone or incomplete, so {steps:,} steps would be taken "
+            f"and charged again: put the files back from a backup; as it is, {reason}"
         )
 
 

@@ -80,7 +80,7 @@ def test_a_grant_refuses_steps_that_it_has_no_room_for() -> None:
     reserve("first", PEOPLE)
     ledger.written("first", [0], [2])
     before = ledger.overview()
-    with pytest.raises(Refused, match=r"2 steps would be taken and charged again.*backup.*granted"):
+    with pytest.raises(Refused, match=r"2 steps would be taken and charged again.*from a backup.*granted"):
         ledger.resumed("first", [0])
     assert ledger.overview() == before
     ledger.resumed("first", [2])
