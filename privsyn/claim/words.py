@@ -79,10 +79,10 @@ def nothing_promised(unit: str, delta: float, units: float) -> str:
     Args:
         units: about how many there are.
     """
+    one_in = number(math.floor((1 + 1e-9) / delta))  # 1 / 1e-5 is a hair below 100,000
     return (
-        f"Delta is the chance that nothing is promised: at most 1 in {number(math.floor((1 + 1e-9) / delta))} for one "
-        f"{unit}, and for {rounded_up(delta * units)} of about {number(round(units))} {plural(unit)} in "
-        "expectation."
+        f"Delta is the chance that nothing is promised: at most 1 in {one_in} for one {unit}, and for "
+        f"{rounded_up(delta * units)} of about {number(round(units))} {plural(unit)} in expectation."
     )
 
 
