@@ -94,8 +94,8 @@ def test_a_replaced_model_stays_charged(template: Study, tmp_path: Path) -> None
 
 def test_a_grant_is_kept_and_what_is_refused_leaves_the_old_model(template: Study, tmp_path: Path) -> None:
     """The second training would exceed the grant: no step, no charge, and the first model is untouched."""
-    study = copied(template, tmp_path)
-    ledger.grant(ledger.register(patients(study)), unit="image", epsilon=4.6, delta=DELTA)
+    study = copied(template, tmp_path, "privacy.delta=5e-4")
+    ledger.grant(ledger.register(patients(study)), unit="image", epsilon=4.6, delta=5e-4)
     train(study, dp=True)
     before = tree_digests(study.model)
     with pytest.raises(Refused, match=r"4\.6 is granted"):
