@@ -254,7 +254,6 @@ def _begun(
     if study.model.exists() and not force:
         raise StudyError(f"{study.model} already exists: --resume continues it, --force replaces it")
     _check_data(recipe, cohort)
-    check_delta(recipe, len(np.unique(cohort.part("train").units(recipe.privacy.unit))))
     training, initial = fresh_training(recipe, device_of(recipe)), recipe.train.init_from
     start = None if initial is None else _start(study.root / initial, training, cohort, recipe.train)
     state = State(0, recipe, cohort.digest, (), secrets.token_hex(16), start)
@@ -365,7 +364,8 @@ def _settings_of(dp: bool | None, epsilon: float | None, canaries: int | None) -
 
 
 def _check_data(recipe: Recipe, cohort: Cohort) -> None:
-    """A stale cohort is not trained on."""
+    """A stale cohort is not trained on, nor with a delta that is too large for its real number of units."""
+    check_delta(recipe, len(np.unique(cohort.part("train").units(recipe.privacy.unit))))
     different = cohort.document.outdated_by(recipe.data.model_dump(mode="json"))
     if different:
         names = ", ".join(f"data.{key}" for key in different)

@@ -111,7 +111,7 @@ def test_what_a_patient_gets_is_known_before_anything_is_spent(
 @pytest.mark.parametrize(
     "mechanism",
     [
-        Mechanism(5.0, 1.0, 8), Mechanism(0.05, 1.0, 1), Mechanism(0.05, 0.5, 1), Mechanism(1.0, 1e-9, 100),
+        Mechanism(5.0, 1.0, 8), Mechanism(0.2, 1.0, 1), Mechanism(0.2, 0.5, 1), Mechanism(1.0, 1e-9, 100),
         Mechanism(0.3, 1 - 1e-10, 10), Mechanism(1e6, 0.5, 5), Mechanism(2.0, 0.0001, 10_000),
     ],
 )  # fmt: skip
