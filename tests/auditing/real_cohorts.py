@@ -21,7 +21,7 @@ def make_cohort(folder: Path, recipe: str, source: Path | str, home: Path, *sett
         patch.setenv("PRIVSYN_HOME", new_home(home))
         study = init(folder, recipe=recipe, policy="internal-review", settings=settings)
         prepare(study, source)
-    return load_cohort(study.cohort)
+        return load_cohort(study.cohort)
 
 
 def blends(part: Part, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
