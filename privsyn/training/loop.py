@@ -373,6 +373,12 @@ def _check_data(recipe: Recipe, cohort: Cohort) -> None:
             f"the cohort was prepared with another {names} than the recipe has: prepare it again with "
             "`privsyn prepare SOURCE --force`, or restore recipe.toml or --set"
         )
+    absent = [name for name, images in cohort.document.counts["train"].classes.items() if not images]
+    if absent:
+        raise RecipeError(
+            f"no training image is of class {', '.join(map(repr, absent))}, so its images would be drawn "
+            "from an untrained embedding: leave it out of data.classes, or prepare more images of it"
+        )
 
 
 def _finish(study: Study, cohort: Cohort, state: State) -> Claim:
