@@ -117,9 +117,11 @@ def with_repeated(queries: Sequence[Query], repeated: Sequence[Mechanism]) -> tu
     Args:
         repeated: the mechanisms of all queries with these steps; empty if none were.
     """
+    if not repeated:
+        return tuple(queries)
     again = [
         replace(query, name=query.name + REPEATED, mechanism=part)
-        for query, part in zip(queries, repeated, strict=False)
+        for query, part in zip(queries, repeated, strict=True)
         if part.steps
     ]
     return (*queries[:-1], *again, *queries[-1:])
