@@ -39,7 +39,8 @@ def in_16_bits(study: Study) -> Study:
     records = cohort.records.assign(sha256=[pixel_digest(image) for image in images])
     records.to_parquet(study.cohort / "records.parquet")
     sha256 = file_digest(study.cohort / "records.parquet")
-    document = replace(cohort.document, bit_depth=16, records_sha256=sha256)
+    data = {**cohort.document.data, "bit_depth": 16}
+    document = replace(cohort.document, bit_depth=16, records_sha256=sha256, data=data)
     write_document(study.cohort / "cohort.json", document)
     study.recipe_file.write_text(set_in_toml(study.recipe_file.read_text(), ["data.bit_depth=16"]))
     return study

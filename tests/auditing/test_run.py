@@ -62,7 +62,8 @@ def test_a_set_of_another_generator_is_audited_without_a_study(
     assert verdict.inputs.recipe is None
     findings = json.loads((tmp_path / "out" / "findings.json").read_text())
     assert findings["schema_version"] == 1
-    assert [Finding.model_validate(entry).audit for entry in findings["findings"]] == QUICK
+    named = [Finding.model_validate(entry).audit for entry in findings["findings"]]
+    assert list(dict.fromkeys(named)) == QUICK
 
 
 def test_a_demanded_claim_that_cannot_exist_fails(tmp_path: Path, a_set: Path, digits_cohort: Cohort) -> None:

@@ -216,7 +216,7 @@ def test_a_recipe_of_another_bit_depth_than_the_cohort_is_not_trained_by(
 ) -> None:
     """Neither 16 bits by a recipe of 8, nor the other way round."""
     study = copied(trained, tmp_path)
-    with pytest.raises(RecipeError, match="bit depth"):
+    with pytest.raises(RecipeError, match="bit_depth"):
         train(study, settings=["data.bit_depth=16"], force=True)
-    with pytest.raises(RecipeError, match="bit depth"):
+    with pytest.raises(RecipeError, match="bit_depth"):
         train(in_16_bits(study), settings=["data.bit_depth=8"], force=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from digits_study import copied, prepared
+from homes import new_home
 
 from privsyn.diffusion.batches import noise_draws
 from privsyn.diffusion.check import check_recipe
@@ -88,7 +89,7 @@ def test_tuning_attention_moves_nothing_else(study: Study, tmp_path: Path, dp: b
     """Attention and the class embedding learn, all other weights stay as they began; with DP too."""
     public = copied(study, tmp_path / "public", "privacy.public_data=true")
     with pytest.MonkeyPatch.context() as patch:  # elsewhere: these patients must not be ours
-        patch.setenv("PRIVSYN_HOME", str(tmp_path / "elsewhere"))
+        patch.setenv("PRIVSYN_HOME", new_home(tmp_path / "elsewhere"))
         train(public)
     start = f'train.init_from="{public.model}"'
     own = copied(study, tmp_path / "own")
